@@ -6,7 +6,7 @@ and the value it broke.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from isod.errors import InputError
 
@@ -21,7 +21,9 @@ def require(condition: bool, rule: str, value: object) -> None:
 class DetectorConfig:
     """The network and its inference (thesis §4.1)."""
 
-    width: float = 0.5  # feature multiplier: every ResNet channel count is multiplied by it; 0.25 for the hold-out model
+    width: float = (
+        0.5  # feature multiplier: every ResNet channel count is multiplied by it; 0.25 for the hold-out model
+    )
     blocks: tuple[int, int, int, int] = (3, 4, 6, 3)  # residual blocks per stage; (3, 4, 6, 3) is ResNet-34
     score_floor: float = 0.01  # detections above it count for AP, which needs the whole curve; softmax probability
     nms_threshold: float = 0.5  # IoU above which the weaker of two detections of one class is dropped
@@ -33,8 +35,11 @@ class DetectorConfig:
         require(len(self.blocks) == 4 and min(self.blocks) >= 1, "detector blocks must be four counts ≥ 1", self.blocks)
         for name in ("score_floor", "nms_threshold", "display_threshold"):
             require(0 < getattr(self, name) < 1, f"detector {name} must be in (0, 1)", getattr(self, name))
-        require(self.score_floor <= self.display_threshold, "score_floor must not exceed display_threshold",
-                self.score_floor)
+        require(
+            self.score_floor <= self.display_threshold,
+            "score_floor must not exceed display_threshold",
+            self.score_floor,
+        )
         require(self.detections_per_image >= 1, "detections_per_image must be ≥ 1", self.detections_per_image)
 
 
@@ -61,8 +66,11 @@ class TrainingConfig:
         require(self.lr > 0, "lr must be > 0", self.lr)
         require(self.eps > 0, "eps must be > 0", self.eps)
         require(0 <= self.seed < 2**32, "seed must be in 0 … 2³² − 1", self.seed)
-        require(self.class_weight >= 0 and self.box_weight >= 0, "loss weights must be ≥ 0",
-                (self.class_weight, self.box_weight))
+        require(
+            self.class_weight >= 0 and self.box_weight >= 0,
+            "loss weights must be ≥ 0",
+            (self.class_weight, self.box_weight),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,3 +97,76 @@ SAMPLERS: dict[str, SamplerConfig] = {
         SamplerConfig(name="UIS-IR", heuristic="uncertainty", box_weight=0.0),
     ]
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that one run depends on, besides its store: one sampler × one seed."""
+
+    sampler: SamplerConfig
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceConfig:
+    """What a trial asks of the machine. None of it changes a run's numbers, but for ``threads`` (order of float sums)."""
+
+    decode_workers: int = 2  # processes that read and decode crops for one trial
+    cpus_per_worker: float = 1.0  # CPUs that each of them reserves
+    cpus_per_trial: float = 1.0  # CPUs that the training process itself reserves
+    gpus_per_trial: float = 0.0  # GPUs, fractions allowed
+    threads: int = 1  # torch's CPU threads in the training process
+
+    def __post_init__(self) -> None:
+        require(self.decode_workers >= 1, "decode_workers must be ≥ 1", self.decode_workers)
+        require(self.cpus_per_worker > 0, "cpus_per_worker must be > 0", self.cpus_per_worker)
+        require(self.cpus_per_trial > 0, "cpus_per_trial must be > 0", self.cpus_per_trial)
+        require(self.gpus_per_trial >= 0, "gpus_per_trial must be ≥ 0", self.gpus_per_trial)
+        require(self.threads >= 1, "threads must be ≥ 1", self.threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A size at which the whole grid is run."""
+
+    detector: DetectorConfig
+    training: TrainingConfig
+    resources: ResourceConfig
+    seeds: int  # runs per sampler
+
+
+_SMALL_DETECTOR = DetectorConfig(width=0.25, blocks=(1, 1, 1, 1))
+
+PRESETS: dict[str, Preset] = {
+    # two CPU cores, minutes: demo data at an eighth of the far region's size
+    "demo": Preset(
+        detector=_SMALL_DETECTOR,
+        training=TrainingConfig(iterations=600, batch_size=32, validate_every=50, lag=2),
+        resources=ResourceConfig(decode_workers=1, cpus_per_worker=0.25, cpus_per_trial=0.75),
+        seeds=2,
+    ),
+    # two CPU cores, hours: real images of about 256×144
+    "small": Preset(
+        detector=_SMALL_DETECTOR,
+        training=TrainingConfig(iterations=3000, batch_size=32, validate_every=150, lag=2, flip=True),
+        resources=ResourceConfig(decode_workers=1, cpus_per_worker=0.25, cpus_per_trial=0.75),
+        seeds=5,
+    ),
+    # §4.5 to the letter: 350 epochs of 703 batches, about 246 thousand iterations
+    "thesis": Preset(
+        detector=DetectorConfig(),
+        training=TrainingConfig(iterations=350 * 703, validate_every=703),
+        resources=ResourceConfig(decode_workers=6, cpus_per_trial=1.0, gpus_per_trial=1.0),
+        seeds=10,
+    ),
+}
+
+
+def flatten(config: RunConfig) -> dict[str, str | int | float | bool]:
+    """The run's settings under dotted names, as MLflow parameters and config.json hold them: ``training.lr`` …"""
+    flat: dict[str, str | int | float | bool] = {}
+    for section, values in asdict(config).items():
+        for key, value in values.items():
+            flat[f"{section}.{key}"] = value if isinstance(value, str | int | float | bool) else str(value)
+    return flat

@@ -1,0 +1,43 @@
+"""From a prediction map to detections (thesis §4.1.5)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms, clip_boxes_to_image
+
+from isod.config import DetectorConfig
+from isod.detector.targets import decode_boxes
+
+CANDIDATES_PER_IMAGE = 1000  # the highest-scoring (location, class) pairs that enter NMS, as in torchvision's FCOS
+
+
+def detect(
+    logits: Tensor, offsets: Tensor, image_size: tuple[int, int], config: DetectorConfig
+) -> list[dict[str, Tensor]]:
+    """Detections above ``config.score_floor`` after per-class NMS: what AP needs.
+
+    What is shown to people is the part of them with ``scores >= config.display_threshold``; as NMS goes in score order,
+    filtering after it gives what NMS over only those would give.
+
+    Args:
+        logits: [B, 1+C, h, w]; offsets: [B, 4, h, w]; image_size: (H, W) pixels, to which boxes are clipped.
+    Returns:
+        One dict an image, torchvision's form, in score order: ``boxes`` [n, 4] float32 xyxy pixels, ``scores`` [n]
+        float32 softmax probabilities, ``labels`` [n] int64 in 1…C.
+    """
+    probabilities = logits.float().softmax(dim=1)[:, 1:].flatten(1)  # [B, C·h·w]
+    locations = logits.shape[2] * logits.shape[3]
+    scores, flat = probabilities.topk(min(CANDIDATES_PER_IMAGE, probabilities.shape[1]), dim=1)
+    boxes = decode_boxes(offsets).flatten(1, 2)  # [B, h·w, 4]
+    boxes = clip_boxes_to_image(boxes, image_size)
+    image, rank = (scores >= config.score_floor).nonzero(as_tuple=True)
+    labels = flat[image, rank] // locations + 1
+    boxes = boxes[image, flat[image, rank] % locations]
+    scores = scores[image, rank]
+    keep = batched_nms(boxes, scores, image * len(flat[0]) + labels, config.nms_threshold)
+    keep = keep[image[keep].argsort(stable=True)]  # by image, score order within
+    counts = torch.bincount(image[keep], minlength=len(logits)).tolist()
+    found = zip(boxes[keep].split(counts), scores[keep].split(counts), labels[keep].split(counts), strict=True)
+    limit = config.detections_per_image
+    return [{"boxes": b[:limit], "scores": s[:limit], "labels": c[:limit]} for b, s, c in found]

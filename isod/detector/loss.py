@@ -1,0 +1,86 @@
+"""The training loss as a scalar, and everything that the sampling scores read of it as dense maps (thesis eq. 4.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from isod.detector.targets import Objects, assign_targets, decode_boxes
+from isod.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class DetectionLoss:
+    """Scalars of one batch; ``total`` carries the gradient."""
+
+    total: Tensor  # λ_cls · class_loss + λ_reg · box_loss
+    class_loss: Tensor  # detached; mean over the locations whose class is known
+    box_loss: Tensor  # detached; mean over the positive locations
+
+
+def paired_iou(boxes: Tensor, targets: Tensor, eps: float = 1e-7) -> tuple[Tensor, Tensor]:
+    """IoU and GIoU loss of each box with the target beside it.
+
+    torchvision's losses give either number but not both from one pass, and its ``box_iou`` gives all pairs; the tests
+    hold this against them.
+
+    Args:
+        boxes, targets: [..., 4] float32, xyxy pixels.
+    Returns:
+        IoU in 0…1 and 1 − GIoU in 0…2 (thesis §2.2.5.2), each [...] float32.
+    """
+    (x1, y1, x2, y2), (u1, v1, u2, v2) = boxes.unbind(-1), targets.unbind(-1)
+    width = (torch.minimum(x2, u2) - torch.maximum(x1, u1)).clamp(min=0)
+    height = (torch.minimum(y2, v2) - torch.maximum(y1, v1)).clamp(min=0)
+    intersection = width * height
+    union = (x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - intersection
+    hull = (torch.maximum(x2, u2) - torch.minimum(x1, u1)) * (torch.maximum(y2, v2) - torch.minimum(y1, v1))
+    iou = intersection / (union + eps)
+    return iou, 1 - iou + (hull - union) / (hull + eps)
+
+
+def detection_loss(
+    logits: Tensor,
+    offsets: Tensor,
+    objects: Objects,
+    *,
+    class_weight: float = 1.0,
+    box_weight: float = 1.0,
+    example_weights: Tensor | None = None,
+) -> tuple[DetectionLoss, Outcome]:
+    """Eq. 4.1: softmax cross-entropy averaged over the locations whose class is known, plus GIoU loss averaged over the
+    positive locations, don't-care objects included. A part with no location to average over is 0.
+
+    Everything is float32, also under autocast, and nothing waits for the host.
+
+    Args:
+        logits: [B, 1+C, h, w]; offsets: [B, 4, h, w] ≥ 0 in strides.
+        objects: the batch's objects, on the same device.
+        class_weight, box_weight: λ_cls and λ_reg.
+        example_weights: [B], multiplies both parts of each image's loss (1/(N·p) of the draw); None for ones.
+    """
+    logits, offsets = logits.float(), offsets.float()
+    targets = assign_targets(objects, (logits.shape[2], logits.shape[3]))
+    positive = targets.object_index >= 0
+    class_loss = functional.cross_entropy(logits, targets.labels, reduction="none") * targets.care
+    iou, box_loss = paired_iou(decode_boxes(offsets), targets.boxes)
+    iou, box_loss = torch.where(positive, iou, 0.0), torch.where(positive, box_loss, 0.0)
+
+    weights = 1.0 if example_weights is None else example_weights.float().view(-1, 1, 1)
+    mean_class = (class_loss * weights).sum() / targets.care.sum().clamp(min=1)
+    mean_box = (box_loss * weights).sum() / positive.sum().clamp(min=1)
+    loss = DetectionLoss(class_weight * mean_class + box_weight * mean_box, mean_class.detach(), mean_box.detach())
+    outcome = Outcome(
+        logits=logits.detach(),
+        labels=targets.labels,
+        care=targets.care,
+        object_index=targets.object_index,
+        class_loss=class_loss.detach(),
+        box_loss=box_loss.detach(),
+        iou=iou.detach(),
+        object_area=objects.area(),
+    )
+    return loss, outcome
