@@ -1,0 +1,92 @@
+"""What every dataset reader gives: frames in a stable order, each with an image file and the objects on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, Split] = ("train", "val")
+
+
+class LostFrame(Exception):
+    """One frame that cannot be used, and why; it keeps its index, and the job goes on."""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """The objects of one frame or crop, n of them."""
+
+    boxes: np.ndarray  # [n, 4] float32, xyxy, pixels
+    labels: np.ndarray  # [n] int64, 1…C; 0 for a don't-care object, whose class is unknown
+    dont_care: np.ndarray  # [n] bool
+
+    @classmethod
+    def build(cls, boxes: Sequence[Sequence[float]], labels: Sequence[int], dont_care: Sequence[bool]) -> Objects:
+        """Fresh arrays of the right type and shape from lists or arrays, also from empty ones."""
+        return cls(
+            boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
+            labels=np.array(labels, dtype=np.int64).reshape(-1),
+            dont_care=np.array(dont_care, dtype=bool).reshape(-1),
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, keep: np.ndarray) -> Objects:
+        """The objects that a mask or an index array selects."""
+        return Objects(self.boxes[keep], self.labels[keep], self.dont_care[keep])
+
+
+class FrameRef(Protocol):
+    """One frame, before anything of it is read. Small and picklable: the prepare job sends it to its workers."""
+
+    @property
+    def frame_id(self) -> str:
+        """The dataset's own name of the frame; unique within a split."""
+        ...
+
+    @property
+    def image_path(self) -> str:
+        """The image file."""
+        ...
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) that the annotations speak of, pixels; None if they do not say."""
+        ...
+
+    def objects(self) -> Objects:
+        """Objects in full-image pixels. Raises LostFrame where the annotation cannot be read."""
+        ...
+
+
+class Reader(Protocol):
+    """A dataset: ZodReader, CocoReader."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes 1…C, without the background."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """What kind of dataset it is: "zod" or "coco"."""
+        ...
+
+    @property
+    def demo(self) -> bool:
+        """Whether this is synthetic stand-in data, which every result must then say."""
+        ...
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """Plain values that identify the dataset (paths, version, …): the store records them."""
+        ...
+
+    def frames(self, split: Split) -> Sequence[FrameRef]:
+        """The frames of a split, in an order that never changes: a frame's place in it is its index for life."""
+        ...

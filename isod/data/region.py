@@ -1,0 +1,91 @@
+"""Region of interest: cut it from the frame, clip the boxes to it, drop those that keep too little of themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from isod.config import require
+from isod.data.dataset import Objects
+
+
+@dataclass(frozen=True)
+class Region:
+    """A rectangle of the full image, pixels; right and bottom are exclusive."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.x0 < self.x1 and 0 <= self.y0 < self.y1,
+            "a region of interest is X0 Y0 X1 Y1 in pixels with 0 ≤ X0 < X1 and 0 ≤ Y0 < Y1",
+            (self.x0, self.y0, self.x1, self.y1),
+        )
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return self.x1 - self.x0
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return self.y1 - self.y0
+
+    def cut(self, image: np.ndarray) -> np.ndarray:
+        """The region's part of an image [H, W, 3]: a view of [height, width, 3], less where the image ends sooner."""
+        return image[self.y0 : self.y1, self.x0 : self.x1]
+
+
+# The far region of ZOD's 3848×2168 frames, 1280×384 and centred: the middle third by the middle sixth (thesis §4.4).
+FAR = Region(1284, 892, 2564, 1276)
+
+
+def clip(objects: Objects, region: Region, min_visible: float) -> Objects:
+    """Move objects into a region's own pixels: clip the boxes to it and drop those that keep too little.
+
+    An object stays if (area inside the region) / (area of its box) ≥ ``min_visible`` and something of it is inside.
+    The order of the objects does not change.
+
+    Args:
+        objects: n objects in full-image pixels, boxes of positive area.
+        min_visible: share of the box's area, 0…1; 0 keeps whatever touches the region.
+    Returns:
+        m ≤ n objects, boxes in region pixels, 0 ≤ x ≤ width and 0 ≤ y ≤ height.
+    """
+    if len(objects) == 0:
+        return objects
+    offset = np.array([region.x0, region.y0, region.x0, region.y0], dtype=np.float32)
+    limit = np.array([region.width, region.height, region.width, region.height], dtype=np.float32)
+    clipped = np.clip(objects.boxes - offset, 0, limit)  # [n, 4]
+    inside, whole = areas(clipped), areas(objects.boxes)  # [n]
+    keep = (inside > 0) & (inside >= min_visible * whole)
+    return Objects(clipped, objects.labels, objects.dont_care)[keep]
+
+
+def scale(objects: Objects, scale_x: float, scale_y: float) -> Objects:
+    """Objects of an image that is resized by these factors."""
+    factors = np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
+    return Objects(objects.boxes * factors, objects.labels, objects.dont_care)
+
+
+def areas(boxes: np.ndarray) -> np.ndarray:
+    """Areas [n] in pixels² of boxes [n, 4] xyxy; 0 where a side is not positive."""
+    sides = np.maximum(boxes[:, 2:].astype(np.float64) - boxes[:, :2], 0)
+    return sides[:, 0] * sides[:, 1]
+
+
+# Object sizes by the share of the crop that the box covers (thesis §4.4): small < 0.33 % ≤ medium ≤ 3 % < large.
+SIZES = ("small", "medium", "large")
+SMALL_BELOW = 0.0033
+LARGE_ABOVE = 0.03
+
+
+def size_index(boxes: np.ndarray, crop_size: tuple[int, int]) -> np.ndarray:
+    """Which of SIZES each box [n, 4] has in a crop of (height, width): int64 [n] of 0, 1, 2."""
+    share = areas(boxes) / (crop_size[0] * crop_size[1])
+    return (share >= SMALL_BELOW).astype(np.int64) + (share > LARGE_ABOVE)

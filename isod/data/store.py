@@ -1,0 +1,334 @@
+"""Crop store: one Lance dataset per split, read in any order by index.
+
+Layout::
+
+    STORE/store.json    what the store holds, written last: without it there is no store
+    STORE/train.lance   one row per frame, in the reader's order; row number = index for life
+    STORE/val.lance
+
+A frame that could not be read keeps its row, with no image and the reason in ``error``. STORE is a folder or any URI
+that both Lance and pyarrow open (``s3://…``). Reading needs neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs
+import simplejpeg
+
+from isod.data.dataset import SPLITS, Objects, Split
+from isod.errors import InputError
+
+if TYPE_CHECKING:
+    import lance
+
+FORMAT = "isod crop store"
+FORMAT_VERSION = 1
+META_FILE = "store.json"
+
+SCHEMA = pa.schema(
+    [
+        pa.field("index", pa.int64(), nullable=False),
+        pa.field("frame_id", pa.string(), nullable=False),
+        pa.field("image", pa.binary()),  # RGB JPEG; null for a lost frame
+        pa.field("error", pa.string()),  # why the frame was lost; null for a readable one
+        pa.field("boxes", pa.list_(pa.float32()), nullable=False),  # 4·n, xyxy, crop pixels
+        pa.field("labels", pa.list_(pa.int64()), nullable=False),  # n
+        pa.field("dont_care", pa.list_(pa.bool_()), nullable=False),  # n
+        pa.field("size", pa.list_(pa.int32()), nullable=False),  # height, width of this crop, pixels; 0, 0 if lost
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreMeta:
+    """What store.json says about the whole store."""
+
+    class_names: tuple[str, ...]  # classes 1…C
+    crop_size: tuple[int, int]  # (height, width), pixels: the largest crop; smaller ones are padded to it when read
+    source: str  # "zod" or "coco"
+    demo: bool  # synthetic stand-in data: every result says so
+    settings: dict[str, Any]  # how it was prepared: dataset, region, resize, …
+    rows: dict[str, int]  # split → number of rows, lost ones included
+    lost: dict[str, dict[int, str]]  # split → index → reason
+    counts: dict[str, dict[str, dict[str, int]]]  # split → class name or "dont_care" → size → objects (Table 4.2)
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """The text of store.json."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str, uri: str) -> StoreMeta:
+        """Parse store.json. Raises InputError if it is none, or one of another format version."""
+        try:
+            fields = json.loads(text)
+        except ValueError:
+            raise InputError(f"{uri}/{META_FILE} is not JSON, so {uri} is not a crop store") from None
+        if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
+            raise InputError(f"{uri}/{META_FILE} was not written by `isod prepare`, so {uri} is not a crop store")
+        version = fields.get("format_version")
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"the crop store {uri} has format version {version}, and this isod reads version {FORMAT_VERSION}: "
+                "prepare it again into a new folder, or use the isod that wrote it"
+            )
+        try:
+            fields["class_names"] = tuple(fields["class_names"])
+            fields["crop_size"] = tuple(fields["crop_size"])
+            fields["lost"] = {s: {int(i): why for i, why in lost.items()} for s, lost in fields["lost"].items()}
+            return cls(**fields)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{uri}/{META_FILE} is damaged ({error!r}): prepare the store again") from None
+
+
+@dataclass(frozen=True)
+class Crops:
+    """B crops with their objects. Crops smaller than the store's crop_size lie top left on black."""
+
+    indices: np.ndarray  # [B] int64
+    images: np.ndarray  # [B, H, W, 3] uint8, RGB
+    boxes: list[np.ndarray]  # B × [n, 4] float32, xyxy, crop pixels
+    labels: list[np.ndarray]  # B × [n] int64, 1…C; 0 for don't-care
+    dont_care: list[np.ndarray]  # B × [n] bool
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """The objects of all N rows of a split, lost ones included (no objects), without images."""
+
+    frame_ids: list[str]  # N
+    boxes: list[np.ndarray]  # N × [n, 4] float32, xyxy, crop pixels
+    labels: list[np.ndarray]  # N × [n] int64
+    dont_care: list[np.ndarray]  # N × [n] bool
+
+
+class CropStore:
+    """A prepared dataset. Picklable: it carries its address and store.json, never an open file."""
+
+    def __init__(self, uri: str, meta: StoreMeta) -> None:
+        self.uri = uri
+        self.meta = meta
+
+    @classmethod
+    def open(cls, uri: str | os.PathLike[str]) -> CropStore:
+        """Read store.json, nothing else. Raises InputError if there is no store of this version."""
+        uri = os.fspath(uri).rstrip("/") or "/"
+        text = read_text(uri, META_FILE)
+        if text is None:
+            raise InputError(f"{uri} is not a crop store (no {META_FILE} in it): make one with `isod prepare`")
+        return cls(uri, StoreMeta.from_json(text, uri))
+
+    def split(self, name: str) -> CropSplit:
+        """The crops of "train" or "val"."""
+        if name not in SPLITS or name not in self.meta.rows:
+            raise InputError(f"the crop store {self.uri} has no split {name!r}; it has {sorted(self.meta.rows)}")
+        return CropSplit(self.uri, name, self.meta)
+
+    def __repr__(self) -> str:
+        return f"CropStore({self.uri!r})"
+
+
+class CropSplit:
+    """One split, read by index 0…N−1. Lance is opened on the first read, in the process that reads."""
+
+    def __init__(self, uri: str, name: Split, meta: StoreMeta) -> None:
+        self.uri = uri
+        self.name = name
+        self.meta = meta
+        self._lance: lance.LanceDataset | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"uri": self.uri, "name": self.name, "meta": self.meta, "_lance": None}
+
+    def __len__(self) -> int:
+        return self.meta.rows[self.name]
+
+    def __repr__(self) -> str:
+        return f"CropSplit({self.uri!r}, {self.name!r}, {len(self)} rows)"
+
+    @property
+    def lost(self) -> dict[int, str]:
+        """Index → why that frame could not be read."""
+        return self.meta.lost[self.name]
+
+    @cached_property
+    def readable(self) -> np.ndarray:
+        """[M] int64, ascending: the indices that have an image."""
+        mask = np.ones(len(self), dtype=bool)
+        mask[list(self.lost)] = False
+        return np.flatnonzero(mask).astype(np.int64)
+
+    def read(self, indices: Sequence[int] | np.ndarray, *, threads: int = 1) -> Crops:
+        """Fetch and decode crops, in the order asked for; an index may appear more than once.
+
+        Args:
+            indices: [B] integers in 0…N−1.
+            threads: how many decode at once (decoding releases the interpreter lock).
+        Raises:
+            InputError: an index out of range, a lost frame, or an image that does not decode.
+        """
+        table = self._take(indices, ["frame_id", "image", "boxes", "labels", "dont_care"])
+        wanted = np.asarray(indices, dtype=np.int64)
+        height, width = self.meta.crop_size
+        images = np.zeros((len(wanted), height, width, 3), dtype=np.uint8)  # [B, H, W, 3]
+
+        def decode(position: int, image: pa.BinaryScalar) -> None:
+            try:
+                decode_into(images[position], image.as_buffer())
+            except ValueError as error:
+                frame_id = table["frame_id"][position].as_py()
+                raise InputError(
+                    f"split {self.name!r} of the crop store {self.uri}: the image of index {wanted[position]} "
+                    f"(frame {frame_id}) does not decode ({error}): the store is damaged, prepare it again"
+                ) from None
+
+        if threads > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(decode, range(len(wanted)), table["image"]))  # list(): raise what a thread raised
+        else:
+            for position, image in enumerate(table["image"]):
+                decode(position, image)
+        objects = _objects(table)
+        return Crops(wanted, images, [o.boxes for o in objects], [o.labels for o in objects],
+                     [o.dont_care for o in objects])  # fmt: skip
+
+    def read_encoded(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
+        """The JPEG bytes of crops, in the order asked for: for decoding elsewhere, such as on the GPU."""
+        return self._take(indices, ["image"])["image"].to_pylist()
+
+    def annotations(self) -> Annotations:
+        """Objects and frame names of every row; reads no image."""
+        columns = ["frame_id", "boxes", "labels", "dont_care"]
+        table = self._dataset().to_table(columns=columns, scan_in_order=True)
+        objects = _objects(table)
+        return Annotations(table["frame_id"].to_pylist(), [o.boxes for o in objects], [o.labels for o in objects],
+                           [o.dont_care for o in objects])  # fmt: skip
+
+    def _take(self, indices: Sequence[int] | np.ndarray, columns: list[str]) -> pa.Table:
+        """Rows of readable frames, in the order asked for."""
+        wanted = np.asarray(indices)
+        if wanted.ndim != 1 or (wanted.size and not np.issubdtype(wanted.dtype, np.integer)):
+            raise ValueError(f"indices must be a flat list of integers, got {wanted.dtype} of shape {wanted.shape}")
+        outside = wanted[(wanted < 0) | (wanted >= len(self))]
+        if outside.size:
+            raise InputError(
+                f"index {outside[0]} is outside split {self.name!r} of the crop store {self.uri}, "
+                f"which has the indices 0…{len(self) - 1}"
+            )
+        if self.lost:
+            for index in wanted.tolist():
+                if index in self.lost:
+                    raise InputError(
+                        f"index {index} of split {self.name!r} of the crop store {self.uri} is a lost frame "
+                        f"({self.lost[index]}): draw from CropSplit.readable"
+                    )
+        if not wanted.size:
+            return SCHEMA.empty_table().select(columns)
+        return self._dataset().take(wanted.tolist(), columns=columns)
+
+    def _dataset(self) -> lance.LanceDataset:
+        if self._lance is None or _opened_in != os.getpid():
+            dataset = open_lance(f"{self.uri}/{self.name}.lance")
+            if dataset.count_rows() != len(self):
+                raise InputError(
+                    f"the crop store {self.uri} is damaged: split {self.name!r} has {dataset.count_rows()} rows "
+                    f"and {META_FILE} says {len(self)}"
+                )
+            self._lance = dataset
+        return self._lance
+
+
+_opened_in: int | None = None  # the process that opened Lance; a fork of it must not
+
+
+def open_lance(uri: str) -> lance.LanceDataset:
+    """Open a Lance dataset in this process.
+
+    Raises:
+        InputError: there is none.
+        RuntimeError: this process was forked after Lance had been opened, whose threads did not come along: it would
+            wait for them for ever.
+    """
+    global _opened_in
+    if _opened_in not in (None, os.getpid()):
+        raise RuntimeError(
+            "Lance was opened before this process was forked, and would hang here: "
+            "start worker processes with the spawn or forkserver method"
+        )
+    lance = import_lance()
+    _opened_in = os.getpid()
+    try:
+        return lance.dataset(uri)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{uri} does not open as a Lance dataset ({error}): prepare the store again") from None
+
+
+def import_lance() -> Any:
+    """Import Lance, which logs to stderr what is no news for a user ("No existing dataset at …")."""
+    os.environ.setdefault("LANCE_LOG", "error")
+    import lance
+
+    return lance
+
+
+def decode_into(place: np.ndarray, data: bytes | memoryview | pa.Buffer) -> None:
+    """Decode an RGB JPEG into the top left of ``place`` [H, W, 3] uint8. Raises ValueError if it cannot."""
+    data = np.frombuffer(data, dtype=np.uint8)
+    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    if (height, width) == place.shape[:2]:
+        simplejpeg.decode_jpeg(data, buffer=place)
+    elif height <= place.shape[0] and width <= place.shape[1]:
+        place[:height, :width] = simplejpeg.decode_jpeg(data)
+    else:
+        raise ValueError(f"it has {width}×{height} pixels, more than the store's {place.shape[1]}×{place.shape[0]}")
+
+
+def _objects(table: pa.Table) -> list[Objects]:
+    """The objects of each row. Copies: arrays that Arrow owns are read-only."""
+    boxes, labels, dont_care = (table[name].combine_chunks() for name in ("boxes", "labels", "dont_care"))
+    return [
+        Objects.build(b.values.to_numpy(), n.values.to_numpy(), d.values.to_numpy(zero_copy_only=False))
+        for b, n, d in zip(boxes, labels, dont_care, strict=True)
+    ]
+
+
+def filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """The file system of a store's address, and the path on it. Raises InputError for an address it cannot open."""
+    try:
+        if "://" in uri:
+            return pyarrow.fs.FileSystem.from_uri(uri)
+        return pyarrow.fs.LocalFileSystem(), os.path.abspath(uri)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{uri} is not an address that a crop store can live at: {error}") from None
+
+
+def read_text(uri: str, name: str) -> str | None:
+    """The text of a file of the store; None if there is no such file."""
+    files, path = filesystem(uri)
+    try:
+        with files.open_input_stream(f"{path}/{name}") as stream:
+            return stream.read().decode()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{uri}/{name} cannot be read: {error}") from None
+
+
+def write_text(uri: str, name: str, text: str) -> None:
+    """Write a file of the store whole: under another name first, then moved into place."""
+    files, path = filesystem(uri)
+    target = f"{path}/{name}"
+    files.create_dir(os.path.dirname(target), recursive=True)
+    with files.open_output_stream(f"{target}.part") as stream:
+        stream.write(text.encode())
+    files.move(f"{target}.part", target)
