@@ -1,0 +1,232 @@
+"""The metrics of a validation: feed predictions and targets batch by batch, read every stratum at once (spec §8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isod.evaluation.average_precision import average_precision
+from isod.evaluation.matching import (
+    BINARY,
+    CLASS_AWARE,
+    FALSE_POSITIVE,
+    IGNORED,
+    NUM_STRATA,
+    TRUE_POSITIVE,
+    match_images,
+    verdict_of,
+)
+from isod.evaluation.strata import SIZES, metric_key, size_codes
+
+
+class DetectionEvaluator:
+    """mAP, AP per class × size, binary AP, and false positives, over all images seen since the last ``reset``.
+
+    What it keeps is 13 bytes per detection: score, class, size, and the verdict in each stratum. Boxes are forgotten
+    as soon as their image is matched, and detections below ``score_floor`` never enter.
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        image_size: tuple[int, int],
+        iou_threshold: float = 0.5,
+        display_threshold: float = 0.5,
+        score_floor: float = 0.0,
+    ) -> None:
+        """
+        Args:
+            class_names: the C classes; label c is ``class_names[c - 1]``.
+            image_size: (H, W) in pixels of every image; sizes are shares of its area.
+            iou_threshold: least IoU between a detection and the object it finds, in (0, 1].
+            display_threshold: score from which a detection is shown to people; ``FP…`` counts those.
+            score_floor: detections with a lower score are left out of everything.
+        Raises:
+            ValueError: class names missing or repeated, a size or threshold out of range.
+        """
+        if not class_names or len(set(class_names)) != len(class_names):
+            raise ValueError(f"class_names must be one or more different names, got {list(class_names)}")
+        if len(image_size) != 2 or min(image_size) <= 0:
+            raise ValueError(f"image_size must be (height, width) in pixels, both positive, got {image_size}")
+        if not 0 < iou_threshold <= 1:
+            raise ValueError(f"iou_threshold must be in (0, 1], got {iou_threshold}")
+        self.class_names = tuple(class_names)
+        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.iou_threshold = iou_threshold
+        self.display_threshold = display_threshold
+        self.score_floor = score_floor
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self.num_images = 0
+        self._scores: list[np.ndarray] = []  # float64, one array per update; likewise below
+        self._labels: list[np.ndarray] = []  # uint16
+        self._sizes: list[np.ndarray] = []  # uint8
+        self._verdicts: list[np.ndarray] = []  # uint16, as match_images packs them
+        self._ground_truth = np.zeros((len(self.class_names), len(SIZES)), dtype=np.int64)  # [C, size]
+
+    def update(self, predictions: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]) -> None:
+        """Add a batch of images: one dict each, on any device.
+
+        Args:
+            predictions: ``boxes`` [n, 4] xyxy pixels, ``labels`` [n] 1…C, ``scores`` [n].
+            targets: ``boxes`` [m, 4] xyxy pixels, ``labels`` [m] 1…C (any where don't-care), and ``dont_care`` [m]
+                bool, all False if absent.
+        Raises:
+            ValueError: lengths or shapes that do not fit, values not finite, labels out of range, boxes with corners
+                exchanged, objects without area. Nothing of the batch has then been added.
+        """
+        if len(predictions) != len(targets):
+            raise ValueError(f"got predictions for {len(predictions)} images but targets for {len(targets)}")
+        if not targets:
+            return
+        detections = _Boxes.gather(predictions, "predictions", "scores")
+        objects = _Boxes.gather(targets, "targets", "dont_care")
+        detections.check(len(self.class_names))
+        objects.check(len(self.class_names))
+
+        # By image, then from the highest score, equal scores in the order given: lexsort is stable.
+        order = np.lexsort((-detections.extra, detections.image))
+        order = order[detections.extra[order] >= self.score_floor]
+        boxes, labels, scores = detections.boxes[order], detections.labels[order], detections.extra[order]
+        sizes, true_sizes = size_codes(boxes, self.image_size), size_codes(objects.boxes, self.image_size)
+        dont_care = objects.extra.astype(bool)
+        images = np.arange(len(targets) + 1)
+        verdicts = match_images(
+            boxes,
+            labels,
+            sizes,
+            np.searchsorted(detections.image[order], images),
+            objects.boxes,
+            objects.labels,
+            true_sizes,
+            dont_care,
+            np.searchsorted(objects.image, images),
+            float(self.iou_threshold),
+        )
+        self._scores.append(scores)
+        self._labels.append(labels.astype(np.uint16))
+        self._sizes.append(sizes)
+        self._verdicts.append(verdicts)
+        np.add.at(self._ground_truth, (objects.labels[~dont_care] - 1, true_sizes[~dont_care]), 1)
+        self.num_images += len(targets)
+
+    def compute(self) -> dict[str, float]:
+        """All metrics under their stable names; every value a float.
+
+        ``mAP``, ``mAP_small|medium|large``: mean AP over the classes that have ground truth in the stratum.
+        ``AP/<class>``, ``AP_small/<class>``…: AP of one class. ``binary_AP``, ``binary_AP_small``…: class ignored.
+        ``FP/<class>``, ``FP_small/<class>``…: detections with score ≥ ``display_threshold`` that found nothing, by
+        their own class and size. ``GT/<class>``, ``GT_small/<class>``…: objects, don't-care ones not counted. An AP
+        over no ground truth is NaN.
+        """
+        scores, labels = _joined(self._scores, np.float64), _joined(self._labels, np.uint16)
+        sizes, verdicts = _joined(self._sizes, np.uint8), _joined(self._verdicts, np.uint16)
+        metrics: dict[str, float] = {}
+
+        order = np.argsort(-scores, kind="stable")  # equal scores: by image, then as given
+        for stratum in range(NUM_STRATA):
+            count = int(self._objects_in(stratum).sum())
+            metrics[metric_key("binary_AP", stratum)] = _ap(verdicts[order], BINARY, stratum, count)
+
+        order = order[np.argsort(labels[order], kind="stable")]  # now by class, then score
+        bounds = np.searchsorted(labels[order], np.arange(1, len(self.class_names) + 2))
+        for stratum in range(NUM_STRATA):
+            counts = self._objects_in(stratum)
+            for c, name in enumerate(self.class_names):
+                of_class = order[bounds[c] : bounds[c + 1]]
+                metrics[metric_key("AP", stratum, name)] = _ap(verdicts[of_class], CLASS_AWARE, stratum, int(counts[c]))
+                metrics[metric_key("GT", stratum, name)] = float(counts[c])
+            per_class = [metrics[metric_key("AP", stratum, name)] for name in self.class_names]
+            known = [ap for ap in per_class if not np.isnan(ap)]
+            metrics[metric_key("mAP", stratum)] = float(np.mean(known)) if known else float("nan")
+
+        false_positive = (verdict_of(verdicts, CLASS_AWARE, 0) == FALSE_POSITIVE) & (scores >= self.display_threshold)
+        by_size = np.zeros((len(self.class_names), len(SIZES)))
+        np.add.at(by_size, (labels[false_positive].astype(np.int64) - 1, sizes[false_positive]), 1)
+        for stratum in range(NUM_STRATA):
+            for c, name in enumerate(self.class_names):
+                found_nothing = by_size[c].sum() if stratum == 0 else by_size[c, stratum - 1]
+                metrics[metric_key("FP", stratum, name)] = float(found_nothing)
+        return metrics
+
+    def _objects_in(self, stratum: int) -> np.ndarray:
+        """[C] int64: ground truth per class in the stratum."""
+        return self._ground_truth.sum(axis=1) if stratum == 0 else self._ground_truth[:, stratum - 1]
+
+
+def _ap(verdicts: np.ndarray, mode: int, stratum: int, num_ground_truth: int) -> float:
+    """AP of detections in score order."""
+    verdict = verdict_of(verdicts, mode, stratum)
+    return average_precision(verdict[verdict != IGNORED] == TRUE_POSITIVE, num_ground_truth)
+
+
+def _joined(parts: list[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.empty(0, dtype=dtype)
+
+
+class _Boxes:
+    """The boxes of a batch of images end to end: one transfer from the device per key, not one per image."""
+
+    def __init__(self, name: str, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, extra: np.ndarray) -> None:
+        self.name = name  # "predictions" or "targets", for messages
+        self.image = image  # [n] int64, non-decreasing
+        self.boxes = boxes  # [n, 4] float64
+        self.labels = labels  # [n] int64
+        self.extra = extra  # [n] float64: scores or dont_care
+
+    @classmethod
+    def gather(cls, images: Sequence[Mapping[str, Tensor]], name: str, extra_key: str) -> _Boxes:
+        """Join the dicts of a batch; ValueError names the image whose tensors do not fit together."""
+        required = {"boxes", "labels", "scores"} if extra_key == "scores" else {"boxes", "labels"}
+        boxes, labels, extra, counts = [], [], [], []
+        for i, entry in enumerate(images):
+            missing = required - set(entry)
+            if missing:
+                raise ValueError(f"{name}[{i}] lacks {', '.join(sorted(missing))}")
+            box, label = torch.as_tensor(entry["boxes"]), torch.as_tensor(entry["labels"])
+            n = len(label) if label.ndim == 1 else -1
+            value = torch.as_tensor(entry[extra_key]) if extra_key in entry else torch.zeros_like(label)
+            if box.numel() == 0 and n == 0:
+                box = box.reshape(0, 4)  # torchvision accepts [0] for no boxes
+            if box.shape != (n, 4) or value.shape != (n,):
+                raise ValueError(
+                    f"{name}[{i}]: boxes, labels and {extra_key} must have shapes [n, 4], [n] and [n], "
+                    f"got {list(box.shape)}, {list(label.shape)} and {list(value.shape)}"
+                )
+            boxes.append(box)
+            labels.append(label)
+            extra.append(value)
+            counts.append(n)
+        return cls(
+            name,
+            np.repeat(np.arange(len(images)), counts),
+            torch.cat(boxes).detach().to("cpu", torch.float64).numpy(),
+            torch.cat(labels).detach().to("cpu", torch.int64).numpy(),
+            torch.cat(extra).detach().to("cpu", torch.float64).numpy(),
+        )
+
+    def check(self, num_classes: int) -> None:
+        """ValueError names the first box that breaks a rule."""
+        x0, y0, x1, y1 = self.boxes.T
+        known = np.ones(len(self.labels), dtype=bool) if self.name == "predictions" else self.extra == 0
+        self._refuse(~np.isfinite(self.boxes).all(axis=1), "boxes must be finite")
+        self._refuse(~np.isfinite(self.extra), "scores must be finite")
+        self._refuse((x1 < x0) | (y1 < y0), "boxes must be xyxy with x1 ≥ x0 and y1 ≥ y0")
+        self._refuse(known & ((self.labels < 1) | (self.labels > num_classes)), f"labels must be in 1…{num_classes}")
+        if self.name == "targets":
+            self._refuse(known & ((x1 == x0) | (y1 == y0)), "objects must have an area")
+
+    def _refuse(self, broken: np.ndarray, rule: str) -> None:
+        if broken.any():
+            n = int(np.argmax(broken))
+            image = int(self.image[n])
+            position = n - int(np.searchsorted(self.image, image))
+            raise ValueError(
+                f"{rule}; {self.name}[{image}] has box {self.boxes[n].tolist()} with label {self.labels[n]} "
+                f"and {'score' if self.name == 'predictions' else 'dont_care'} {self.extra[n]:g} at position {position}"
+            )
