@@ -110,7 +110,7 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceConfig:
-    """What a trial asks of the machine. None of it changes a run's numbers, but for ``threads`` (order of float sums)."""
+    """What a trial asks of the machine. Of these only ``threads`` can change a run (the order of float sums)."""
 
     decode_workers: int = 2  # processes that read and decode crops for one trial
     cpus_per_worker: float = 1.0  # CPUs that each of them reserves

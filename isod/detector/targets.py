@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isod.ragged import pad_objects
+
 STRIDE = 8  # pixels between neighbouring locations of the prediction map
 MARGIN = 0.5  # strides that a location may lie outside of the box it predicts; see decode_boxes
 
@@ -26,17 +28,10 @@ class Objects:
     def from_lists(
         cls, boxes: Sequence[np.ndarray], labels: Sequence[np.ndarray], dont_care: Sequence[np.ndarray]
     ) -> Objects:
-        """Pads one [n_i, 4], one [n_i] and one [n_i] array per image. M is at least 1, so that shapes stay plain."""
-        count = max([1, *(len(item) for item in labels)])
-        padded_boxes = np.zeros((len(labels), count, 4), np.float32)
-        padded_labels = np.zeros((len(labels), count), np.int64)
-        padded_dont_care = np.zeros((len(labels), count), bool)
-        valid = np.zeros((len(labels), count), bool)
-        for b, n in enumerate(map(len, labels)):
-            padded_boxes[b, :n] = boxes[b]
-            padded_dont_care[b, :n] = dont_care[b]
-            padded_labels[b, :n] = np.where(dont_care[b], 0, labels[b])
-            valid[b, :n] = True
+        """From one [n_i, 4], one [n_i] and one [n_i] array per image. The label of a don't-care object becomes 0."""
+        padded_boxes, padded_labels, padded_dont_care, counts = pad_objects(boxes, labels, dont_care)
+        valid = np.arange(padded_labels.shape[1]) < counts[:, None]
+        padded_labels[padded_dont_care] = 0
         return cls(*map(torch.from_numpy, (padded_boxes, padded_labels, padded_dont_care, valid)))
 
     def to(self, device: torch.device) -> Objects:

@@ -1,0 +1,161 @@
+"""isod demo | prepare | train | results: the command line.
+
+Bad input ends with one sentence on standard error and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from isod.config import PRESETS, SAMPLERS, Preset, RunConfig, SamplerConfig
+from isod.errors import InputError
+
+
+def choose_sampler(name: str) -> SamplerConfig:
+    """The named sampler. Raises InputError with the names there are."""
+    if name not in SAMPLERS:
+        raise InputError(f"unknown sampler {name!r}; choose one of {', '.join(SAMPLERS)}")
+    return SAMPLERS[name]
+
+
+def choose_preset(name: str) -> Preset:
+    """The named preset. Raises InputError with the names there are."""
+    if name not in PRESETS:
+        raise InputError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def set_given(config: Any, **values: Any) -> Any:
+    """The dataclass with every value that is not None replaced; its own checks refuse a wrong one."""
+    return replace(config, **{key: value for key, value in values.items() if value is not None})
+
+
+def adjust(preset: Preset, options: argparse.Namespace) -> Preset:
+    """The preset with the run options that were given on the command line."""
+    return replace(
+        preset,
+        detector=set_given(preset.detector, width=options.width),
+        training=set_given(
+            preset.training,
+            iterations=options.iterations,
+            batch_size=options.batch_size,
+            validate_every=options.validate_every,
+            lag=options.lag,
+            lr=options.lr,
+        ),
+        resources=set_given(preset.resources, decode_workers=options.workers, threads=options.threads),
+    )
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Options that a single run and a sweep share; each one overrides the preset."""
+    group = parser.add_argument_group("run", "each overrides the preset")
+    group.add_argument("--iterations", type=int, metavar="N", help="optimizer steps")
+    group.add_argument("--batch-size", type=int, metavar="N", help="crops per step")
+    group.add_argument("--validate-every", type=int, metavar="N", help="iterations between two validations")
+    group.add_argument("--width", type=float, metavar="X", help="feature multiplier of the ResNet (thesis: 0.5)")
+    group.add_argument("--lr", type=float, metavar="X", help="Adam's learning rate")
+    group.add_argument("--lag", type=int, metavar="N", help="draw t sees the scores of steps up to t - 1 - N")
+    group.add_argument("--workers", type=int, metavar="N", help="decode workers per run")
+    group.add_argument("--threads", type=int, metavar="N", help="torch's CPU threads per run")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from isod.data.demo import write_demo
+
+    write_demo(options.root, frames=options.frames, seed=options.seed)
+    print(f"demo data (synthetic, in ZOD's layout): {options.root}")
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from isod.orchestration.prepare import prepare_command
+
+    print(prepare_command(options))
+
+
+def _train(options: argparse.Namespace) -> None:
+    preset = adjust(choose_preset(options.preset), options)
+    config = RunConfig(
+        sampler=choose_sampler(options.sampler),
+        detector=preset.detector,
+        training=set_given(preset.training, seed=options.seed),
+    )
+    from isod.training.local import run_local
+    from isod.training.run import choose_device
+
+    run_local(
+        config,
+        options.store,
+        options.out,
+        device=choose_device(options.device),
+        workers=preset.resources.decode_workers,
+        threads=preset.resources.threads,
+    )
+    print(f"config.json, metrics.csv, examples.parquet, model.pt: {options.out}")
+
+
+def _results(options: argparse.Namespace) -> None:
+    from isod.results.command import results_command
+
+    print(f"report: {results_command(options.tracking_uri, options.experiment, options.out)}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every subcommand; each sets ``run`` to the function that carries it out."""
+    parser = argparse.ArgumentParser(prog="isod", description="Importance sampling for object detectors.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="write synthetic data in ZOD's own layout")
+    demo.add_argument("root", type=Path, metavar="ROOT")
+    demo.add_argument("--frames", type=int, default=1000, metavar="N", help="frames in all (default 1000)")
+    demo.add_argument("--seed", type=int, default=0, metavar="S")
+    demo.set_defaults(run=_demo)
+
+    from isod.data.options import add_prepare_parser
+
+    add_prepare_parser(commands).set_defaults(run=_prepare)
+
+    train = commands.add_parser("train", help="one run in one process, without Ray or MLflow")
+    train.add_argument("store", metavar="STORE", help="crop store made by `isod prepare`")
+    train.add_argument("--sampler", default="UIS", metavar="NAME", help=f"one of {', '.join(SAMPLERS)}")
+    train.add_argument("--seed", type=int, default=0, metavar="S")
+    train.add_argument("--out", type=Path, required=True, metavar="DIR")
+    train.add_argument("--preset", default="small", metavar="NAME", help=f"one of {', '.join(PRESETS)} (default small)")
+    train.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    add_run_options(train)
+    train.set_defaults(run=_train)
+
+    results = commands.add_parser("results", help="speed-up table, figures and report from MLflow runs")
+    results.add_argument("--tracking-uri", required=True, metavar="URI")
+    results.add_argument("--experiment", required=True, metavar="NAME")
+    results.add_argument("--out", type=Path, required=True, metavar="DIR")
+    results.set_defaults(run=_results)
+    return parser
+
+
+def exit_cleanly(program: str, action: Callable[[], None]) -> int:
+    """Runs the action; bad input becomes one sentence on standard error and exit code 2."""
+    try:
+        action()
+    except InputError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{program}: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the ``isod`` command; returns the exit code."""
+    options = build_parser().parse_args(arguments)
+    return exit_cleanly("isod", lambda: options.run(options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""One compact line for the whole sweep, in place of Tune's tables."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any, TextIO
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+
+from isod.orchestration.mlflow_callback import failure_reason
+from isod.orchestration.trial import trial_name
+
+
+def clock(seconds: float) -> str:
+    """``m:ss`` or ``h:mm:ss``."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class ProgressView(Callback):
+    """A status line that is redrawn on a terminal, and written now and then to a file or pipe.
+
+    Args:
+        total: number of trials.
+        iterations: of each trial.
+        every: seconds between two status lines where the output is no terminal.
+    """
+
+    def __init__(self, total: int, iterations: int, *, every: float = 20.0, stream: TextIO | None = None) -> None:
+        self._total = total
+        self._iterations = iterations
+        self._stream = stream or sys.stdout
+        self._live = self._stream.isatty()
+        self._every = 0.5 if self._live else every
+        self._began = time.monotonic()
+        self._drawn = -float("inf")
+        self._running: dict[str, str] = {}  # trial id → "UIS-seed0 300/600 mAP 0.123"
+        self._done = 0
+        self._share: dict[str, float] = {}  # trial id → share of its iterations
+
+    @staticmethod
+    def _name(trial: Trial) -> str:
+        run = trial.config["run"]
+        return trial_name(run["sampler"].name, run["seed"])
+
+    def _write(self, text: str, *, lasting: bool) -> None:
+        start, end = ("\r\x1b[K", "\n" if lasting else "") if self._live else ("", "\n")
+        self._stream.write(start + text + end)
+        self._stream.flush()
+
+    def _draw(self) -> None:
+        now = time.monotonic()
+        if now - self._drawn < self._every:
+            return
+        self._drawn = now
+        share = sum(self._share.values()) / self._total
+        elapsed = now - self._began
+        left = f", about {clock(elapsed / share - elapsed)} left" if share > 0.03 else ""
+        running = " · ".join(self._running.values())
+        self._write(f"[{clock(elapsed)}] {self._done}/{self._total} runs{left} · {running}"[:200], lasting=False)
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._running[trial.trial_id] = f"{self._name(trial)} starting"
+        self._draw()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        self._share[trial.trial_id] = result["iteration"] / self._iterations
+        quality = f"mAP {result['metrics']['mAP']:.3f}"
+        self._running[trial.trial_id] = f"{self._name(trial)} {result['iteration']}/{self._iterations} {quality}"
+        self._draw()
+
+    def _ended(self, trial: Trial, text: str) -> None:
+        self._share[trial.trial_id] = 1.0
+        self._done += 1
+        self._running.pop(trial.trial_id, None)
+        self._write(f"[{clock(time.monotonic() - self._began)}] {text}", lasting=True)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        result = trial.last_result
+        self._ended(
+            trial,
+            f"{self._name(trial)} done: mAP {result['metrics']['mAP']:.4f} after {result['iteration']} iterations,"
+            f" {result['metrics']['time/seconds']:.0f} s of training",
+        )
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._ended(trial, f"{self._name(trial)} FAILED: {failure_reason(trial)}")

@@ -1,0 +1,164 @@
+"""Drawn crops as a Ray Data stream: long-lived decode workers, exact order, fixed lag (spec §10)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from numpy.typing import NDArray
+from ray.data import ActorPoolStrategy, DataContext
+
+from isod.config import RunConfig
+from isod.data.store import Crops, CropStore
+from isod.orchestration.table_actor import TableActor
+from isod.ragged import pad_objects
+from isod.sampling.table import Draw
+from isod.training.stream import Batch, TableSummary
+
+
+class DecodeWorker:
+    """Worker k of K yields the batches of steps start + k, start + k + K, …: one row, and so one block, a step.
+
+    A row cannot be cut, so a step arrives whole; and it leaves the worker at once, because a block is closed as soon as
+    it exceeds ``target_max_block_size``, which the stream sets to a single byte.
+    """
+
+    def __init__(self, store_uri: str, table: Any, start: int, stop: int, workers: int) -> None:
+        self._split = CropStore.open(store_uri).split("train")
+        self._table = table
+        self._start, self._stop, self._workers = start, stop, workers
+
+    def __call__(self, batch: dict[str, NDArray]) -> Iterator[dict[str, NDArray]]:
+        for first in batch["worker"].tolist():
+            steps = range(self._start + first, self._stop, self._workers)
+            upcoming = self._table.draw.remote(steps[0]) if len(steps) else None
+            for step in steps:
+                draw = ray.get(upcoming)
+                if step + self._workers < self._stop:  # asked for early: the answer may have to wait for scores
+                    upcoming = self._table.draw.remote(step + self._workers)
+                yield pack(step, draw, self._split.read(draw.indices))
+
+
+def pack(step: int, draw: Draw, crops: Crops) -> dict[str, NDArray]:
+    """One batch as a row of fixed-shape tensors; ragged objects are padded to the batch's largest count."""
+    boxes, labels, dont_care, counts = pad_objects(crops.boxes, crops.labels, crops.dont_care)
+    row = {
+        "step": np.int64(step),
+        "indices": draw.indices,
+        "probabilities": draw.probabilities,
+        "weights": draw.weights,
+        "version": np.int64(draw.version),
+        "images": crops.images,
+        "boxes": boxes,
+        "labels": labels,
+        "dont_care": dont_care,
+        "counts": counts,
+    }
+    return {name: np.asarray(value)[None] for name, value in row.items()}
+
+
+def unpack(row: dict[str, NDArray]) -> Batch:
+    """The inverse of ``pack``; images stay where they are, in shared memory, and are read-only."""
+    value = {name: column[0] for name, column in row.items()}
+    draw = Draw(
+        indices=value["indices"],
+        probabilities=value["probabilities"],
+        weights=value["weights"],
+        version=int(value["version"]),
+    )
+    counts = value["counts"].tolist()
+    crops = Crops(
+        indices=value["indices"],
+        images=value["images"],
+        boxes=[value["boxes"][b, :n] for b, n in enumerate(counts)],
+        labels=[value["labels"][b, :n] for b, n in enumerate(counts)],
+        dont_care=[value["dont_care"][b, :n] for b, n in enumerate(counts)],
+    )
+    return Batch(int(value["step"]), draw, crops)
+
+
+class RayStream:
+    """A trial's one table actor and one stream, for its whole life.
+
+    Args:
+        store_uri: the crop store, readable from every node.
+        config: the run.
+        eligible: [M] int64, the examples that may be drawn.
+        workers: decode processes.
+        cpus_per_worker: CPUs that each of them reserves, outside of the trial's own reservation.
+    """
+
+    def __init__(
+        self,
+        store_uri: str,
+        config: RunConfig,
+        *,
+        num_examples: int,
+        eligible: NDArray[np.int64],
+        workers: int,
+        cpus_per_worker: float,
+    ) -> None:
+        training = config.training
+        self._store_uri = store_uri
+        self._workers = workers
+        self._cpus_per_worker = cpus_per_worker
+        # one update per step in flight is the rule; more come while the actor is busy drawing
+        self._unconfirmed: deque[ray.ObjectRef] = deque()
+        self._table = (
+            ray.remote(TableActor)
+            .options(num_cpus=0, max_concurrency=1000)
+            .remote(
+                config.sampler,
+                num_examples,
+                seed=training.seed,
+                eligible=eligible,
+                batch_size=training.batch_size,
+                lag=training.lag,
+            )
+        )
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        workers = min(self._workers, max(1, stop - start))
+        context = DataContext.get_current().copy()
+        context.target_max_block_size = 1
+        context.enable_progress_bars = False
+        context.enable_operator_progress_bars = False
+        with DataContext.current(context):
+            # ready-made blocks, as ray.data.range would need a CPU of its own to make them
+            stream = ray.data.from_arrow([pa.table({"worker": [k]}) for k in range(workers)]).map_batches(
+                DecodeWorker,
+                fn_constructor_args=(self._store_uri, self._table, start, stop, workers),
+                batch_size=1,
+                compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
+                num_cpus=self._cpus_per_worker,
+            )
+            early: dict[int, Batch] = {}
+            step = start
+            # prefetching here would hold batches whose scores are owed, and wait for itself when the lag is 0
+            for row in stream.iterator().iter_batches(batch_size=None, prefetch_batches=0, batch_format="numpy"):
+                batch = unpack(row)
+                early[batch.step] = batch
+                while step in early:
+                    yield early.pop(step)
+                    step += 1
+        if step != stop:
+            raise RuntimeError(f"the stream ended at step {step} of {stop}")
+
+    def send_scores(self, step: int, indices: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
+        self._unconfirmed.append(self._table.update.remote(step, indices, scores))
+        while len(self._unconfirmed) > 16:
+            ray.get(self._unconfirmed.popleft())  # a refused update surfaces here
+
+    def summary(self, step: int) -> TableSummary:
+        return TableSummary(ray.get(self._table.effective_sample_size.remote(step)))
+
+    def statistics(self, step: int) -> dict[str, NDArray]:
+        return ray.get(self._table.statistics.remote(step))
+
+    def close(self) -> None:
+        """Ends the table actor; its draws and scores are gone."""
+        ray.kill(self._table)

@@ -1,0 +1,105 @@
+"""A grid of samplers × seeds as Tune trials, recorded in MLflow."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray import tune
+
+from isod.config import Preset, RunConfig, SamplerConfig
+from isod.data.store import CropStore
+from isod.orchestration.cluster import connect
+from isod.orchestration.mlflow_callback import MLflowCallback, open_experiment
+from isod.orchestration.progress import ProgressView
+from isod.orchestration.resources import concurrent_trials
+from isod.orchestration.trial import run_trial
+from isod.training.run import check_batch_size, training_indices
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What to run and where its results go."""
+
+    name: str  # the parent run's isod.sweep tag
+    store: str  # URI of the crop store, readable from every node
+    preset: Preset
+    samplers: Sequence[SamplerConfig]
+    seeds: int  # runs per sampler, seeds 0 … seeds − 1
+    tracking_uri: str  # MLflow's
+    experiment: str
+    out: Path  # absolute; Tune's state and per-example statistics; shared storage on a cluster of several nodes
+    address: str | None = None  # Ray's; None starts it here
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """How a sweep ended."""
+
+    parent_run_id: str
+    failed: dict[str, str]  # trial name → the sentence it failed with
+
+
+def source_commit() -> str:
+    """The git commit that this code was checked out at, with ``-dirty`` after changes; "unknown" outside of git."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("-dirty" if changed.stdout.strip() else "")
+
+
+def run_sweep(sweep: Sweep) -> SweepResult:
+    """Runs every sampler with every seed; a trial that fails is reported and does not stop the others.
+
+    Seeds are the outer loop, so that an interrupted sweep holds whole, paired comparisons.
+
+    Raises:
+        InputError: before anything starts, for a store, setting, tracking URI or cluster that cannot be used.
+    """
+    store = CropStore.open(sweep.store)
+    base = RunConfig(sampler=sweep.samplers[0], detector=sweep.preset.detector, training=sweep.preset.training)
+    check_batch_size(base.training, training_indices(store.split("train")))
+    resources = sweep.preset.resources
+    grid = [{"sampler": sampler, "seed": seed} for seed in range(sweep.seeds) for sampler in sweep.samplers]
+    sweep.out.mkdir(parents=True, exist_ok=True)
+    client, experiment_id = open_experiment(sweep.tracking_uri, sweep.experiment, sweep.out / "artifacts")
+
+    connect(sweep.address)
+    total = ray.cluster_resources()
+    concurrent = concurrent_trials(resources, cpus=total.get("CPU", 0), gpus=total.get("GPU", 0), trials=len(grid))
+
+    mlflow = MLflowCallback(
+        client,
+        experiment_id,
+        sweep=sweep.name,
+        base=base,
+        params={"store": sweep.store},
+        tags={"isod.commit": source_commit(), "isod.demo": str(store.meta.demo).lower()},
+        out=str(sweep.out),
+    )
+    trainable = functools.partial(run_trial, base=base, store_uri=sweep.store, out=str(sweep.out), resources=resources)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
+        param_space={"run": tune.grid_search(grid)},
+        tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name=f"tune-{mlflow.parent_run_id}",
+            storage_path=str(sweep.out),
+            callbacks=[mlflow, ProgressView(len(grid), base.training.iterations)],
+            verbose=0,
+        ),
+    )
+    finished = False
+    try:
+        tuner.fit()
+        finished = True
+    finally:
+        mlflow.finish("FINISHED" if finished else "KILLED")
+    return SweepResult(mlflow.parent_run_id, mlflow.failed)

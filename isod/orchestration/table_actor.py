@@ -1,0 +1,61 @@
+"""The Ray actor that holds a trial's importance table and hands out its draws."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isod.config import SamplerConfig
+from isod.sampling.schedule import DrawSchedule
+from isod.sampling.table import Draw, table_for
+
+
+class TableActor:
+    """One trial's table (spec §10). Draw t is handed out once the scores of step t − 1 − lag have been applied.
+
+    Calls may arrive in any order: the schedule applies updates by step number, so the draws do not depend on how many
+    workers ask for them or who asks first. It is turned into an actor where it is created
+    (``ray.remote(TableActor).options(...)``), so that it can also be tested as a plain object.
+    """
+
+    def __init__(
+        self,
+        sampler: SamplerConfig,
+        num_examples: int,
+        *,
+        seed: int,
+        eligible: NDArray[np.int64],
+        batch_size: int,
+        lag: int,
+    ) -> None:
+        table = table_for(sampler, num_examples, seed=seed, eligible=eligible)
+        self._schedule = DrawSchedule(table, batch_size=batch_size, lag=lag)
+        self._changed = asyncio.Condition()
+
+    async def draw(self, step: int) -> Draw:
+        """The draw of ``step``, as soon as the scores that it must see are in."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._schedule.ready(step))
+            return self._schedule.draw(step)
+
+    async def update(self, step: int, indices: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
+        """Takes the scores of ``step``; raises ValueError for scores that are not finite and ≥ 0."""
+        async with self._changed:
+            self._schedule.update(step, indices, scores)
+            self._changed.notify_all()
+
+    async def effective_sample_size(self, step: int) -> float:
+        """(Σs)²/(N·Σs²) once the scores of every step ≤ ``step`` are in."""
+        await self._applied(step)
+        return self._schedule.table.effective_sample_size()
+
+    async def statistics(self, step: int) -> dict[str, NDArray]:
+        """Per-example arrays [N] once the scores of every step ≤ ``step`` are in."""
+        await self._applied(step)
+        return self._schedule.table.statistics()
+
+    async def _applied(self, step: int) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._schedule.applied >= step)

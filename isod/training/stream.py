@@ -1,0 +1,90 @@
+"""How drawn crops reach the training loop, in one process. The Ray stream has the same three methods."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isod.data.store import Crops, CropSplit
+from isod.sampling.schedule import DrawSchedule
+from isod.sampling.table import Draw
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's crops, and how they were drawn."""
+
+    step: int
+    draw: Draw
+    crops: Crops
+
+
+@dataclass(frozen=True)
+class TableSummary:
+    """What the importance table says about itself after some step."""
+
+    effective_sample_size: float  # (Σs)²/(N·Σs²), a share of N
+
+
+class Stream(Protocol):
+    """A source of drawn batches that takes scores back."""
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of steps start … stop − 1, in order. Batch t may wait for the scores of step t − 1 − lag."""
+        ...
+
+    def send_scores(self, step: int, indices: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
+        """The sample scores of the step's batch: indices [B], scores [B] ≥ 0."""
+        ...
+
+    def summary(self, step: int) -> TableSummary:
+        """The table after the scores of every step ≤ ``step`` were applied."""
+        ...
+
+    def statistics(self, step: int) -> dict[str, NDArray]:
+        """Per example [N], after the scores of every step ≤ ``step``: draw_count, mean_importance, last_step."""
+        ...
+
+
+class LocalStream:
+    """Reads ahead in threads as far as the lag allows; no Ray.
+
+    Args:
+        split: the training crops.
+        schedule: whose draws are read.
+        workers: threads that read and decode; the decoder and the store release the interpreter's lock.
+    """
+
+    def __init__(self, split: CropSplit, schedule: DrawSchedule, *, workers: int = 1) -> None:
+        self._split = split
+        self._schedule = schedule
+        self._workers = workers
+
+    def batches(self, start: int, stop: int) -> Iterator[Batch]:
+        pending: deque[tuple[int, Draw, Future[Crops]]] = deque()
+        with ThreadPoolExecutor(self._workers) as pool:
+            upcoming = start
+            for step in range(start, stop):
+                while upcoming < stop and self._schedule.ready(upcoming):
+                    draw = self._schedule.draw(upcoming)
+                    pending.append((upcoming, draw, pool.submit(self._split.read, draw.indices)))
+                    upcoming += 1
+                if not pending:
+                    raise RuntimeError(f"step {step} waits for scores that were not sent")
+                ready, draw, crops = pending.popleft()
+                yield Batch(ready, draw, crops.result())
+
+    def send_scores(self, step: int, indices: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
+        self._schedule.update(step, indices, scores)
+
+    def summary(self, step: int) -> TableSummary:
+        return TableSummary(self._schedule.table.effective_sample_size())
+
+    def statistics(self, step: int) -> dict[str, NDArray]:
+        return self._schedule.table.statistics()
