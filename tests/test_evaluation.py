@@ -129,6 +129,14 @@ def test_the_better_scored_detection_takes_the_object():
     assert metrics_of((prediction((0, 0, 10, 5, 1, 0.6)), target((0, 0, 10, 10, 1))))["AP/car"] == 1  # IoU exactly 0.5
 
 
+def test_of_equal_overlaps_the_object_listed_last_is_found():
+    # The first detection lies midway between two objects; the second overlaps only the right one.
+    found = prediction((2, 0, 12, 10, 1, 0.9), (5, 0, 15, 10, 1, 0.8))
+    left, right = (0, 0, 10, 10, 1), (4, 0, 14, 10, 1)
+    assert metrics_of((found, target(left, right)))["AP/car"] == pytest.approx(1 / 2)  # right is taken, nothing is left
+    assert metrics_of((found, target(right, left)))["AP/car"] == 1
+
+
 def test_false_positives_count_from_the_display_threshold():
     found = prediction((0, 0, 10, 10, 1, 0.5), (20, 20, 30, 30, 1, 0.49), (40, 40, 44, 44, 2, 0.9))
     m = metrics_of((found, target()))
