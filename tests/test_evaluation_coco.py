@@ -29,7 +29,8 @@ def random_set(rng, images, classes, ties):
     for _ in range(images):
         true = boxes(rng.integers(0, 7))
         between = true[: rng.integers(0, 3)]  # as far from each of two objects: equal overlaps
-        true = np.concatenate([true[len(between) :], between - (0.5, 0, 0.5, 0), between + (0.5, 0, 0.5, 0)])
+        aside = np.array([0.5, 0, 0.5, 0])
+        true = np.concatenate([true[len(between) :], between - aside, between + aside])
         true = true[rng.permutation(len(true))]
         labels = rng.integers(1, max(classes, 2), len(true))  # the last class has no ground truth (if there are two)
         copies = np.repeat(true, rng.integers(0, 4, len(true)), axis=0)
