@@ -1,0 +1,198 @@
+"""COCO-format datasets: a folder of images and a json per split."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from isod.data.dataset import Objects, Split
+from isod.errors import InputError
+
+OVERHANG = 1.0  # pixels by which a box may leave its image, as rounding makes it do; it is clipped
+
+
+@dataclass(frozen=True)
+class CocoFrameRef:
+    """One image of a COCO json."""
+
+    frame_id: str  # file_name
+    image_path: str
+    size: tuple[int, int]  # (height, width), pixels, as the json says
+    annotation: Objects
+
+    def objects(self) -> Objects:
+        """The image's objects; read and checked before."""
+        return self.annotation
+
+
+class CocoReader:
+    """Two COCO jsons that share their classes. ``iscrowd`` is don't-care; labels follow the order of category ids."""
+
+    source = "coco"
+    demo = False
+
+    def __init__(
+        self,
+        train: tuple[str | os.PathLike[str], str | os.PathLike[str]],
+        val: tuple[str | os.PathLike[str], str | os.PathLike[str]],
+    ) -> None:
+        """Read and check both jsons; touch no image.
+
+        Args:
+            train, val: (folder of images, json).
+        Raises:
+            InputError: whatever is wrong with a json, naming the file, the entry and the rule; a class in val that
+                train lacks; no image file at all.
+        """
+        self._paths = {"train": train, "val": val}
+        files = {split: _CocoFile(Path(images), Path(path)) for split, (images, path) in self._paths.items()}
+        self.class_names = tuple(files["train"].categories.values())
+        for name in files["val"].categories.values():
+            if name not in self.class_names:
+                raise InputError(
+                    f"{files['val'].path} has the class {name!r}, which {files['train'].path} lacks: "
+                    "a detector cannot learn it"
+                )
+        labels = {name: label for label, name in enumerate(self.class_names, 1)}
+        self._frames = {split: file.frames(labels) for split, file in files.items()}
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What identifies the dataset."""
+        return {
+            split: {
+                "images": str(Path(images).resolve()),
+                "json": str(Path(path).resolve()),
+                "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+            }
+            for split, (images, path) in self._paths.items()
+        }
+
+    def frames(self, split: Split) -> list[CocoFrameRef]:
+        """The images of a split, in the order of their ids."""
+        return self._frames[split]
+
+
+class _CocoFile:
+    """One json, checked entry by entry: a message says which file, which entry, which rule."""
+
+    def __init__(self, folder: Path, path: Path) -> None:
+        self.path = path
+        self.folder = folder.resolve()
+        if not folder.is_dir():
+            raise InputError(f"the image folder {folder} does not exist or is not a folder")
+        try:
+            self.content = json.loads(path.read_bytes())
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path} is not JSON: {error}") from None
+        self._check(isinstance(self.content, dict), "it is a JSON object with images, annotations and categories",
+                    type(self.content).__name__)  # fmt: skip
+        for key in ("images", "annotations", "categories"):
+            self._check(key in self.content, f"it has the key {key!r}", f"the keys {sorted(self.content)}")
+            self._check(
+                isinstance(self.content[key], list) and all(isinstance(entry, dict) for entry in self.content[key]),
+                f"{key!r} is a list of objects", type(self.content[key]).__name__,
+            )  # fmt: skip
+        self.categories = self._categories()
+
+    def frames(self, labels: dict[str, int]) -> list[CocoFrameRef]:
+        """Every image with its objects, in the order of image ids."""
+        images = self._images()
+        grouped: dict[int, list[tuple[list[float], int, bool]]] = {image_id: [] for image_id in images}
+        seen: set[int] = set()
+        for position, entry in enumerate(self.content["annotations"]):
+            where = f"annotation {entry.get('id', f'number {position}')}"
+            if "id" in entry:
+                self._check(_is_int(entry["id"]) and entry["id"] not in seen, f"{where}: its id is a whole number that "
+                            "no other annotation has", entry["id"])  # fmt: skip
+                seen.add(entry["id"])
+            image_id, category_id = entry.get("image_id"), entry.get("category_id")
+            self._check(_is_int(image_id) and image_id in images, f"{where}: its image_id is one of the images",
+                        image_id)  # fmt: skip
+            self._check(_is_int(category_id) and category_id in self.categories,
+                        f"{where}: its category_id is one of the categories", category_id)  # fmt: skip
+            crowd = entry.get("iscrowd", 0)
+            self._check(crowd in (0, 1), f"{where}: iscrowd is 0 or 1", crowd)
+            box = self._box(entry.get("bbox"), where, images[image_id]["height"], images[image_id]["width"])
+            grouped[image_id].append((box, 0 if crowd else labels[self.categories[category_id]], bool(crowd)))
+        refs = []
+        for image_id in sorted(images):
+            image, objects = images[image_id], grouped[image_id]
+            refs.append(
+                CocoFrameRef(
+                    frame_id=image["file_name"],
+                    image_path=str(self.folder / image["file_name"]),
+                    size=(image["height"], image["width"]),
+                    annotation=Objects.build(
+                        [box for box, _, _ in objects], [n for _, n, _ in objects], [crowd for _, _, crowd in objects]
+                    ),
+                )
+            )
+        if not any(os.path.exists(ref.image_path) for ref in refs):
+            raise InputError(f"none of the {len(refs)} images of {self.path} is in the folder {self.folder}")
+        return refs
+
+    def _categories(self) -> dict[int, str]:
+        """Category id → name, in the order of ids."""
+        names: dict[int, str] = {}
+        for entry in self.content["categories"]:
+            key, name = entry.get("id"), entry.get("name")
+            self._check(_is_int(key) and key not in names, "every category has a whole number of its own as id", key)
+            self._check(isinstance(name, str) and bool(name), f"category {key} has a name", name)
+            self._check(name not in names.values(), "no two categories have the same name", name)
+            names[key] = name
+        self._check(bool(names), "it has at least one category", 0)
+        return dict(sorted(names.items()))
+
+    def _images(self) -> dict[int, dict[str, Any]]:
+        """Image id → its entry. A file_name must stay inside the image folder, links followed."""
+        images: dict[int, dict[str, Any]] = {}
+        file_names: set[str] = set()
+        for entry in self.content["images"]:
+            key, name = entry.get("id"), entry.get("file_name")
+            self._check(_is_int(key) and key not in images, "every image has a whole number of its own as id", key)
+            self._check(isinstance(name, str) and bool(name) and "\0" not in name, f"image {key} has a file_name", name)
+            self._check(name not in file_names, "no two images have the same file_name", name)
+            for side in ("width", "height"):
+                self._check(_is_int(entry.get(side)) and entry[side] > 0,
+                            f"image {key} ({name}): {side} is a positive whole number", entry.get(side))  # fmt: skip
+            inside = not os.path.isabs(name) and (self.folder / name).resolve().is_relative_to(self.folder)
+            self._check(inside, f"image {key}: its file_name stays inside the image folder {self.folder}", name)
+            images[key] = entry
+            file_names.add(name)
+        self._check(bool(images), "it has at least one image", 0)
+        return images
+
+    def _box(self, bbox: Any, where: str, height: int, width: int) -> list[float]:
+        """[x, y, w, h] → [x0, y0, x1, y1] within the image."""
+        numbers = isinstance(bbox, list) and len(bbox) == 4 and all(_is_number(value) for value in bbox)
+        self._check(numbers and all(math.isfinite(value) for value in bbox),
+                    f"{where}: bbox is [x, y, width, height], four finite numbers", bbox)  # fmt: skip
+        x, y, w, h = bbox
+        self._check(w > 0 and h > 0, f"{where}: its bbox has a positive width and height", bbox)
+        inside = x >= -OVERHANG and y >= -OVERHANG and x + w <= width + OVERHANG and y + h <= height + OVERHANG
+        x0, y0, x1, y1 = (float(np.float32(v)) for v in (max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)))
+        self._check(inside and x0 < x1 and y0 < y1, f"{where}: its bbox lies inside its {width}×{height} image", bbox)
+        return [x0, y0, x1, y1]
+
+    def _check(self, holds: bool, rule: str, value: object) -> None:
+        if not holds:
+            raise InputError(f"{self.path} is not COCO as isod reads it: {rule}, got {value!r}")
+
+
+def _is_int(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    """A number that float can hold: JSON's whole numbers have no limit."""
+    return isinstance(value, float) or (_is_int(value) and abs(value) < 2**53)

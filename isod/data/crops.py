@@ -1,0 +1,154 @@
+"""From a frame to its row in the store: read, decode, cut the region of interest, resize, encode."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from isod.config import require
+from isod.data.dataset import FrameRef, LostFrame, Objects
+from isod.data.region import Region, clip, scale
+from isod.data.store_writer import Row
+
+MAX_PIXELS = 2**28  # of an image, 268 million: 32 times ZOD's; a header that claims more is not believed
+JPEG_START = b"\xff\xd8\xff"
+# What PIL reads besides JPEG; it knows many more formats, some of them risky to parse.
+OTHER_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareSettings:
+    """What the prepare job makes of a frame: first cut, then resize."""
+
+    roi: Region | None = None  # region of interest, full-image pixels; None: the whole image
+    resize: tuple[int, int] | None = None  # (width, height) that the region, or the whole image, becomes; pixels
+    min_visible: float = 0.25  # an object stays if this share of its box's area lies in the region
+    jpeg_quality: int = 95  # 1…100, where a crop has to be encoded again
+    chunk_frames: int | None = None  # frames per unit of work that is redone after an interruption; None: by size
+
+    def __post_init__(self) -> None:
+        if self.resize is not None:
+            require(min(self.resize) >= 1, "resize is W H, both ≥ 1 pixel", self.resize)
+            require(self.resize[0] * self.resize[1] <= MAX_PIXELS, f"resize makes at most {MAX_PIXELS} pixels",
+                    self.resize)  # fmt: skip
+        require(0 <= self.min_visible <= 1, "min_visible must be in [0, 1]", self.min_visible)
+        require(1 <= self.jpeg_quality <= 100, "jpeg_quality must be in 1…100", self.jpeg_quality)
+        require(self.chunk_frames is None or self.chunk_frames >= 1, "chunk_frames must be ≥ 1", self.chunk_frames)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON keeps, without chunk_frames, which does not change the store."""
+        roi = self.roi
+        return {
+            "roi": None if roi is None else [roi.x0, roi.y0, roi.x1, roi.y1],
+            "resize": None if self.resize is None else list(self.resize),
+            "min_visible": self.min_visible,
+            "jpeg_quality": self.jpeg_quality,
+        }
+
+
+def make_row(ref: FrameRef, index: int, settings: PrepareSettings) -> Row:
+    """The frame's row; a frame that cannot be used becomes a lost row with the reason, whatever is wrong with it."""
+    try:
+        objects = ref.objects()
+        encoded, size, objects = make_crop(ref.image_path, ref.size, objects, settings)
+    except LostFrame as reason:
+        return Row(index, ref.frame_id, None, str(reason), Objects.build([], [], []), (0, 0))
+    return Row(index, ref.frame_id, encoded, None, objects, size)
+
+
+def make_crop(
+    image_path: str, expected: tuple[int, int] | None, objects: Objects, settings: PrepareSettings
+) -> tuple[bytes, tuple[int, int], Objects]:
+    """Cut and resize one image and its objects.
+
+    An RGB JPEG that needs neither keeps its bytes, once they have been seen to decode.
+
+    Args:
+        expected: (height, width) that the annotation speaks of; None if it does not say.
+    Returns:
+        JPEG, its (height, width), and the objects in its pixels.
+    Raises:
+        LostFrame: the image is missing, unreadable, not of the expected size, or outside the region.
+    """
+    if not image_path:
+        raise LostFrame("the dataset lists no image for it")
+    try:
+        data = Path(image_path).read_bytes()
+    except OSError as error:
+        raise LostFrame(f"its image {image_path} cannot be read: {error.strerror or error}") from None
+    try:
+        image, is_rgb_jpeg = decode_image(data, expected)
+    except LostFrame as reason:
+        raise LostFrame(f"its image {image_path} {reason}") from None
+    height, width = image.shape[:2]
+    region = settings.roi or Region(0, 0, width, height)
+    crop = region.cut(image)
+    if crop.size == 0:
+        raise LostFrame(f"its image {image_path} has {width}×{height} pixels and ends before the region of interest")
+    objects = clip(objects, Region(region.x0, region.y0, region.x0 + crop.shape[1], region.y0 + crop.shape[0]),
+                   settings.min_visible)  # fmt: skip
+    untouched = crop.shape == image.shape
+    if settings.resize is not None:
+        factors = settings.resize[0] / region.width, settings.resize[1] / region.height
+        new_width, new_height = (max(1, round(side * f)) for side, f in zip(crop.shape[1::-1], factors, strict=True))
+        if (new_height, new_width) != crop.shape[:2]:
+            objects = scale(objects, new_width / crop.shape[1], new_height / crop.shape[0])
+            # PIL's bilinear filter widens with the reduction, so that no pixel is skipped.
+            crop = np.asarray(Image.fromarray(crop).resize((new_width, new_height), Image.Resampling.BILINEAR))
+            untouched = False
+    if untouched and is_rgb_jpeg:
+        return data, (crop.shape[0], crop.shape[1]), objects
+    encoded = simplejpeg.encode_jpeg(np.ascontiguousarray(crop), quality=settings.jpeg_quality, colorsubsampling="420")
+    return encoded, (crop.shape[0], crop.shape[1]), objects
+
+
+def decode_image(data: bytes, expected: tuple[int, int] | None) -> tuple[np.ndarray, bool]:
+    """Decode an image file. Its orientation tag is ignored, as boxes are drawn on the stored pixels.
+
+    Args:
+        expected: (height, width) it must have; checked before anything of that size is allocated.
+    Returns:
+        [H, W, 3] uint8 RGB, and whether the file is a JPEG that the store can keep as it is.
+    Raises:
+        LostFrame: why not, as the end of a sentence that begins with "its image".
+    """
+    if not data:
+        raise LostFrame("is empty")
+    try:
+        if (header := _jpeg_header(data)) is not None:
+            height, width, colors = header
+            _check_size(height, width, expected)
+            return simplejpeg.decode_jpeg(data), colors in ("YCbCr", "RGB")
+        with Image.open(io.BytesIO(data), formats=OTHER_FORMATS) as image:
+            _check_size(image.height, image.width, expected)
+            if image.mode.startswith(("I", "F")):
+                raise LostFrame(f"has pixels of type {image.mode}: only 8 bits per colour are read")
+            return np.asarray(image.convert("RGB")), False
+    except LostFrame:
+        raise
+    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise LostFrame(f"does not decode: {str(error) or type(error).__name__}") from None
+
+
+def _jpeg_header(data: bytes) -> tuple[int, int, str] | None:
+    """(height, width, colour space) of a JPEG that simplejpeg decodes; None leaves it to PIL."""
+    if not data.startswith(JPEG_START):
+        return None
+    try:
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None  # rare chroma layouts
+    return None if colors in ("CMYK", "YCCK") else (height, width, colors)
+
+
+def _check_size(height: int, width: int, expected: tuple[int, int] | None) -> None:
+    if height * width > MAX_PIXELS:
+        raise LostFrame(f"claims {width}×{height} pixels, more than the {MAX_PIXELS} that are read")
+    if expected is not None and (height, width) != expected:
+        raise LostFrame(f"has {width}×{height} pixels, and its annotation speaks of {expected[1]}×{expected[0]}")

@@ -1,0 +1,142 @@
+"""ZOD Frames through the ``zod`` devkit."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isod.data.dataset import LostFrame, Objects, Split
+from isod.data.demo import is_demo
+from isod.data.region import areas
+from isod.errors import InputError
+
+# Labels 1…4. The devkit's other classes are static (poles, signs, …) and left out; its own COCO export drops Animal.
+CLASS_NAMES = ("Pedestrian", "Vehicle", "VulnerableVehicle", "Animal")
+LABELS = {name: label for label, name in enumerate(CLASS_NAMES, 1)}
+VERSIONS = ("full", "mini")
+ANONYMIZATIONS = ("blur", "dnat", "original")
+
+
+@dataclass(frozen=True)
+class ZodFrameRef:
+    """One frame of ZOD."""
+
+    frame_id: str
+    image_path: str
+    annotation_path: str | None  # None: not annotated
+    size: tuple[int, int] | None  # (height, width), pixels
+
+    def objects(self) -> Objects:
+        """Parse the frame's object_detection.json. Raises LostFrame if it is missing, or not what it should be."""
+        from zod.anno.parser import parse_object_detection_annotation
+
+        if self.annotation_path is None:
+            raise LostFrame("it has no object_detection annotation")
+        try:
+            annotations = parse_object_detection_annotation(self.annotation_path)
+        except OSError as error:
+            raise LostFrame(f"its annotation cannot be read: {error.strerror or error}") from None
+        except Exception as error:
+            # The devkit checks nothing itself: a damaged file may fail in it with any error.
+            raise LostFrame(f"its annotation is damaged: {type(error).__name__}: {error}") from None
+        kept = [item for item in annotations if item.name in LABELS or item.unclear]
+        dont_care = [bool(item.unclear) for item in kept]
+        objects = Objects.build(
+            [item.box2d.xyxy for item in kept],
+            [0 if unclear else LABELS[item.name] for item, unclear in zip(kept, dont_care, strict=True)],
+            dont_care,
+        )
+        for item, box, area in zip(kept, objects.boxes, areas(objects.boxes), strict=True):
+            if not np.isfinite(box).all() or area <= 0:
+                raise LostFrame(f"the box {box.tolist()} of annotation {item.uuid} has no area or is not finite")
+        return objects
+
+
+class ZodReader:
+    """ZOD Frames: the four dynamic classes; unclear objects of any class are don't-care; the devkit's own splits."""
+
+    source = "zod"
+    class_names = CLASS_NAMES
+
+    def __init__(self, root: str | os.PathLike[str], version: str = "full", anonymization: str = "blur") -> None:
+        """Raises InputError if root is no ZOD dataset of this version, or has no images so anonymised."""
+        self.root = Path(root).resolve()
+        self.version = version
+        self.anonymization = anonymization
+        if version not in VERSIONS:
+            raise InputError(f"ZOD's version must be one of {VERSIONS}, got {version!r}")
+        if anonymization not in ANONYMIZATIONS:
+            raise InputError(f"ZOD's anonymization must be one of {ANONYMIZATIONS}, got {anonymization!r}")
+        listing = self.root / f"trainval-frames-{version}.json"
+        if not listing.is_file():
+            raise InputError(f"{root} does not hold ZOD Frames {version!r}: there is no {listing.name} in it")
+        if not any(self._image(self._dataset[frame_id]) for split in ("train", "val") for frame_id in self._ids(split)):
+            raise InputError(f"{listing} lists no frame with a front camera image of anonymization {anonymization!r}")
+
+    @property
+    def demo(self) -> bool:
+        """Whether this is isod's own stand-in data."""
+        return is_demo(self.root)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What identifies the dataset."""
+        listing = self.root / f"trainval-frames-{self.version}.json"
+        return {
+            "root": str(self.root),
+            "version": self.version,
+            "anonymization": self.anonymization,
+            "sha256": hashlib.sha256(listing.read_bytes()).hexdigest(),
+        }
+
+    def frames(self, split: Split) -> list[ZodFrameRef]:
+        """The devkit's frames of a split, sorted by id; "blacklisted" is in neither."""
+        refs = []
+        for frame_id in self._ids(split):
+            frame = self._dataset[frame_id]
+            image = self._image(frame)
+            refs.append(
+                ZodFrameRef(
+                    frame_id=frame_id,
+                    image_path=image.filepath if image else "",
+                    annotation_path=self._annotation(frame),
+                    size=(image.height, image.width) if image else None,
+                )
+            )
+        return refs
+
+    @cached_property
+    def _dataset(self) -> Any:
+        from zod import ZodFrames
+
+        try:
+            return ZodFrames(str(self.root), self.version, mp=False)  # its own pool forks, which Ray and Lance forbid
+        except Exception as error:
+            # The devkit checks nothing itself: what is not ZOD may fail in it with any error.
+            raise InputError(
+                f"{self.root} is not ZOD Frames: the devkit cannot read trainval-frames-{self.version}.json "
+                f"({type(error).__name__}: {error})"
+            ) from None
+
+    def _ids(self, split: str) -> list[str]:
+        return sorted(self._dataset.get_split(split))
+
+    def _image(self, frame: Any) -> Any | None:
+        """The devkit's CameraFrame of the front camera at the key moment; None if the frame lists none."""
+        from zod.constants import Anonymization
+
+        if not frame.info.camera_frames.get(f"front_{self.anonymization}"):
+            return None
+        return frame.info.get_key_camera_frame(Anonymization(self.anonymization))
+
+    def _annotation(self, frame: Any) -> str | None:
+        from zod.constants import AnnotationProject
+
+        project = AnnotationProject.OBJECT_DETECTION
+        return frame.info.annotations[project].filepath if frame.is_annotated(project) else None
