@@ -85,6 +85,17 @@ class SamplerConfig:
     box_weight: float = 1.0  # w_reg: weight of the box part; 0 is the thesis's "regression ignored" (§4.3)
     smoothing: float = 1.0  # multiple of eq. 4.3's bias (1/N²)Σs that is added to every score at draw time
     floor: float = 0.0  # λ: share of the probability that is uniform, λ/N + (1 − λ)·p_i
+    history: str = "latest"  # what an example's scores add up to; a key of isod.sampling.HISTORIES
+    momentum: float = 0.0  # of history "momentum": importance = momentum · importance + (1 − momentum) · score
+    holdout: bool = False  # subtract the hold-out model's score of each example (RHO, §4.2.6)
+    weight_exponent: float = 0.0  # the example's loss is multiplied by (1/(N·p))^exponent; 1 undoes the bias of drawing
+
+    def __post_init__(self) -> None:
+        for name in ("class_weight", "box_weight", "smoothing", "weight_exponent"):
+            value = getattr(self, name)
+            require(0 <= value < float("inf"), f"sampler {name} must be finite and ≥ 0", value)
+        require(0 <= self.floor <= 1, "sampler floor must be in [0, 1]", self.floor)
+        require(0 <= self.momentum < 1, "sampler momentum must be in [0, 1)", self.momentum)
 
 
 SAMPLERS: dict[str, SamplerConfig] = {

@@ -1,0 +1,88 @@
+"""What the table keeps per example, and the random numbers and orders that depend on nothing but the seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isod.errors import InputError
+from isod.sampling import kernels
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+
+class Examples:
+    """Scores and statistics of N examples; the ones that may be drawn are the *eligible*, M of them.
+
+    score        float64 (float32 where the sampler keeps a second number per example): the importance, 0 until scored
+    draw_count   int32: how often it was drawn
+    last_step    int32: number of the update that scored it last, −1 while unscored, −2 where it is not eligible
+    score_count  uint16: how many scores it was given, 65535 and more as 65535
+    mean         float32: mean of the scores given (over about the last 65535)
+    extra        what some histories need beside the score
+    offset       float32: subtracted from each score (the hold-out model's score)
+    """
+
+    def __init__(self, size: int, *, seed: int, eligible: IntArray | None, extra: bool, signed: bool):
+        if size < 1:
+            raise InputError(f"an importance table needs at least one example, got {size}")
+        if size >= 2**31:
+            raise InputError(f"an importance table holds fewer than 2³¹ examples, got {size}")
+        if not 0 <= seed < 2**64:
+            raise InputError(f"seed must be in 0 … 2⁶⁴ − 1, got {seed}")
+        self.size = size
+        self.seed = np.uint64(seed)
+        narrow = extra or signed
+        self.score = np.zeros(size, np.float32 if narrow else np.float64)
+        self.draw_count = np.zeros(size, np.int32)
+        self.last_step = np.full(size, kernels.UNSCORED, np.int32)
+        self.score_count = np.zeros(size, np.uint16)
+        self.mean = np.zeros(size, np.float32)
+        self.extra = np.zeros(size if extra else 0, np.float32)
+        self.offset = np.zeros(size if signed else 0, np.float32)
+        self.words = np.zeros(0, np.uint64)  # bit set of the eligible examples; empty where all are
+        self.before = np.zeros(0, np.int32)
+        self.eligible = size
+        if eligible is not None:
+            self._restrict(np.asarray(eligible))
+
+    def _restrict(self, eligible: NDArray[Any]) -> None:
+        if eligible.ndim != 1 or not np.issubdtype(eligible.dtype, np.integer):
+            raise InputError(f"eligible must be a list of example indices, got {eligible.dtype} {eligible.shape}")
+        if not len(eligible):
+            raise InputError("eligible must name at least one example, got none")
+        if eligible.min() < 0 or eligible.max() >= self.size:
+            raise InputError(
+                f"eligible indices must be in 0 … {self.size - 1}, got {eligible.min()} … {eligible.max()}"
+            )
+        mask = np.zeros(-(-self.size // 512) * 512, bool)
+        mask[eligible] = True
+        self.eligible = int(mask.sum())
+        if self.eligible != len(eligible):
+            raise InputError(f"eligible must not repeat an index, got {len(eligible) - self.eligible} repeated")
+        self.words = np.packbits(mask, bitorder="little").view(np.uint64)
+        counts = mask.reshape(-1, 512).sum(1)
+        self.before = (np.cumsum(counts) - counts).astype(np.int32)
+        self.last_step[~mask[: self.size]] = kernels.INELIGIBLE
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays, bytes."""
+        return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
+
+    def order(self, epoch: int, first: int, count: int) -> IntArray:
+        """[count] int64: places ``first`` … of epoch ``epoch``'s permutation of the eligible examples."""
+        places = np.empty(count, np.int64)
+        kernels.permuted(self.seed, epoch, first, count, self.eligible, places)
+        if len(self.words):
+            kernels.all_nth_eligible(self.words, self.before, places)
+        return places
+
+    def uniform_pairs(self, t: int, n: int, use: int) -> tuple[FloatArray, FloatArray]:
+        """Two [n] float64 in [0, 1) that depend on (seed, t, use) alone."""
+        u, v = np.empty(n), np.empty(n)
+        kernels.uniform_pairs(self.seed, t, use, u, v)
+        return u, v

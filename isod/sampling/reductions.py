@@ -1,0 +1,144 @@
+"""Reductions: score maps → object scores → one score per image (thesis §4.2.4).
+
+Locations are first averaged per object, so that a large object counts no more than a small one; then the objects of an
+image are reduced to one number, the class part and the box part each for itself. Which locations count:
+
+* class part: locations whose class is known (``care``). All background locations of an image together are one more
+  object. An object all of whose locations are don't-care has no class part.
+* box part: locations that an object owns, don't-care objects included. The background has none.
+
+An object with no location that counts is left out; an image with no such object scores 0 in that part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from isod.config import SamplerConfig
+from isod.outcome import Outcome
+from isod.sampling.heuristics import HEURISTICS
+
+LOCATION_SIDE = 8.0  # pixels; side of one location of the stride-8 map (spec §2)
+
+
+@dataclass(frozen=True)
+class ObjectScores:
+    """One part (class or box) of the scores of every object in the batch; the last column is the background."""
+
+    means: Tensor  # [B, M+1] float32; mean of the map over the object's locations that count, 0 where there are none
+    counts: Tensor  # [B, M+1] float32; how many locations those are
+    squares: Tensor  # [B] float32; sum of the squared map over all locations that count
+    scale: Tensor  # [B, M+1] float32; √area of the object in location sides; 1 for the background
+
+    @property
+    def present(self) -> Tensor:
+        """[B, M+1] float32: 1 for the objects that have a location that counts, else 0."""
+        return (self.counts > 0).float()
+
+
+def object_scores(score_map: Tensor, counted: Tensor, object_index: Tensor, object_area: Tensor) -> ObjectScores:
+    """Mean of ``score_map`` [B, h, w] over the ``counted`` [B, h, w] locations of each object and of the background.
+
+    Args:
+        object_index: [B, h, w] int64; owner of the location, −1 for background.
+        object_area: [B, M] float32; pixels².
+    """
+    images, objects = object_area.shape
+    values = torch.where(counted, score_map.float(), 0.0).flatten(1)  # [B, h·w]
+    weights = counted.flatten(1).float()
+    owner = object_index.flatten(1)
+    # Background is summed densely: sending most of the map to one cell would serialise a scatter on a GPU.
+    owned = (owner >= 0).float()
+    column = owner.clamp(min=0)
+    sums = values.new_zeros(images, objects + 1)
+    counts = torch.zeros_like(sums)
+    if objects:
+        sums[:, :objects] = sums[:, :objects].scatter_add(1, column, values * owned)
+        counts[:, :objects] = counts[:, :objects].scatter_add(1, column, weights * owned)
+    sums[:, objects] = (values * (1 - owned)).sum(1)
+    counts[:, objects] = (weights * (1 - owned)).sum(1)
+    scale = torch.cat([object_area.float().sqrt() / LOCATION_SIDE, torch.ones_like(sums[:, :1])], dim=1)
+    return ObjectScores(sums / counts.clamp(min=1), counts, values.square().sum(1), scale)
+
+
+def mean(part: ObjectScores) -> Tensor:
+    """Mean over objects: the thesis's own."""
+    return part.means.sum(1) / part.present.sum(1).clamp(min=1)
+
+
+def total(part: ObjectScores) -> Tensor:
+    """Sum over objects: favours images with many."""
+    return part.means.sum(1)
+
+
+def largest(part: ObjectScores) -> Tensor:
+    """The highest object score."""
+    return part.means.amax(1)
+
+
+def rms(part: ObjectScores) -> Tensor:
+    """Root of the mean of the squared object scores."""
+    return (part.means.square().sum(1) / part.present.sum(1).clamp(min=1)).sqrt()
+
+
+def area_mean(part: ObjectScores) -> Tensor:
+    """Mean over objects of √area · score, √area in location sides: favours images with large, hard objects.
+
+    Scaled and then averaged, as §4.2.4 has it: the weights are not normalised to 1. The background has no box and
+    counts as one location.
+    """
+    return (part.means * part.scale).sum(1) / part.present.sum(1).clamp(min=1)
+
+
+def masked_mean(part: ObjectScores) -> Tensor:
+    """Mean over locations, objects ignored: eq. 4.4 as printed."""
+    return (part.means * part.counts).sum(1) / part.counts.sum(1).clamp(min=1)
+
+
+def norm(part: ObjectScores) -> Tensor:
+    """Root of the sum of squares over locations, divided by their number.
+
+    With the gradient norm per location it is the norm of the gradient of the image's mean loss (Katharopoulos &
+    Fleuret 2018).
+    """
+    return part.squares.sqrt() / part.counts.sum(1).clamp(min=1)
+
+
+REDUCTIONS: dict[str, Callable[[ObjectScores], Tensor]] = {
+    "mean": mean,
+    "sum": total,
+    "max": largest,
+    "rms": rms,
+    "area_mean": area_mean,
+    "masked_mean": masked_mean,
+    "norm": norm,
+}
+
+
+@torch.no_grad()
+def sample_scores(outcome: Outcome, sampler: SamplerConfig) -> Tensor:
+    """Score of every image of the batch: w_cls · class part + w_reg · box part (§4.2.4, §4.3).
+
+    Computed in float32 whatever autocast says, on the outcome's device, with no host synchronisation.
+
+    Returns:
+        [B] float32, ≥ 0. Zeros for a sampler without a heuristic (the baseline).
+    """
+    if sampler.heuristic is None:
+        return torch.zeros(len(outcome.labels), dtype=torch.float32, device=outcome.labels.device)
+    reduce = REDUCTIONS[sampler.reduction]
+    with torch.autocast(outcome.labels.device.type, enabled=False):
+        class_map, box_map = HEURISTICS[sampler.heuristic](outcome)
+        owned = outcome.object_index >= 0
+        scores = torch.zeros(len(outcome.labels), dtype=torch.float32, device=outcome.labels.device)
+        if sampler.class_weight:
+            part = object_scores(class_map, outcome.care, outcome.object_index, outcome.object_area)
+            scores = scores + sampler.class_weight * reduce(part)
+        if sampler.box_weight:
+            part = object_scores(box_map, owned, outcome.object_index, outcome.object_area)
+            scores = scores + sampler.box_weight * reduce(part)
+    return scores

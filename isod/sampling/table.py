@@ -1,0 +1,303 @@
+"""The importance table: one non-negative score per training example, who was drawn when, and how (thesis §4.2).
+
+    table = ImportanceTable(len(dataset), seed=0)
+    draw = table.draw(128)                  # draw.indices, draw.probabilities, draw.weights
+    table.update(draw.indices, losses)
+
+The first epoch is sequential whatever the strategy: it fills the table. It ends when every eligible example was drawn
+once, or already has a score. Draw t takes its random numbers from (seed, t) alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from isod.config import SamplerConfig
+from isod.errors import InputError
+from isod.sampling import kernels
+from isod.sampling.examples import Examples, FloatArray, IntArray
+from isod.sampling.strategies import STRATEGIES, Sequential, Slots
+
+HISTORIES = {
+    "latest": kernels.LATEST,
+    "momentum": kernels.MOMENTUM,
+    "mean": kernels.MEAN,
+    "variance": kernels.VARIANCE,
+    "closeness": kernels.CLOSENESS,
+    "forgetting": kernels.FORGETTING,
+}
+_SAVED = ("score", "draw_count", "last_step", "score_count", "mean", "extra", "offset")  # of Examples
+_TWO_NUMBERS = ("variance", "forgetting")  # histories that keep a second number per example
+
+_FAULTS = {
+    1: "index {index} at position {position} is outside 0 … {last}",
+    2: "example {index} at position {position} is not eligible: it may neither be drawn nor scored",
+    3: "the score of example {index} at position {position} is {score}: scores must be finite",
+    4: "the score of example {index} at position {position} is {score}: scores must be ≥ 0",
+}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One batch of indices, with what is known about it at draw time."""
+
+    indices: IntArray  # [n] int64; the same example may come several times
+    probabilities: FloatArray  # [n] float64; of each index at this draw, given the table's version
+    weights: FloatArray  # [n] float64; for the examples' losses: ones unless the sampler says otherwise
+    step: int  # t: how many draws came before
+    version: int  # how many updates the table had seen
+
+
+class ImportanceTable:
+    """Scores of ``num_examples`` examples and the draws from them.
+
+    Args:
+        num_examples: N; indices are 0 … N − 1.
+        seed: of every random number, together with the number of the draw.
+        sampler: strategy, smoothing, floor and so on; proportional with the thesis's smoothing by default.
+        eligible: [M] indices of the examples that may be drawn, each once; all by default.
+        settings: fields of ``sampler`` to change, for example ``floor=0.1``.
+    """
+
+    def __init__(
+        self,
+        num_examples: int,
+        *,
+        seed: int,
+        sampler: SamplerConfig | None = None,
+        eligible: ArrayLike | None = None,
+        **settings: Any,
+    ):
+        config = replace(sampler or SamplerConfig(name="proportional"), **settings)
+        if config.strategy not in STRATEGIES:
+            raise InputError(f"unknown strategy {config.strategy!r}; choose one of {sorted(STRATEGIES)}")
+        if config.history not in HISTORIES:
+            raise InputError(f"unknown history {config.history!r}; choose one of {sorted(HISTORIES)}")
+        self.config = config
+        self.num_examples = num_examples
+        self.version = 0  # updates applied
+        self.draws = 0  # draws made: the number t of the next one
+        self.examples = Examples(
+            num_examples,
+            seed=seed,
+            eligible=None if eligible is None else np.asarray(eligible),
+            extra=config.history in _TWO_NUMBERS,
+            signed=config.holdout,
+        )
+        self._history = HISTORIES[config.history]
+        self._first = Sequential(self.examples, config)  # the first epoch, whatever the strategy
+        self._strategy = (
+            self._first if config.strategy == "sequential" else STRATEGIES[config.strategy](self.examples, config)
+        )
+        self._unscored = self.examples.eligible
+        self._previous = np.zeros(0, np.int64)  # indices of the last draw
+
+    # --- drawing -----------------------------------------------------------------------------------------------------
+
+    def draw(self, n: int) -> Draw:
+        """The next batch: ``n`` indices, with their probabilities and weights.
+
+        Raises:
+            InputError: n < 1; or n > M, if the strategy draws without replacement.
+        """
+        if n < 1:
+            raise InputError(f"a draw must hold at least one example, got {n}")
+        t = self.draws
+        left = self._left_of_first_epoch()
+        if self._strategy is self._first or n <= left:
+            slots = self._first.draw(t, n, 0, self._previous)
+        elif left:  # the last batch of the first epoch runs on under the strategy
+            head = self._first.draw(t, left, 0, self._previous)
+            slots = _joined(head, self._strategy.draw(t, n - left, left, self._previous))
+        else:
+            slots = self._strategy.draw(t, n, 0, self._previous)
+        self.draws += 1
+        self._previous = slots.indices
+        kernels.count_draws(slots.indices, self.examples.draw_count)
+        return Draw(slots.indices, slots.probabilities, self._weights(slots), t, self.version)
+
+    def _left_of_first_epoch(self) -> int:
+        """How many examples the first epoch still has to draw; 0 once every example has a score."""
+        if not self._unscored:
+            return 0
+        return max(self.examples.eligible - self._first.position, 0)
+
+    def _weights(self, slots: Slots) -> FloatArray:
+        """(1/(N·p))^exponent: with exponent 1 the weighted mean over the batch estimates the mean over all examples."""
+        weights = np.ones(len(slots.indices)) if slots.weights is None else slots.weights
+        if self.config.weight_exponent:
+            weights = weights * (self.examples.eligible * slots.probabilities) ** -self.config.weight_exponent
+        return weights
+
+    def probabilities(self, indices: ArrayLike | None = None) -> FloatArray:
+        """[n] float64: probability of each example at a draw by the strategy from the present scores; sums to 1.
+
+        O(N) without ``indices``. Rejection's is that of its target q (see strategies).
+        """
+        which = np.arange(self.num_examples) if indices is None else np.asarray(indices, np.int64)
+        return self._strategy.probabilities(which)
+
+    # --- scores ------------------------------------------------------------------------------------------------------
+
+    def update(self, indices: ArrayLike, scores: ArrayLike) -> None:
+        """Give the examples new scores. Of duplicate indices the last wins; every one counts in the mean importance.
+
+        Args:
+            indices: [n] integers, eligible examples, drawn or not.
+            scores: [n] numbers, finite and ≥ 0, float64, float32 or a torch tensor on the CPU.
+
+        Raises:
+            InputError: one of these does not hold, or n = 0; the table is unchanged.
+        """
+        index, score = self.checked(indices, scores)
+        e = self.examples
+        if self._unscored:
+            fresh = index[e.last_step[index] == kernels.UNSCORED]
+            self._unscored -= len(np.unique(fresh))
+        kernels.apply_scores(
+            self._history, self.config.momentum, index, score, self.version, e.score, e.last_step, e.score_count,
+            e.mean, e.extra, e.offset, getattr(self._strategy, "key_counts", _NO_KEYS),
+        )  # fmt: skip
+        self.version += 1
+        self._strategy.changed(index)
+
+    def checked(self, indices: ArrayLike, scores: ArrayLike) -> tuple[IntArray, FloatArray]:
+        """The pair as arrays that ``update`` will accept; raises as ``update`` does."""
+        index, score = np.asarray(indices), np.asarray(scores)
+        if index.ndim != 1 or score.ndim != 1 or len(index) != len(score):
+            raise InputError(
+                f"an update needs as many scores as indices, one-dimensional, got {index.shape} and {score.shape}"
+            )
+        if not len(index):
+            raise InputError("an update needs at least one example, got none")
+        if index.dtype.kind not in "iu" or score.dtype.kind not in "fiu":
+            raise InputError(f"indices must be integers and scores real numbers, got {index.dtype} and {score.dtype}")
+        index, score = index.astype(np.int64, copy=False), score.astype(np.float64, copy=False)
+        code, at = kernels.first_fault(index, score, self.examples.last_step)
+        if code:
+            raise InputError(
+                _FAULTS[code].format(index=index[at], position=at, score=score[at], last=self.num_examples - 1)
+            )
+        return index, score
+
+    # --- statistics --------------------------------------------------------------------------------------------------
+
+    @property
+    def scores(self) -> NDArray[Any]:
+        """[N] importance of each example at present; 0 where it has no score yet. Read-only."""
+        return _read_only(self.examples.score)
+
+    @property
+    def draw_count(self) -> NDArray[np.int32]:
+        """[N] how often each example was drawn. Read-only."""
+        return _read_only(self.examples.draw_count)
+
+    @property
+    def last_step(self) -> NDArray[np.int32]:
+        """[N] number of the update (0, 1, …) that scored the example last; −1: none yet, −2: not eligible."""
+        return _read_only(self.examples.last_step)
+
+    @property
+    def mean_importance(self) -> NDArray[np.float32]:
+        """[N] mean of all scores that the example was given; 0 where there were none. Read-only."""
+        return _read_only(self.examples.mean)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all per-example arrays and of what the strategy keeps on top of them, bytes."""
+        return self.examples.nbytes + self._strategy.nbytes
+
+    def effective_sample_size(self) -> float:
+        """(Σw)²/(N·Σw²) over the eligible examples, in (0, 1]; 1 while all are 0, as drawing is then uniform.
+
+        w are the scores; for a strategy that reshapes them (RHO's shift, ranks) what it makes of them, before
+        smoothing and floor. One pass over the table.
+        """
+        weights = self._strategy.importance() if hasattr(self._strategy, "importance") else self.examples.score
+        total = float(weights.sum(dtype=np.float64))
+        if total <= 0:
+            return 1.0
+        return total**2 / (self.examples.eligible * float(np.square(weights, dtype=np.float64).sum()))
+
+    # --- state -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later draws depend on, as torch tensors and plain numbers (loads with weights_only=True)."""
+        import torch  # only here: the table itself starts without torch
+
+        arrays = {name: getattr(self.examples, name) for name in _SAVED} | {"previous": self._previous}
+        strategy = {
+            key: torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
+            for key, value in self._strategy.state_dict().items()
+        }
+        return {
+            "num_examples": self.num_examples,
+            "seed": int(self.examples.seed),
+            "sampler": self._signature(),
+            "version": self.version,
+            "draws": self.draws,
+            "position": self._first.position,
+            "strategy": strategy,
+            **{name: torch.from_numpy(value.copy()) for name, value in arrays.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken.
+
+        Raises:
+            InputError: the state is of another table (number of examples, seed, sampler); nothing is changed.
+        """
+        mine = {"num_examples": self.num_examples, "seed": int(self.examples.seed), "sampler": self._signature()}
+        for name, value in mine.items():
+            if state[name] != value:
+                raise InputError(f"the saved table has {name} {state[name]!r}, this one {value!r}")
+        e = self.examples
+        arrays = {name: np.asarray(state[name]) for name in _SAVED}  # fmt: skip
+        if not np.array_equal(arrays["last_step"] == kernels.INELIGIBLE, e.last_step == kernels.INELIGIBLE):
+            raise InputError("the saved table has other eligible examples than this one")
+        for name, value in arrays.items():
+            getattr(e, name)[:] = value
+        self._previous = np.array(state["previous"], np.int64)
+        self.version, self.draws = int(state["version"]), int(state["draws"])
+        self._first.position = int(state["position"])
+        self._unscored = int((e.last_step == kernels.UNSCORED).sum())
+        self._strategy.load_state_dict({key: _numpy(value) for key, value in state["strategy"].items()})
+        self._strategy.rebuild()
+
+    def _signature(self) -> dict[str, Any]:
+        """The settings that decide what is drawn."""
+        names = ("strategy", "smoothing", "floor", "history", "momentum", "weight_exponent", "holdout")
+        return {name: getattr(self.config, name) for name in names}
+
+
+def table_for(
+    sampler: SamplerConfig, num_examples: int, *, seed: int, eligible: ArrayLike | None = None
+) -> ImportanceTable:
+    """The importance table that a named sampler draws from."""
+    return ImportanceTable(num_examples, seed=seed, sampler=sampler, eligible=eligible)
+
+
+_NO_KEYS = np.zeros(0, np.int32)
+
+
+def _joined(head: Slots, tail: Slots) -> Slots:
+    weights = None
+    if tail.weights is not None:
+        weights = np.concatenate([np.ones(len(head.indices)), tail.weights])
+    return Slots(
+        np.concatenate([head.indices, tail.indices]), np.concatenate([head.probabilities, tail.probabilities]), weights
+    )
+
+
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _numpy(value: Any) -> Any:
+    return value.numpy() if hasattr(value, "numpy") else value
