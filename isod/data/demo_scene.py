@@ -35,14 +35,14 @@ class DemoSettings:
 
     vehicle_frames: float = 0.8  # share of frames with vehicles in the far region
     vehicles: tuple[int, int] = (1, 3)  # how many there, smallest and largest
-    vehicle_width: tuple[int, int] = (50, 240)  # pixels
+    vehicle_width: tuple[int, int] = (36, 240)  # pixels
     occluded: float = 0.25  # share of vehicles with something in front of them
 
     rare_frames_train: float = 0.05  # share of training frames with objects of the rare classes
     rare_frames_val: float = 0.5  # and of validation frames
     rare_objects: tuple[int, int] = (2, 5)  # how many in such a frame
     rare_shares: tuple[float, float, float] = (0.45, 0.35, 0.2)  # Pedestrian, VulnerableVehicle, Animal among them
-    rare_size: tuple[int, int] = (44, 100)  # pixels, each side
+    rare_size: tuple[int, int] = (34, 96)  # pixels, each side
     rare_contrast: float = 34.0  # amplitude of the stripes, grey levels
     rare_offset: float = -16.0  # how much darker than what is behind, grey levels
     rare_period: tuple[float, float] = (22.0, 36.0)  # of the stripes, pixels

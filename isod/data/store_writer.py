@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.fs
 
 from isod.data.dataset import Objects, Split
 from isod.data.store import SCHEMA, filesystem, import_lance
@@ -63,7 +64,7 @@ def commit(uri: str, split: Split, fragments: Sequence[str]) -> None:
     lance.LanceDataset.commit(_dataset_uri(uri, split), lance.LanceOperation.Overwrite(SCHEMA, described))
     files, path = filesystem(_dataset_uri(uri, split))
     named = {file["path"] for text in fragments for file in json.loads(text)["files"]}
-    selector = pa.fs.FileSelector(f"{path}/data", allow_not_found=True)
+    selector = pyarrow.fs.FileSelector(f"{path}/data", allow_not_found=True)
     for info in files.get_file_info(selector):
         if info.base_name not in named:
             files.delete_file(info.path)

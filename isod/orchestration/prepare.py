@@ -1,0 +1,357 @@
+"""The prepare job: every frame of a dataset becomes a row of the crop store, on all cores, through Ray Data.
+
+The frames are dealt into chunks. A worker turns a chunk into one uncommitted Lance fragment and then writes a journal
+entry under STORE/_prepare; a later call with the same settings skips the chunks that have one. When all have, each
+split is committed in chunk order, store.json is written, and the journal goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import pickle
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.fs
+import ray
+import rich.console
+import rich.progress
+
+from isod.data.crops import PrepareSettings, make_row
+from isod.data.dataset import SPLITS, FrameRef, Reader, Split
+from isod.data.options import reader_from, settings_from
+from isod.data.region import FAR, SIZES, size_index
+from isod.data.store import META_FILE, CropStore, StoreMeta, filesystem, read_text, write_text
+from isod.data.store_writer import Row, commit, disk_full_is_bad_input, write_fragment
+from isod.data.zod import ZodReader
+from isod.errors import InputError
+from isod.orchestration.cluster import connect
+
+JOURNAL = "_prepare"
+JOB_FILE = f"{JOURNAL}/job.json"
+LISTED = 20  # lost frames that a report names; store.json has them all
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive frames of a split: one unit of work, one fragment, one journal entry."""
+
+    split: Split
+    number: int
+    start: int  # index of the first frame
+    frames: Sequence[FrameRef]
+
+    @property
+    def entry(self) -> str:
+        """Its journal entry's name."""
+        return f"{JOURNAL}/{self.split}-{self.number:06d}.json"
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """What the journal keeps of a chunk."""
+
+    fragment: str  # Lance's description, JSON
+    lost: dict[int, str]  # index → reason
+    counts: dict[str, dict[str, int]]  # class name or "dont_care" → size → objects
+    size: tuple[int, int]  # largest (height, width) of its crops, pixels
+
+    @classmethod
+    def from_json(cls, text: str) -> ChunkResult:
+        fields = json.loads(text)
+        lost = {int(index): reason for index, reason in fields["lost"].items()}
+        return cls(fields["fragment"], lost, fields["counts"], (fields["size"][0], fields["size"][1]))
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What a call to ``prepare`` did; printed, it is the count table and the lost frames."""
+
+    store: str
+    meta: StoreMeta
+    seconds: float
+    resumed: int  # chunks that an interrupted call had finished
+    complete_before: bool  # nothing was left to do
+
+    def __str__(self) -> str:
+        lines = [format_counts(self.meta), "", *_lost_lines(self.meta)]
+        height, width = self.meta.crop_size
+        rows = " + ".join(f"{self.meta.rows[split]} {split}" for split in SPLITS)
+        if self.complete_before:
+            lines.append(f"{self.store} is complete already: {rows} crops of {width}×{height}")
+        else:
+            again = f", {self.resumed} chunks of an interrupted call kept" if self.resumed else ""
+            lines.append(f"{self.store}: {rows} crops of {width}×{height} in {self.seconds:.0f} s{again}")
+        return "\n".join(lines)
+
+
+def prepare(
+    reader: Reader,
+    store_uri: str | os.PathLike[str],
+    settings: PrepareSettings | None = None,
+    *,
+    address: str | None = None,
+    progress: bool = True,
+) -> PrepareReport:
+    """Make the crop store of a dataset, or go on where an interrupted call stopped.
+
+    Starts Ray on this machine if it does not run in this process yet. A frame that cannot be read becomes a lost row;
+    nothing else is lost with it.
+
+    Args:
+        address: of a Ray cluster; its machines must all see the dataset and the store under the same names.
+        progress: show a progress bar.
+    Raises:
+        InputError: the store exists, finished or not, with other settings; the folder holds something else; no frame
+            of a split can be read; the disk is full (finished chunks are kept).
+    """
+    began = time.monotonic()
+    uri = os.fspath(store_uri).rstrip("/")
+    uri = uri if "://" in uri else os.path.abspath(uri)
+    settings = settings or PrepareSettings()
+    frames = {split: reader.frames(split) for split in SPLITS}
+    job = {"source": reader.source, "dataset": reader.settings, "classes": list(reader.class_names),
+           **settings.to_dict()}  # fmt: skip
+    if read_text(uri, META_FILE) is not None:
+        meta = CropStore.open(uri).meta
+        _require_same(job, meta.settings, f"{uri} holds a finished crop store")
+        return PrepareReport(uri, meta, 0.0, 0, complete_before=True)
+
+    with _bad_address_is_bad_input(uri), disk_full_is_bad_input(uri):
+        chunks = _begin(uri, job, frames, settings.chunk_frames)
+        done = _finished(uri, chunks)
+        todo = [chunk for chunk in chunks if chunk.entry not in done]
+        if todo:
+            connect(address)
+            with _progress_bar(progress, sum(map(len, frames.values()))) as advance:
+                advance(sum(len(chunk.frames) for chunk in chunks if chunk.entry in done))
+                _run(uri, todo, reader.class_names, settings, advance)
+        meta = _finish(uri, chunks, reader, job)
+    return PrepareReport(uri, meta, time.monotonic() - began, len(done), complete_before=False)
+
+
+def prepare_demo(root: str | os.PathLike[str], store_uri: str, *, resize: tuple[int, int] | None) -> PrepareReport:
+    """Prepare demo data as ``isod prepare zod ROOT STORE --version mini`` does. ``resize`` is (width, height)."""
+    return prepare(ZodReader(root, "mini"), store_uri, PrepareSettings(roi=FAR, resize=resize))
+
+
+def prepare_command(options: argparse.Namespace) -> str:
+    """Carry out ``isod prepare``; what it prints at the end."""
+    report = prepare(reader_from(options), options.store, settings_from(options), address=options.address)
+    return str(report)
+
+
+def _begin(
+    uri: str, job: dict[str, Any], frames: dict[Split, Sequence[FrameRef]], chunk_frames: int | None
+) -> list[Chunk]:
+    """Claim the folder for this job, or take up its journal; the job's chunks."""
+    written = read_text(uri, JOB_FILE)
+    if written is None:
+        files, path = filesystem(uri)
+        if files.get_file_info(path).type == pyarrow.fs.FileType.File:
+            raise InputError(f"{uri} is a file: a crop store needs a folder of its own")
+        found = files.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True))
+        if any(info.base_name != JOURNAL for info in found):
+            raise InputError(f"{uri} is not empty and holds no crop store: choose a new folder")
+        size = chunk_frames or _chunk_size(sum(map(len, frames.values())))
+        write_text(uri, JOB_FILE, json.dumps({"chunk_frames": size, "job": job}, indent=1))
+    else:
+        begun = json.loads(written)
+        _require_same(job, begun["job"], f"{uri} holds an unfinished crop store")
+        size = begun["chunk_frames"]
+    return [
+        Chunk(split, number, start, frames[split][start : start + size])
+        for split in SPLITS
+        for number, start in enumerate(range(0, len(frames[split]), size))
+    ]
+
+
+def _chunk_size(frames: int) -> int:
+    """Few enough fragments to read from (at most about 400), small enough chunks for all cores and little lost work."""
+    return min(max(frames // 400, 16), 256)
+
+
+def _require_same(job: dict[str, Any], before: dict[str, Any], what: str) -> None:
+    job = json.loads(json.dumps(job))
+    different = sorted(key for key in job.keys() | before.keys() if job.get(key) != before.get(key))
+    if different:
+        changes = "; ".join(f"{key} was {before.get(key)} and is now {job.get(key)}" for key in different)
+        raise InputError(f"{what} of other settings or data ({changes}): use the same settings, or another folder")
+
+
+def _finished(uri: str, chunks: Sequence[Chunk]) -> dict[str, ChunkResult]:
+    """Journal entry → result, of the chunks that are done."""
+    files, path = filesystem(uri)
+    found = {info.base_name for info in files.get_file_info(pyarrow.fs.FileSelector(f"{path}/{JOURNAL}"))}
+    done = {}
+    for chunk in chunks:
+        if os.path.basename(chunk.entry) in found:
+            text = read_text(uri, chunk.entry)
+            assert text is not None, f"{chunk.entry} was listed a moment ago"
+            done[chunk.entry] = ChunkResult.from_json(text)
+    return done
+
+
+def _run(
+    uri: str, chunks: Sequence[Chunk], class_names: Sequence[str], settings: PrepareSettings, advance: Any
+) -> None:
+    """Work the chunks off, in any order."""
+
+    def work(batch: dict[str, Any]) -> dict[str, Any]:
+        chunk = pickle.loads(batch["chunk"][0])  # our own, from the driver
+        try:
+            with disk_full_is_bad_input(uri):
+                make_chunk(uri, chunk, class_names, settings)
+        except InputError as error:
+            return {"frames": np.array([0]), "failure": np.array([str(error)])}
+        return {"frames": np.array([len(chunk.frames)]), "failure": np.array([""])}
+
+    with _quiet_ray_data():
+        items = [{"chunk": pickle.dumps(chunk)} for chunk in chunks]
+        results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(work, batch_size=1)  # type: ignore[arg-type]
+        for row in results.iter_rows():
+            if row["failure"]:
+                raise InputError(row["failure"])
+            advance(row["frames"])
+
+
+def make_chunk(uri: str, chunk: Chunk, class_names: Sequence[str], settings: PrepareSettings) -> None:
+    """Turn a chunk into a fragment, then write its journal entry."""
+    rows = [make_row(ref, chunk.start + place, settings) for place, ref in enumerate(chunk.frames)]
+    result = ChunkResult(
+        fragment=write_fragment(uri, chunk.split, rows),
+        lost={row.index: row.error for row in rows if row.error is not None},
+        counts=_count(rows, class_names),
+        size=(max(row.size[0] for row in rows), max(row.size[1] for row in rows)),
+    )
+    write_text(uri, chunk.entry, json.dumps(asdict(result)))
+
+
+def _count(rows: Sequence[Row], class_names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Objects by class and size; the size is the share of the object's own crop."""
+    names = ("dont_care", *class_names)  # by label
+    table = np.zeros((len(names), len(SIZES)), dtype=np.int64)  # [1 + C, 3]
+    for row in rows:
+        if len(row.objects):
+            np.add.at(table, (row.objects.labels, size_index(row.objects.boxes, row.size)), 1)
+    return {name: dict(zip(SIZES, line, strict=True)) for name, line in zip(names, table.tolist(), strict=True)}
+
+
+def _finish(uri: str, chunks: Sequence[Chunk], reader: Reader, job: dict[str, Any]) -> StoreMeta:
+    """Commit the splits, write store.json, remove the journal."""
+    done = _finished(uri, chunks)
+    assert len(done) == len(chunks), "every chunk has a journal entry now"
+    files, path = filesystem(uri)
+    results = {split: [done[chunk.entry] for chunk in chunks if chunk.split == split] for split in SPLITS}
+    rows: dict[str, int] = {
+        split: sum(len(chunk.frames) for chunk in chunks if chunk.split == split) for split in SPLITS
+    }
+    lost: dict[str, dict[int, str]] = {}
+    for split in SPLITS:
+        lost[split] = {index: reason for result in results[split] for index, reason in result.lost.items()}
+        if len(lost[split]) == rows[split]:
+            # Nothing worth keeping: with the journal gone, the same command can be run again once that is repaired.
+            files.delete_dir(f"{path}/{JOURNAL}")
+            for other in SPLITS:
+                if files.get_file_info(f"{path}/{other}.lance").type == pyarrow.fs.FileType.Directory:
+                    files.delete_dir(f"{path}/{other}.lance")
+            first = next(iter(lost[split].values()), "it has no frames")
+            raise InputError(f"none of the {rows[split]} frames of split {split!r} can be read; the first one: {first}")
+    sizes = [result.size for split in SPLITS for result in results[split]]
+    meta = StoreMeta(
+        class_names=reader.class_names,
+        crop_size=(max(size[0] for size in sizes), max(size[1] for size in sizes)),
+        source=reader.source,
+        demo=reader.demo,
+        settings=json.loads(json.dumps(job)),
+        rows=rows,
+        lost=lost,
+        counts={split: _sum_counts([result.counts for result in results[split]]) for split in SPLITS},
+    )
+    for split in SPLITS:
+        commit(uri, split, [result.fragment for result in results[split]])
+    write_text(uri, META_FILE, meta.to_json())
+    files.delete_dir(f"{path}/{JOURNAL}")
+    return meta
+
+
+def _sum_counts(parts: Sequence[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:
+    return {
+        name: {size: sum(part[name][size] for part in parts) for size in SIZES} for name in (parts[0] if parts else {})
+    }
+
+
+def format_counts(meta: StoreMeta) -> str:
+    """Objects per class and size as in the thesis's Table 4.2, "train (val)": for holding one against the other."""
+    header = ["", *(size.capitalize() for size in reversed(SIZES))]
+    table = [header]
+    for name in (*meta.class_names, "dont_care"):
+        cells = [" ".join((str(meta.counts["train"][name][size]), f"({meta.counts['val'][name][size]})"))
+                 for size in reversed(SIZES)]  # fmt: skip
+        table.append(["Don't care" if name == "dont_care" else name, *cells])
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+             for row in table]  # fmt: skip
+    title = "Objects by class and size, train (val); small < 0.33 % ≤ medium ≤ 3 % < large of the crop's area"
+    if meta.demo:
+        title += "\nDEMO DATA: a synthetic stand-in, not ZOD"
+    return "\n".join([title, *lines])
+
+
+def _lost_lines(meta: StoreMeta) -> list[str]:
+    total = sum(map(len, meta.lost.values()))
+    if not total:
+        return ["every frame was read"]
+    shown = [(split, index, reason) for split in SPLITS for index, reason in meta.lost[split].items()][:LISTED]
+    lines = [f"{total} frames could not be read; they keep their index and are never drawn:"]
+    lines += [f"  {split} {index}: {reason}" for split, index, reason in shown]
+    if total > LISTED:
+        lines.append(f"  … and {total - LISTED} more, all in {META_FILE}")
+    return lines
+
+
+@contextmanager
+def _bad_address_is_bad_input(uri: str) -> Iterator[None]:
+    """A folder that cannot be written to is the user's to mend."""
+    try:
+        yield
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise InputError(f"cannot write to {uri}: {error.strerror or error}") from None
+
+
+@contextmanager
+def _quiet_ray_data() -> Iterator[None]:
+    """Ray Data's own bars and news off, as there is one bar already; its errors still come through."""
+    context, logger = ray.data.DataContext.get_current(), logging.getLogger("ray.data")
+    bars, level = context.enable_progress_bars, logger.level
+    context.enable_progress_bars = False
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        context.enable_progress_bars = bars
+        logger.setLevel(level)
+
+
+@contextmanager
+def _progress_bar(shown: bool, frames: int) -> Iterator[Any]:
+    """One bar for the whole job; yields a function that is told how many more frames are done."""
+    columns = (
+        rich.progress.TextColumn("preparing"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("frames"),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn("left"),
+        rich.progress.TimeRemainingColumn(),
+    )
+    with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task("", total=frames)
+        yield lambda count: bar.advance(task, count)
