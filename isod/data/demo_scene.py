@@ -135,7 +135,7 @@ def _is_rare_frame(settings: DemoSettings, seed: int, i: int, split: Split) -> b
     share = settings.rare_frames_val if split == "val" else settings.rare_frames_train
     block_rng = np.random.default_rng((seed, 1 if split == "val" else 0, place // 20, 20))
     order = block_rng.permutation(20)
-    return bool(order[place % 20] < share * 20 + block_rng.random() - 0.5)
+    return bool(order[place % 20] < int(share * 20 + block_rng.random()))
 
 
 def _background(settings: DemoSettings, rng: np.random.Generator) -> np.ndarray:

@@ -1,0 +1,47 @@
+"""Fixtures that start something expensive once per session."""
+
+import os
+
+import pytest
+
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@pytest.fixture(scope="session")
+def ray_local():
+    """Ray on this machine with two CPUs, loopback only, shared by every test that needs it."""
+    import ray
+
+    started_here = not ray.is_initialized()
+    if started_here:
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            _node_ip_address="127.0.0.1",
+        )
+    yield ray
+    if started_here:
+        ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def demo_root(tmp_path_factory):
+    """Demo data in ZOD's layout: 64 training and 16 validation frames."""
+    from isod.data.demo import write_demo
+
+    root = tmp_path_factory.mktemp("demo") / "zod"
+    write_demo(root, frames=80, seed=0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_store(ray_local, demo_root, tmp_path_factory):
+    """Path of a crop store made of ``demo_root``: 64 train and 16 val crops of 160×48."""
+    from isod.orchestration.prepare import prepare_demo
+
+    store = str(tmp_path_factory.mktemp("store") / "demo")
+    prepare_demo(demo_root, store, resize=(160, 48))
+    return store
