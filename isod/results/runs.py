@@ -1,0 +1,269 @@
+"""MLflow runs → pandas: one sweep of one experiment, its finished runs and their curves.
+
+A sweep is a parent run tagged ``isod.sweep``; its trials are child runs with parameters ``sampler``, ``seed`` and
+``store`` and metrics at step = iteration. Nothing but MLflow is read, from a database file or from a server.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from isod.config import SAMPLERS
+from isod.errors import InputError
+
+BASELINE = "baseline"
+HEADLINE = "mAP"  # every finished run has this curve; its steps are the run's validation grid
+SWEEP_TAG, PARENT_TAG = "isod.sweep", "mlflow.parentRunId"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The finished runs of one sweep, comparable with one another: same store, same validation grid."""
+
+    tracking_uri: str
+    experiment: str
+    sweep_id: str  # run id of the parent
+    sweep: str  # its isod.sweep tag
+    tags: dict[str, str]  # of the parent, and isod.commit of the runs
+    runs: (
+        pd.DataFrame
+    )  # index run_id; sampler, seed (int), start (UTC), and every parameter as text under params.<name>
+    curves: pd.DataFrame  # sampler, seed, metric, step, value; one row per logged value
+    left_out: pd.DataFrame  # run_id, sampler, seed, status, reason: runs of the sweep that do not enter
+
+    @property
+    def samplers(self) -> list[str]:
+        """Samplers that have finished runs: the baseline first, then the named ones in their order, then others."""
+        known = list(SAMPLERS)
+        present = set(self.runs["sampler"])
+        return sorted(present, key=lambda s: (s != BASELINE, known.index(s) if s in known else len(known), s))
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether the runs trained on demo data, which every result must then say."""
+        return self.tags.get("isod.demo") == "true"
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics that any finished run has."""
+        return sorted(self.curves["metric"].unique())
+
+    @property
+    def class_names(self) -> list[str]:
+        """Classes with ground truth in the validation set, most objects first."""
+        counts = {m.removeprefix("GT/"): self.last(m) for m in self.metrics if m.startswith("GT/")}
+        return sorted((c for c, count in counts.items() if count > 0), key=lambda c: (-counts[c], c))
+
+    def curve(self, metric: str, sampler: str) -> pd.DataFrame:
+        """[iteration × seed] values of a metric; no columns if the sampler never logged it."""
+        rows = self.curves[(self.curves["metric"] == metric) & (self.curves["sampler"] == sampler)]
+        return rows.pivot(index="step", columns="seed", values="value").sort_index()
+
+    def mean_curve(self, metric: str, sampler: str) -> pd.Series:
+        """Mean over seeds, by iteration; NaN where a seed has no value."""
+        return self.curve(metric, sampler).mean(axis=1, skipna=False)
+
+    def last(self, metric: str) -> float:
+        """The last logged value of a metric that all runs share, such as a count of ground truth; NaN if absent."""
+        rows = self.curves[self.curves["metric"] == metric]
+        return float(rows["value"].iloc[int(rows["step"].argmax())]) if len(rows) else float("nan")
+
+
+def load_runs(tracking_uri: str, experiment: str, sweep: str | None = None) -> Runs:
+    """Read one sweep from MLflow.
+
+    Only FINISHED runs enter; failed, killed and running ones are listed in ``left_out``, and so is a run that was
+    repeated later with the same sampler and seed.
+
+    Args:
+        tracking_uri: as MLflow takes it, e.g. ``sqlite:////path/mlflow.db`` or ``http://host:5000``.
+        experiment: its name.
+        sweep: run id of the parent to read; None for the one that was started last.
+    Raises:
+        InputError: store unreadable or unreachable, no such experiment or sweep, no finished run, or runs that cannot
+            be compared: different stores, or validations at different iterations.
+    """
+    client = _connect(tracking_uri)
+    with _explained(tracking_uri):
+        found = client.get_experiment_by_name(experiment)
+        if found is None or found.lifecycle_stage != "active":
+            names = ", ".join(sorted(e.name for e in client.search_experiments())) or "none"
+            raise InputError(f"{tracking_uri} has no experiment {experiment!r}; it has: {names}")
+        every_run = _search(client, found.experiment_id)
+        parent = _choose_sweep(every_run, experiment, sweep)
+        children = [r for r in every_run if r.data.tags.get(PARENT_TAG) == parent.info.run_id]
+        table, left_out = _tabulate(children)
+        name = parent.data.tags.get(SWEEP_TAG, parent.info.run_name or parent.info.run_id)
+        if table.empty:
+            states = Counter(left_out["status"].str.lower())
+            listed = ", ".join(f"{n} {status}" for status, n in states.items()) or "none started"
+            raise InputError(f"sweep {name!r} of experiment {experiment!r} has no finished run ({listed})")
+        _require_one_store(table, name)
+        curves = _read_curves(client, table, {r.info.run_id: r for r in children})
+    without = table.index[~table.index.isin(curves.loc[curves["metric"] == HEADLINE, "run_id"])]
+    if len(without):
+        reasons = table.loc[without, ["sampler", "seed"]].assign(status="FINISHED", reason=f"logged no {HEADLINE}")
+        left_out = pd.concat([left_out, reasons.rename_axis("run_id").reset_index()], ignore_index=True)
+        table, curves = table.drop(without), curves[~curves["run_id"].isin(without)]
+        if table.empty:
+            raise InputError(f"no finished run of sweep {name!r} logged {HEADLINE}, so there is nothing to compare")
+    _require_one_grid(curves)
+    commits = sorted({r.data.tags["isod.commit"] for r in children if "isod.commit" in r.data.tags})
+    return Runs(
+        tracking_uri=tracking_uri,
+        experiment=experiment,
+        sweep_id=parent.info.run_id,
+        sweep=name,
+        tags={**parent.data.tags, **({"isod.commit": ", ".join(commits)} if commits else {})},
+        runs=table,
+        curves=curves.drop(columns="run_id").reset_index(drop=True),
+        left_out=left_out,
+    )
+
+
+def _connect(tracking_uri: str) -> MlflowClient:
+    """A client that creates nothing: MLflow itself would make an empty database of a mistyped path."""
+    if tracking_uri.startswith("sqlite:"):
+        try:
+            path = make_url(tracking_uri).database
+        except ArgumentError:
+            path = None
+        if not path or not Path(path).is_file():
+            raise InputError(f"there is no MLflow database at {tracking_uri}")
+    elif "://" not in tracking_uri:
+        raise InputError(
+            f"a tracking URI starts with sqlite:/// or http://, got {tracking_uri!r}"
+            + (
+                f"; for the database in that folder: sqlite:///{tracking_uri.rstrip('/')}/mlflow.db"
+                * bool(tracking_uri)
+            )
+        )
+    with _explained(tracking_uri):
+        return MlflowClient(tracking_uri)
+
+
+@contextmanager
+def _explained(tracking_uri: str) -> Iterator[None]:
+    """Turn MLflow's and the database's errors into one sentence, and give an absent server seconds, not minutes."""
+    patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+    ours = {k: v for k, v in patience.items() if k not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        verb = "reach" if tracking_uri.startswith("http") else "read"
+        raise InputError(f"cannot {verb} the MLflow store {tracking_uri}: {_shortened(reason)}") from error
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+
+
+def _shortened(text: str, limit: int = 200) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _search(client: MlflowClient, experiment_id: str) -> list[Run]:
+    """Every run of the experiment, the one that started last first."""
+    runs: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], order_by=["attributes.start_time DESC"], page_token=token)
+        runs.extend(page)
+        token = page.token
+        if not token:
+            return runs
+
+
+def _choose_sweep(runs: list[Run], experiment: str, sweep: str | None) -> Run:
+    parents = [r for r in runs if SWEEP_TAG in r.data.tags and PARENT_TAG not in r.data.tags]
+    if not parents:
+        raise InputError(
+            f"experiment {experiment!r} holds no sweep: none of its {len(runs)} runs is tagged {SWEEP_TAG}"
+        )
+    if sweep is None:
+        return parents[0]
+    for parent in parents:
+        if parent.info.run_id == sweep:
+            return parent
+    listed = ", ".join(f"{p.info.run_id} ({p.data.tags[SWEEP_TAG]})" for p in parents)
+    raise InputError(f"experiment {experiment!r} has no sweep {sweep!r}; it has: {listed}")
+
+
+def _tabulate(children: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Finished runs, and those left out with the reason. Children come latest first, so the first of a pair stays."""
+    kept: dict[tuple[str, int], dict] = {}
+    left_out = []
+    for run in children:
+        params, run_id = run.data.params, run.info.run_id
+        sampler, seed, status = params.get("sampler", "?"), params.get("seed", ""), run.info.status
+        reason = ""
+        if status != "FINISHED":
+            reason = {"RUNNING": "still running", "SCHEDULED": "not started"}.get(status, "did not finish")
+        elif "sampler" not in params or not seed.isdigit():
+            reason = "has no parameters sampler and seed"
+        elif (sampler, int(seed)) in kept:
+            reason = f"repeated later as run {kept[sampler, int(seed)]['run_id']}"
+        if reason:
+            left_out.append({"run_id": run_id, "sampler": sampler, "seed": seed, "status": status, "reason": reason})
+            continue
+        kept[sampler, int(seed)] = {
+            "run_id": run_id,
+            "sampler": sampler,
+            "seed": int(seed),
+            "start": pd.Timestamp(run.info.start_time, unit="ms", tz="UTC"),
+            **{f"params.{name}": value for name, value in params.items()},
+        }
+    table = pd.DataFrame(kept.values(), columns=None if kept else ["run_id", "sampler", "seed"]).set_index("run_id")
+    columns = ["run_id", "sampler", "seed", "status", "reason"]
+    return table.sort_values(["sampler", "seed"]), pd.DataFrame(left_out, columns=columns)
+
+
+def _require_one_store(table: pd.DataFrame, sweep: str) -> None:
+    stores = sorted(set(table["params.store"].dropna())) if "params.store" in table else []
+    if len(stores) > 1:
+        listed = " and ".join(stores)
+        raise InputError(f"the runs of sweep {sweep!r} trained on different stores ({listed}) and cannot be compared")
+
+
+def _read_curves(client: MlflowClient, table: pd.DataFrame, runs: dict[str, Run]) -> pd.DataFrame:
+    """Long table of every metric of every run; of a step logged twice (a resumed run) the later value stays."""
+    parts = []
+    for run_id, sampler, seed in table[["sampler", "seed"]].itertuples():
+        for metric in runs[run_id].data.metrics:
+            history = client.get_metric_history(run_id, metric)
+            values = {m.step: m.value for m in sorted(history, key=lambda m: m.timestamp)}
+            part = pd.DataFrame({"step": list(values), "value": list(values.values())})
+            parts.append(part.assign(run_id=run_id, sampler=sampler, seed=seed, metric=metric))
+    columns = ["run_id", "sampler", "seed", "metric", "step", "value"]
+    if not parts:
+        return pd.DataFrame(columns=columns)
+    curves = pd.concat(parts, ignore_index=True)[columns]
+    return curves.astype({"run_id": "category", "sampler": "category", "metric": "category"})
+
+
+def _require_one_grid(curves: pd.DataFrame) -> None:
+    headline = curves[curves["metric"] == HEADLINE]
+    grids = {
+        f"{sampler}, seed {seed}": tuple(sorted(steps))
+        for (sampler, seed), steps in headline.groupby(["sampler", "seed"], observed=True)["step"]
+    }
+    (first, grid), *others = grids.items()
+    for name, other in others:
+        if other != grid:
+            raise InputError(
+                f"the runs ({first}) and ({name}) were validated at different iterations ({len(grid)} times up to "
+                f"{grid[-1]}, {len(other)} times up to {other[-1]}) and cannot be compared"
+            )
