@@ -89,6 +89,10 @@ class SamplerConfig:
     momentum: float = 0.0  # of history "momentum": importance = momentum · importance + (1 − momentum) · score
     holdout: bool = False  # subtract the hold-out model's score of each example (RHO, §4.2.6)
     weight_exponent: float = 0.0  # the example's loss is multiplied by (1/(N·p))^exponent; 1 undoes the bias of drawing
+    half_life: float = 1000.0  # of strategy "decayed": updates after which a score counts half, the mean score half
+    pressure: float = 100.0  # of strategy "rank": how many times as likely the highest score is as the lowest
+    share: float = 0.5  # of the examples: pruned below the mean ("prune"), replaced ("replace"), let in ("self_paced")
+    horizon: float = 0.0  # epochs: when "self_paced" has let in all, when "prune" stops pruning; 0: never
 
     def __post_init__(self) -> None:
         for name in ("class_weight", "box_weight", "smoothing", "weight_exponent"):
@@ -96,18 +100,67 @@ class SamplerConfig:
             require(0 <= value < float("inf"), f"sampler {name} must be finite and ≥ 0", value)
         require(0 <= self.floor <= 1, "sampler floor must be in [0, 1]", self.floor)
         require(0 <= self.momentum < 1, "sampler momentum must be in [0, 1)", self.momentum)
+        require(0 < self.half_life < float("inf"), "sampler half_life must be finite and > 0", self.half_life)
+        require(1 <= self.pressure < float("inf"), "sampler pressure must be finite and ≥ 1", self.pressure)
+        require(0 <= self.share < 1, "sampler share must be in [0, 1)", self.share)
+        require(self.horizon >= 0, "sampler horizon must be ≥ 0", self.horizon)
 
 
-SAMPLERS: dict[str, SamplerConfig] = {
-    sampler.name: sampler
-    for sampler in [
-        SamplerConfig(name="baseline", strategy="sequential"),
-        SamplerConfig(name="LIS", heuristic="loss"),
-        SamplerConfig(name="UIS", heuristic="uncertainty"),
-        SamplerConfig(name="LIS-IR", heuristic="loss", box_weight=0.0),
-        SamplerConfig(name="UIS-IR", heuristic="uncertainty", box_weight=0.0),
-    ]
-}
+_SAMPLERS = [
+    # The thesis's eight (§4.2, §4.3).
+    SamplerConfig(name="baseline", strategy="sequential"),
+    SamplerConfig(name="LIS", heuristic="loss"),
+    SamplerConfig(name="UIS", heuristic="uncertainty"),
+    SamplerConfig(name="LIS-RB", heuristic="loss", strategy="rejection"),
+    SamplerConfig(name="UIS-RB", heuristic="uncertainty", strategy="rejection"),
+    SamplerConfig(name="LIS-RHO", heuristic="loss", strategy="shifted", holdout=True),
+    SamplerConfig(name="LIS-IR", heuristic="loss", box_weight=0.0),
+    SamplerConfig(name="UIS-IR", heuristic="uncertainty", box_weight=0.0),
+    # Its equations and proposals beyond the eight: eq. 4.4 as printed, eq. 4.5 as printed, chapter 7, §6.3.2.
+    SamplerConfig(name="error", heuristic="error", reduction="masked_mean"),
+    SamplerConfig(name="UIS-printed", heuristic="uncertainty_as_printed"),
+    SamplerConfig(name="UIS-asymmetric", heuristic="asymmetric_uncertainty"),
+    SamplerConfig(name="UIS-weighted", heuristic="uncertainty", box_weight=0.25),
+    SamplerConfig(name="UIS-background", heuristic="background_aware"),
+    # RHO by rank (spec §12.9); rejection that settles at q (spec §6); a floor; scores that age; weights that undo the
+    # bias of drawing (Katharopoulos & Fleuret 2018, eq. 4; Schaul et al. 2016, §3.4).
+    SamplerConfig(name="LIS-RHO-rank", heuristic="loss", strategy="linear_rank", holdout=True),
+    SamplerConfig(name="UIS-UR", heuristic="uncertainty", strategy="uniform_rejection"),
+    SamplerConfig(name="UIS-floor", heuristic="uncertainty", floor=0.2),
+    SamplerConfig(name="UIS-decayed", heuristic="uncertainty", strategy="decayed"),
+    SamplerConfig(name="LIS-unbiased", heuristic="loss", floor=0.2, weight_exponent=1.0),
+    # Bounded error, 1 − a and 1 − IoU (Chang et al. 2017, without its history).
+    SamplerConfig(name="bounded-error", heuristic="bounded_error"),
+    # Loss rank with exponentially decaying probability (Loshchilov & Hutter 2015, eqs. 2–3).
+    SamplerConfig(name="loss-rank", heuristic="loss", strategy="rank", pressure=100.0),
+    # The lowest tenth replaced by the highest each epoch, with momentum (Ioannou et al. 2019).
+    SamplerConfig(
+        name="replacement", heuristic="loss", strategy="replace", share=0.1, history="momentum", momentum=0.5
+    ),
+    # Upper bound of the gradient's norm (Katharopoulos & Fleuret 2018, eq. 20).
+    SamplerConfig(name="gradient-norm", heuristic="gradient_norm", reduction="norm", box_weight=0.0),
+    # Active bias (Chang et al. 2017): prediction variance (eq. 5) and threshold closeness (eq. 7) over the history.
+    # Their smoothing adds the mean score, which is a floor of one half.
+    SamplerConfig(
+        name="prediction-variance", heuristic="bounded_error", box_weight=0.0, history="variance", floor=0.5
+    ),
+    SamplerConfig(
+        name="threshold-closeness", heuristic="bounded_error", box_weight=0.0, history="closeness", floor=0.5
+    ),
+    # The mean of all losses so far instead of the last one (the history mean of Chang et al. 2017, eq. 3).
+    SamplerConfig(name="history-mean", heuristic="loss", history="mean"),
+    # Prune half of the examples below the mean, rescale the rest (InfoBatch, Qin et al. 2024, eqs. 1–4).
+    SamplerConfig(name="InfoBatch", heuristic="loss", strategy="prune", share=0.5),
+    # Forgetting events (Toneva et al. 2019, definition 2.1): error above one half counts as misclassified.
+    SamplerConfig(name="forgetting", heuristic="bounded_error", box_weight=0.0, history="forgetting"),
+    # Final-layer margin (Pleiss et al. 2020, eq. 1), error-vector norm (EL2N, Paul et al. 2021, eq. 3).
+    SamplerConfig(name="margin", heuristic="margin", box_weight=0.0),
+    SamplerConfig(name="EL2N", heuristic="error_vector_norm", box_weight=0.0),
+    # The easier half first, all after ten epochs (self-paced learning, Kumar et al. 2010, eq. 4).
+    SamplerConfig(name="self-paced", heuristic="loss", strategy="self_paced", share=0.5, horizon=10.0),
+]
+
+SAMPLERS: dict[str, SamplerConfig] = {sampler.name: sampler for sampler in _SAMPLERS}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,7 +36,7 @@ class Examples:
         self.size = size
         self.seed = np.uint64(seed)
         narrow = extra or signed
-        self.score = np.zeros(size, np.float32 if narrow else np.float64)
+        self.score: NDArray[Any] = np.zeros(size, np.float32 if narrow else np.float64)
         self.draw_count = np.zeros(size, np.int32)
         self.last_step = np.full(size, kernels.UNSCORED, np.int32)
         self.score_count = np.zeros(size, np.uint16)
@@ -46,6 +46,8 @@ class Examples:
         self.words = np.zeros(0, np.uint64)  # bit set of the eligible examples; empty where all are
         self.before = np.zeros(0, np.int32)
         self.eligible = size
+        self.drawn = 0  # examples drawn so far, repeats counted
+        self.version = 0  # updates applied so far
         if eligible is not None:
             self._restrict(np.asarray(eligible))
 
@@ -86,3 +88,9 @@ class Examples:
         u, v = np.empty(n), np.empty(n)
         kernels.uniform_pairs(self.seed, t, use, u, v)
         return u, v
+
+    def uniforms_of(self, indices: IntArray, t: int, use: int) -> FloatArray:
+        """[n] float64 in [0, 1): one number per example that depends on (seed, t, use, example) alone."""
+        out = np.empty(len(indices))
+        kernels.uniforms_of(self.seed, t, use, indices, out)
+        return out

@@ -70,6 +70,13 @@ def uniform_pairs(seed, t, use, u, v):
         u[slot], v[slot] = uniforms(seed, t, slot, use)
 
 
+@compiled
+def uniforms_of(seed, t, use, slots, out):
+    """Fill ``out`` [n] with the first number of each of ``slots`` [n]."""
+    for j in range(len(slots)):
+        out[j], _ = uniforms(seed, t, slots[j], use)
+
+
 # --- a permutation per epoch, in no memory ---------------------------------------------------------------------------
 
 
@@ -407,36 +414,41 @@ def _refresh_bottom(node, kind, score, last_step, origin, half_life, sums, masse
 
 
 @inlined
-def _refresh_inner(node, begin, end, kind, sums, masses, counts, lows, highs):
+def _refresh_inner(node, begin, kind, sums, prefixes, masses, counts, lows, highs):
     s = 0.0
-    for c in range(begin, end):
+    if kind == PLAIN:
+        for c in range(begin, begin + WIDTH):
+            s += sums[c]
+            prefixes[c] = s
+        sums[node] = s
+        return
+    for c in range(begin, begin + WIDTH):
         s += sums[c]
     sums[node] = s
-    if kind == PLAIN:
-        return
     count = 0
-    for c in range(begin, end):
+    for c in range(begin, begin + WIDTH):
         count += counts[c]
     counts[node] = count
     if kind == SHIFTED:
         low, high = lows[begin], highs[begin]
-        for c in range(begin + 1, end):
+        for c in range(begin + 1, begin + WIDTH):
             low = min(low, lows[c])
             high = max(high, highs[c])
         lows[node] = low
         highs[node] = high
     else:
         mass = 0.0
-        for c in range(begin, end):
+        for c in range(begin, begin + WIDTH):
             mass += masses[c]
         masses[node] = mass
 
 
 @compiled
-def refresh(indices, starts, kind, score, last_step, origin, half_life, sums, masses, counts, lows, highs):
+def refresh(indices, starts, kind, score, last_step, origin, half_life, sums, prefixes, masses, counts, lows, highs):
     """Recompute every node above ``indices`` from its children: nothing is ever added up in place, so nothing drifts.
 
-    ``starts`` [levels + 1]: where each level begins in the node arrays, lowest level first.
+    ``starts`` [levels + 1]: where each level begins in the node arrays, lowest level first. Levels are padded with
+    empty nodes to a multiple of WIDTH, the root's too.
     """
     nodes = np.empty(len(indices), np.int64)
     count, previous = 0, -1
@@ -448,72 +460,106 @@ def refresh(indices, starts, kind, score, last_step, origin, half_life, sums, ma
     for j in range(count):
         _refresh_bottom(nodes[j], kind, score, last_step, origin, half_life, sums, masses, counts, lows, highs)
     for level in range(1, len(starts) - 1):
-        size, below = starts[level + 1] - starts[level], starts[level] - starts[level - 1]
-        child0 = starts[level - 1]
-        if size <= count:  # few nodes: once each, rather than once per index
-            count = size
-            for j in range(size):
+        parents = (starts[level] - starts[level - 1]) // WIDTH
+        if parents <= count:  # few nodes: once each, rather than once per index
+            count = parents
+            for j in range(count):
                 nodes[j] = j
         else:
             for j in range(count):
                 nodes[j] //= WIDTH
         for j in range(count):
-            begin, end = nodes[j] * WIDTH, min((nodes[j] + 1) * WIDTH, below)
-            _refresh_inner(
-                starts[level] + nodes[j], child0 + begin, child0 + end, kind, sums, masses, counts, lows, highs
-            )
+            begin = starts[level - 1] + nodes[j] * WIDTH
+            _refresh_inner(starts[level] + nodes[j], begin, kind, sums, prefixes, masses, counts, lows, highs)
 
 
 @compiled
-def rebuild(starts, kind, score, last_step, origin, half_life, sums, masses, counts, lows, highs):
+def rebuild(starts, kind, score, last_step, origin, half_life, sums, prefixes, masses, counts, lows, highs):
     """Compute every node: O(N), at construction and after loading."""
-    for node in range(starts[1]):
+    lows[:] = np.inf
+    highs[:] = -np.inf
+    for node in range(-(-len(score) // WIDTH)):
         _refresh_bottom(node, kind, score, last_step, origin, half_life, sums, masses, counts, lows, highs)
     for level in range(1, len(starts) - 1):
-        below, child0 = starts[level] - starts[level - 1], starts[level - 1]
-        for node in range(starts[level + 1] - starts[level]):
-            begin, end = node * WIDTH, min((node + 1) * WIDTH, below)
-            _refresh_inner(starts[level] + node, child0 + begin, child0 + end, kind, sums, masses, counts, lows, highs)
+        for node in range((starts[level] - starts[level - 1]) // WIDTH):
+            begin = starts[level - 1] + node * WIDTH
+            _refresh_inner(starts[level] + node, begin, kind, sums, prefixes, masses, counts, lows, highs)
+
+
+@inlined
+def _descend_plain(x, starts, score, sums, prefixes):
+    """Leaf at which the running sum of the scores first exceeds ``x``; never one with score 0."""
+    node = np.int64(0)
+    for level in range(len(starts) - 3, -1, -1):
+        begin = starts[level] + node * WIDTH
+        if x >= prefixes[begin + WIDTH - 1]:  # rounding left something over
+            x = prefixes[begin + WIDTH - 1] * (1 - 2.0**-53)
+        k = 0
+        for c in range(WIDTH):
+            k += prefixes[begin + c] <= x
+        if k:
+            x -= prefixes[begin + k - 1]
+        node = node * WIDTH + k
+    found, s = np.int64(-1), 0.0
+    for i in range(node * WIDTH, min((node + 1) * WIDTH, len(score))):
+        if score[i] > 0:
+            found = i
+            s += score[i]
+            if x < s:
+                break
+    return found
+
+
+@inlined
+def _descend(x, starts, kind, alpha, beta, kappa, score, last_step, origin, half_life, sums, masses, counts):
+    """The same for weights that follow from the scores; −1 if the sums held nothing but rounding."""
+    node = np.int64(0)
+    for level in range(len(starts) - 3, -1, -1):
+        begin = node * WIDTH
+        node = begin
+        for c in range(begin, begin + WIDTH):
+            at = starts[level] + c
+            mass = masses[at] if kind == DECAYED else 0.0
+            w = node_weight(kind, alpha, beta, kappa, sums[at], mass, counts[at])
+            if w > 0:
+                node = c  # the last child with weight takes what rounding leaves over
+                if x < w:
+                    break
+                x -= w
+    found = np.int64(-1)
+    for i in range(node * WIDTH, min((node + 1) * WIDTH, len(score))):
+        w = leaf_weight(kind, alpha, beta, kappa, i, score, last_step, origin, half_life)
+        if w > 0:
+            found = i
+            if x < w:
+                break
+            x -= w
+    return found
 
 
 @compiled
 def draw_mixture(
     seed, t, use, slot, uniform_share, eligible, words, before, total, alpha, beta, kappa,
-    starts, kind, score, last_step, origin, half_life, sums, masses, counts, indices, probabilities,
+    starts, kind, score, last_step, origin, half_life, sums, prefixes, masses, counts, indices, probabilities,
 ):  # fmt: skip
     """Fill ``indices`` and ``probabilities`` [n]: a slot is uniform over the eligible examples with probability
     ``uniform_share``, else in proportion to the leaf weights, whose sum is ``total`` > 0."""
-    levels = len(starts) - 1
     for j in range(len(indices)):
         u, v = uniforms(seed, t, slot + j, use)
-        if u < uniform_share or total <= 0:
+        i = np.int64(-1)
+        if u >= uniform_share:
+            if kind == PLAIN:
+                i = _descend_plain(v * total, starts, score, sums, prefixes)
+            else:
+                i = _descend(
+                    v * total, starts, kind, alpha, beta, kappa, score, last_step, origin, half_life,
+                    sums, masses, counts,
+                )  # fmt: skip
+        if i < 0:
             i = nth_eligible(words, before, min(np.int64(v * eligible), eligible - 1))
-        else:
-            rest, node = v * total, np.int64(0)
-            for level in range(levels - 2, -1, -1):
-                begin = node * WIDTH
-                end = min(begin + WIDTH, starts[level + 1] - starts[level])
-                node = begin
-                for c in range(begin, end):
-                    at = starts[level] + c
-                    mass = masses[at] if kind == DECAYED else 0.0
-                    count = counts[at] if kind != PLAIN else 0
-                    w = node_weight(kind, alpha, beta, kappa, sums[at], mass, count)
-                    if w > 0:
-                        node = c  # the last child with weight takes what rounding leaves over
-                        if rest < w:
-                            break
-                        rest -= w
-            begin, i = node * WIDTH, np.int64(-1)
-            for c in range(begin, min(begin + WIDTH, len(score))):
-                w = leaf_weight(kind, alpha, beta, kappa, c, score, last_step, origin, half_life)
-                if w > 0:
-                    i = c
-                    if rest < w:
-                        break
-                    rest -= w
-            if i < 0:  # a node whose weight is nothing but rounding
-                i = nth_eligible(words, before, min(np.int64(u * eligible), eligible - 1))
-        w = leaf_weight(kind, alpha, beta, kappa, i, score, last_step, origin, half_life)
+        p = uniform_share / eligible
+        if total > 0:
+            w = leaf_weight(kind, alpha, beta, kappa, i, score, last_step, origin, half_life)
+            p += (1 - uniform_share) * (w / total)
         indices[j] = i
-        probabilities[j] = uniform_share / eligible + ((1 - uniform_share) * (w / total) if total > 0 else 0.0)
+        probabilities[j] = p

@@ -19,8 +19,10 @@ from numpy.typing import ArrayLike, NDArray
 from isod.config import SamplerConfig
 from isod.errors import InputError
 from isod.sampling import kernels
+from isod.sampling.epochs import Sequential
 from isod.sampling.examples import Examples, FloatArray, IntArray
-from isod.sampling.strategies import STRATEGIES, Sequential, Slots
+from isod.sampling.strategies import STRATEGIES
+from isod.sampling.strategy import Slots, Strategy
 
 HISTORIES = {
     "latest": kernels.LATEST,
@@ -79,7 +81,6 @@ class ImportanceTable:
             raise InputError(f"unknown history {config.history!r}; choose one of {sorted(HISTORIES)}")
         self.config = config
         self.num_examples = num_examples
-        self.version = 0  # updates applied
         self.draws = 0  # draws made: the number t of the next one
         self.examples = Examples(
             num_examples,
@@ -90,11 +91,16 @@ class ImportanceTable:
         )
         self._history = HISTORIES[config.history]
         self._first = Sequential(self.examples, config)  # the first epoch, whatever the strategy
-        self._strategy = (
-            self._first if config.strategy == "sequential" else STRATEGIES[config.strategy](self.examples, config)
-        )
+        self._strategy: Strategy = self._first
+        if config.strategy != "sequential":
+            self._strategy = STRATEGIES[config.strategy](self.examples, config)
         self._unscored = self.examples.eligible
         self._previous = np.zeros(0, np.int64)  # indices of the last draw
+
+    @property
+    def version(self) -> int:
+        """How many updates the table has seen."""
+        return self.examples.version
 
     # --- drawing -----------------------------------------------------------------------------------------------------
 
@@ -117,6 +123,7 @@ class ImportanceTable:
             slots = self._strategy.draw(t, n, 0, self._previous)
         self.draws += 1
         self._previous = slots.indices
+        self.examples.drawn += n
         kernels.count_draws(slots.indices, self.examples.draw_count)
         return Draw(slots.indices, slots.probabilities, self._weights(slots), t, self.version)
 
@@ -159,11 +166,27 @@ class ImportanceTable:
             fresh = index[e.last_step[index] == kernels.UNSCORED]
             self._unscored -= len(np.unique(fresh))
         kernels.apply_scores(
-            self._history, self.config.momentum, index, score, self.version, e.score, e.last_step, e.score_count,
+            self._history, self.config.momentum, index, score, e.version, e.score, e.last_step, e.score_count,
             e.mean, e.extra, e.offset, getattr(self._strategy, "key_counts", _NO_KEYS),
         )  # fmt: skip
-        self.version += 1
+        e.version += 1
         self._strategy.changed(index)
+
+    def set_offset(self, offset: ArrayLike) -> None:
+        """Subtract ``offset`` [N], finite, from every score to come: the hold-out model's scores (§4.2.6, eq. 3.1).
+
+        Raises:
+            InputError: the sampler has no hold-out model, the table already holds scores, or the shape or a number is
+                wrong.
+        """
+        values = np.asarray(offset, np.float64)
+        if not self.config.holdout:
+            raise InputError(f"sampler {self.config.name!r} subtracts no hold-out scores: its holdout is False")
+        if self.version:
+            raise InputError("hold-out scores must be set before the first update")
+        if values.shape != (self.num_examples,) or not np.isfinite(values).all():
+            raise InputError(f"hold-out scores must be {self.num_examples} finite numbers, got shape {values.shape}")
+        self.examples.offset[:] = values
 
     def checked(self, indices: ArrayLike, scores: ArrayLike) -> tuple[IntArray, FloatArray]:
         """The pair as arrays that ``update`` will accept; raises as ``update`` does."""
@@ -214,14 +237,12 @@ class ImportanceTable:
     def effective_sample_size(self) -> float:
         """(Σw)²/(N·Σw²) over the eligible examples, in (0, 1]; 1 while all are 0, as drawing is then uniform.
 
-        w are the scores; for a strategy that reshapes them (RHO's shift, ranks) what it makes of them, before
-        smoothing and floor. One pass over the table.
+        w are the scores or, where a strategy reshapes them (RHO's shift, ranks), what it makes of them; smoothing and
+        floor are left out. One pass over the table.
         """
-        weights = self._strategy.importance() if hasattr(self._strategy, "importance") else self.examples.score
-        total = float(weights.sum(dtype=np.float64))
-        if total <= 0:
-            return 1.0
-        return total**2 / (self.examples.eligible * float(np.square(weights, dtype=np.float64).sum()))
+        weights = self._strategy.importance()
+        total = float(weights.sum())
+        return total**2 / (self.examples.eligible * float(np.square(weights).sum())) if total > 0 else 1.0
 
     # --- state -------------------------------------------------------------------------------------------------------
 
@@ -240,6 +261,7 @@ class ImportanceTable:
             "sampler": self._signature(),
             "version": self.version,
             "draws": self.draws,
+            "drawn": self.examples.drawn,
             "position": self._first.position,
             "strategy": strategy,
             **{name: torch.from_numpy(value.copy()) for name, value in arrays.items()},
@@ -262,7 +284,7 @@ class ImportanceTable:
         for name, value in arrays.items():
             getattr(e, name)[:] = value
         self._previous = np.array(state["previous"], np.int64)
-        self.version, self.draws = int(state["version"]), int(state["draws"])
+        e.version, e.drawn, self.draws = int(state["version"]), int(state["drawn"]), int(state["draws"])
         self._first.position = int(state["position"])
         self._unscored = int((e.last_step == kernels.UNSCORED).sum())
         self._strategy.load_state_dict({key: _numpy(value) for key, value in state["strategy"].items()})
@@ -270,7 +292,8 @@ class ImportanceTable:
 
     def _signature(self) -> dict[str, Any]:
         """The settings that decide what is drawn."""
-        names = ("strategy", "smoothing", "floor", "history", "momentum", "weight_exponent", "holdout")
+        names = ("strategy", "smoothing", "floor", "history", "momentum", "weight_exponent", "holdout", "half_life",
+                 "pressure", "share", "horizon")  # fmt: skip
         return {name: getattr(self.config, name) for name in names}
 
 
