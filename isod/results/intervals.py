@@ -55,7 +55,7 @@ def bootstrap_interval(
     if len(baseline) < MIN_SEEDS:
         return None
     share = _resample(len(baseline), resamples, np.random.default_rng(seed))
-    return _interval(speedups(share @ baseline, share @ other, iterations))
+    return _interval(speedups(_mean(share, baseline), _mean(share, other), iterations))
 
 
 def null_interval(
@@ -68,13 +68,18 @@ def null_interval(
     if len(baseline) < MIN_SEEDS:
         return None
     rng = np.random.default_rng(seed)
-    one, two = (_resample(len(baseline), resamples, rng) @ baseline for _ in range(2))
+    one, two = (_mean(_resample(len(baseline), resamples, rng), baseline) for _ in range(2))
     return _interval(speedups(one, two, iterations))
 
 
 def _resample(seeds: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
     """[resamples, seeds] weights of a mean over seeds drawn with replacement."""
     return rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
+
+
+def _mean(share: np.ndarray, curves: np.ndarray) -> np.ndarray:
+    """[resamples, T] mean curves, rounded so that equal curves stay equal: surpassing is strict."""
+    return np.round(share @ curves, 12)
 
 
 def _interval(values: np.ndarray) -> Interval:
