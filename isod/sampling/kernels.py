@@ -92,12 +92,12 @@ def permuted(seed, epoch, first, count, size, out):
     """Places ``first`` … ``first + count − 1`` of epoch ``epoch``'s permutation of 0 … size − 1, into ``out``.
 
     A Feistel network of 12 rounds over the smallest power of two ≥ size, walked until it lands below size (fewer than
-    two steps on average): a bijection that can be asked at any place.
+    two steps on average): a bijection that can be asked at any place. Fewer than 8 bits would not mix well.
     """
     e, s = np.uint64(epoch), np.uint64(seed)
     w0, w1, w2, w3 = philox(0, PERMUTE, e & _MASK32, e >> _S32, s & _MASK32, s >> _S32)
     key, step = (w0 << _S32) | w1, (w2 << _S32) | w3 | np.uint64(1)
-    bits = 0
+    bits = 8
     while (np.int64(1) << bits) < size:
         bits += 1
     low_bits = np.uint64(bits - bits // 2)
