@@ -144,7 +144,7 @@ def _speedup_bars(top: Axes, strip: Axes, runs: Runs, metric: str, others: list[
     strip.axvline(reached, color=color, linewidth=1, linestyle=(0, (2, 2)))
     strip.set_yticks(range(len(others)), others)
     strip.set_ylim(len(others) - 0.4, -0.6)
-    strip.set_xlim(left=min(0, strip.get_xlim()[0]))
+    strip.set_xlim(left=0)
     strip.set_title("speed-up: iterations to surpass the baseline's best", fontsize=9, color="#555555")
     strip.grid(visible=False, axis="y")
     strip.tick_params(axis="y", length=0)
@@ -187,7 +187,8 @@ def _frame(figure: Figure, axes: Iterable[Axes], runs: Runs) -> None:
             handles.setdefault(label, handle)
     ordered = [s for s in runs.samplers if s in handles]
     if ordered:
-        figure.legend([handles[s] for s in ordered], ordered, loc="outside upper left", ncols=8, handlelength=2.6)
+        columns = max(1, int(figure.get_figwidth() / 1.3))  # inches for a line and its name
+        figure.legend([handles[s] for s in ordered], ordered, loc="outside upper left", ncols=columns, handlelength=2.6)
     figure.supxlabel(ITERATION_LABEL, fontsize=10)
 
 
