@@ -29,7 +29,7 @@ from isod.data.dataset import SPLITS, FrameRef, Reader, Split
 from isod.data.options import reader_from, settings_from
 from isod.data.region import FAR, SIZES, size_index
 from isod.data.store import META_FILE, CropStore, StoreMeta, filesystem, read_text, write_text
-from isod.data.store_writer import Row, commit, disk_full_is_bad_input, write_fragment
+from isod.data.store_writer import Row, commit, disk_full_is_bad_input, is_disk_full, write_fragment
 from isod.data.zod import ZodReader
 from isod.errors import InputError
 from isod.orchestration.cluster import connect
@@ -124,7 +124,7 @@ def prepare(
         _require_same(job, meta.settings, f"{uri} holds a finished crop store")
         return PrepareReport(uri, meta, 0.0, 0, complete_before=True)
 
-    with _bad_address_is_bad_input(uri), disk_full_is_bad_input(uri):
+    with disk_full_is_bad_input(uri):
         chunks = _begin(uri, job, frames, settings.chunk_frames)
         done = _finished(uri, chunks)
         todo = [chunk for chunk in chunks if chunk.entry not in done]
@@ -161,7 +161,12 @@ def _begin(
         if any(info.base_name != JOURNAL for info in found):
             raise InputError(f"{uri} is not empty and holds no crop store: choose a new folder")
         size = chunk_frames or _chunk_size(sum(map(len, frames.values())))
-        write_text(uri, JOB_FILE, json.dumps({"chunk_frames": size, "job": job}, indent=1))
+        try:
+            write_text(uri, JOB_FILE, json.dumps({"chunk_frames": size, "job": job}, indent=1))
+        except OSError as error:
+            if is_disk_full(error):
+                raise
+            raise InputError(f"cannot write to {uri}: {error.strerror or error}") from None
     else:
         begun = json.loads(written)
         _require_same(job, begun["job"], f"{uri} holds an unfinished crop store")
@@ -315,15 +320,6 @@ def _lost_lines(meta: StoreMeta) -> list[str]:
     if total > LISTED:
         lines.append(f"  … and {total - LISTED} more, all in {META_FILE}")
     return lines
-
-
-@contextmanager
-def _bad_address_is_bad_input(uri: str) -> Iterator[None]:
-    """A folder that cannot be written to is the user's to mend."""
-    try:
-        yield
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise InputError(f"cannot write to {uri}: {error.strerror or error}") from None
 
 
 @contextmanager
