@@ -23,11 +23,11 @@ class Sequential:
         self.position = 0  # places gone through so far, over all epochs
 
     def draw(self, t: int, n: int, slot: int, previous: IntArray) -> Slots:
-        self._check(n)
         indices = np.concatenate([part for _, part in self._places(n)])
         return Slots(indices, np.full(n, 1 / self.examples.eligible))
 
-    def _check(self, n: int) -> None:
+    def check(self, n: int) -> None:
+        """Raise InputError if ``n`` examples cannot be drawn without replacement."""
         if n > self.examples.eligible:
             raise InputError(
                 f"a batch drawn without replacement cannot exceed the {self.examples.eligible} examples, got {n}"
@@ -83,7 +83,6 @@ class Pruned(Sequential):
         self.epoch, self.threshold, self.kept = -1, 0.0, float(examples.eligible)
 
     def draw(self, t: int, n: int, slot: int, previous: IntArray) -> Slots:
-        self._check(n)
         indices, probabilities, weights = [], [], []
         while n:
             place = self.position % self.examples.eligible
@@ -146,7 +145,6 @@ class Replaced(Sequential):
         return self.lowest.nbytes + self.highest.nbytes
 
     def draw(self, t: int, n: int, slot: int, previous: IntArray) -> Slots:
-        self._check(n)
         parts, probabilities = [], []
         while n:
             place = self.position % self.examples.eligible
@@ -183,4 +181,4 @@ class Replaced(Sequential):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.epoch = int(state["epoch"])
-        self.lowest, self.highest = np.array(state["lowest"], np.int64), np.array(state["highest"], np.int64)
+        self.lowest, self.highest = state["lowest"].copy(), state["highest"].copy()

@@ -94,3 +94,8 @@ class Examples:
         out = np.empty(len(indices))
         kernels.uniforms_of(self.seed, t, use, indices, out)
         return out
+
+
+def as_numpy(value: Any) -> Any:
+    """A torch tensor's memory as an array; anything else as it is. Needs no torch."""
+    return value.numpy() if hasattr(value, "numpy") else value

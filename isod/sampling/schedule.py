@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from isod.errors import InputError
-from isod.sampling.examples import FloatArray, IntArray
+from isod.sampling.examples import FloatArray, IntArray, as_numpy
 from isod.sampling.table import Draw
 
 
@@ -110,11 +110,8 @@ class DrawSchedule:
         self.table.load_state_dict(state["table"])
         self.applied = int(state["applied"])
         self._draws = {int(step): _draw(*saved) for step, saved in state["draws"].items()}
-        self._waiting = {
-            int(step): (np.array(pair[0], np.int64), np.array(pair[1], np.float64))
-            for step, pair in state["waiting"].items()
-        }
+        self._waiting = {int(step): (as_numpy(pair[0]), as_numpy(pair[1])) for step, pair in state["waiting"].items()}
 
 
 def _draw(indices: Any, probabilities: Any, weights: Any, step: int, version: int) -> Draw:
-    return Draw(np.array(indices), np.array(probabilities), np.array(weights), step, version)
+    return Draw(as_numpy(indices), as_numpy(probabilities), as_numpy(weights), step, version)

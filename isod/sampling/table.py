@@ -20,7 +20,7 @@ from isod.config import SamplerConfig
 from isod.errors import InputError
 from isod.sampling import kernels
 from isod.sampling.epochs import Sequential
-from isod.sampling.examples import Examples, FloatArray, IntArray
+from isod.sampling.examples import Examples, FloatArray, IntArray, as_numpy
 from isod.sampling.strategies import STRATEGIES
 from isod.sampling.strategy import Slots, Strategy
 
@@ -112,6 +112,8 @@ class ImportanceTable:
         """
         if n < 1:
             raise InputError(f"a draw must hold at least one example, got {n}")
+        if isinstance(self._strategy, Sequential):
+            self._strategy.check(n)
         t = self.draws
         left = self._left_of_first_epoch()
         if self._strategy is self._first or n <= left:
@@ -278,16 +280,16 @@ class ImportanceTable:
             if state[name] != value:
                 raise InputError(f"the saved table has {name} {state[name]!r}, this one {value!r}")
         e = self.examples
-        arrays = {name: np.asarray(state[name]) for name in _SAVED}  # fmt: skip
+        arrays = {name: as_numpy(state[name]) for name in _SAVED}
         if not np.array_equal(arrays["last_step"] == kernels.INELIGIBLE, e.last_step == kernels.INELIGIBLE):
             raise InputError("the saved table has other eligible examples than this one")
         for name, value in arrays.items():
             getattr(e, name)[:] = value
-        self._previous = np.array(state["previous"], np.int64)
+        self._previous = as_numpy(state["previous"]).copy()
         e.version, e.drawn, self.draws = int(state["version"]), int(state["drawn"]), int(state["draws"])
         self._first.position = int(state["position"])
         self._unscored = int((e.last_step == kernels.UNSCORED).sum())
-        self._strategy.load_state_dict({key: _numpy(value) for key, value in state["strategy"].items()})
+        self._strategy.load_state_dict({key: as_numpy(value) for key, value in state["strategy"].items()})
         self._strategy.rebuild()
 
     def _signature(self) -> dict[str, Any]:
@@ -320,7 +322,3 @@ def _read_only(array: NDArray[Any]) -> NDArray[Any]:
     view = array.view()
     view.flags.writeable = False
     return view
-
-
-def _numpy(value: Any) -> Any:
-    return value.numpy() if hasattr(value, "numpy") else value
