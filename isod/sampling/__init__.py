@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from isod.config import SAMPLERS, SamplerConfig
     from isod.sampling.heuristics import HEURISTICS
+    from isod.sampling.loader import ImportanceBatchSampler, prefetched
     from isod.sampling.reductions import REDUCTIONS, sample_scores
     from isod.sampling.schedule import DrawSchedule
-    from isod.sampling.table import Draw, ImportanceTable, table_for
+    from isod.sampling.strategies import STRATEGIES
+    from isod.sampling.table import HISTORIES, Draw, ImportanceTable, table_for
 
 _HOME = {
     "SAMPLERS": "isod.config",
@@ -25,16 +27,24 @@ _HOME = {
     "ImportanceTable": "isod.sampling.table",
     "table_for": "isod.sampling.table",
     "DrawSchedule": "isod.sampling.schedule",
+    "ImportanceBatchSampler": "isod.sampling.loader",
+    "prefetched": "isod.sampling.loader",
+    "STRATEGIES": "isod.sampling.strategies",
+    "HISTORIES": "isod.sampling.table",
 }
 
 __all__ = [
     "HEURISTICS",
+    "HISTORIES",
     "REDUCTIONS",
     "SAMPLERS",
+    "STRATEGIES",
     "Draw",
     "DrawSchedule",
+    "ImportanceBatchSampler",
     "ImportanceTable",
     "SamplerConfig",
+    "prefetched",
     "sample_scores",
     "table_for",
 ]
