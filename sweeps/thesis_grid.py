@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
     require(len(set(options.samplers)) == len(samplers), "--samplers must name each sampler once", options.samplers)
 
     from isod.orchestration.sweep import Sweep, run_sweep
-    from isod.results.command import print_speedups, results_command
+    from isod.results.command import results_command
 
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def run(options: argparse.Namespace) -> None:
     )
     for name, reason in result.failed.items():
         print(f"{name} failed: {reason}", file=sys.stderr)
-    report = results_command(tracking_uri, experiment, out / "report", sweep=result.parent_run_id, show=print_speedups)
+    report = results_command(tracking_uri, experiment, out / "report", sweep=result.parent_run_id)
     print(f"\nreport: {report}")
     print(f"compare runs: mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}")
 

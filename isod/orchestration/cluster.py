@@ -11,6 +11,7 @@ from isod.errors import InputError
 
 # Tune's own CSV, JSON and TensorBoard files per trial are a second record beside MLflow's
 QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",

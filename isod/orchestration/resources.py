@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import math
 
+from ray.tune import PlacementGroupFactory
+
 from isod.config import ResourceConfig
 from isod.errors import InputError
 
 SLACK = 1e-6  # fractions of a CPU add up only nearly
 
 
-def concurrent_trials(resources: ResourceConfig, *, cpus: float, gpus: float, trials: int) -> int:
-    """Trials that can run together without starving each other's streams.
+def reservation(resources: ResourceConfig) -> PlacementGroupFactory:
+    """What Tune reserves for a trial before it starts: one bundle for training, one for each decode worker.
 
-    A trial's decode workers run outside of its own reservation. If trials reserved every CPU, none would be left
-    for the workers that feed them and all would wait for ever; so a trial is counted with its workers.
+    Workers that took their CPUs outside of the trial's reservation could be starved by other trials, and all would
+    wait for ever. An autoscaling cluster sees the whole reservation and grows by it.
+    """
+    training = {"CPU": resources.cpus_per_trial, "GPU": resources.gpus_per_trial}
+    return PlacementGroupFactory([training] + [{"CPU": resources.cpus_per_worker}] * resources.decode_workers)
+
+
+def concurrent_trials(resources: ResourceConfig, *, cpus: float, gpus: float, trials: int) -> int:
+    """Trials that can run together, each with its decode workers.
 
     Args:
         cpus, gpus: what the cluster has.

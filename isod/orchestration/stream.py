@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from isod.config import RunConfig
 from isod.data.store import Crops, CropStore
@@ -68,6 +68,7 @@ def unpack(row: dict[str, NDArray]) -> Batch:
         indices=value["indices"],
         probabilities=value["probabilities"],
         weights=value["weights"],
+        step=int(value["step"]),
         version=int(value["version"]),
     )
     counts = value["counts"].tolist()
@@ -81,6 +82,12 @@ def unpack(row: dict[str, NDArray]) -> Batch:
     return Batch(int(value["step"]), draw, crops)
 
 
+def workers_place() -> PlacementGroupSchedulingStrategy | str:
+    """Where decode workers run: in the CPUs that their trial reserved for them, if this is a trial."""
+    group = ray.util.get_current_placement_group()
+    return "DEFAULT" if group is None else PlacementGroupSchedulingStrategy(group)
+
+
 class RayStream:
     """A trial's one table actor and one stream, for its whole life.
 
@@ -89,7 +96,7 @@ class RayStream:
         config: the run.
         eligible: [M] int64, the examples that may be drawn.
         workers: decode processes.
-        cpus_per_worker: CPUs that each of them reserves, outside of the trial's own reservation.
+        cpus_per_worker: CPUs that each of them uses, out of what the trial reserved.
     """
 
     def __init__(
@@ -128,13 +135,15 @@ class RayStream:
         context.enable_progress_bars = False
         context.enable_operator_progress_bars = False
         with DataContext.current(context):
-            # ready-made blocks, as ray.data.range would need a CPU of its own to make them
-            stream = ray.data.from_arrow([pa.table({"worker": [k]}) for k in range(workers)]).map_batches(
+            # blocks made right here: ray.data.range and from_arrow would each run tasks that want a CPU of their own
+            items = [{"worker": k} for k in range(workers)]
+            stream = ray.data.from_items(items, override_num_blocks=workers).map_batches(
                 DecodeWorker,
                 fn_constructor_args=(self._store_uri, self._table, start, stop, workers),
                 batch_size=1,
                 compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
                 num_cpus=self._cpus_per_worker,
+                scheduling_strategy=workers_place(),
             )
             early: dict[int, Batch] = {}
             step = start

@@ -16,7 +16,7 @@ from isod.data.store import CropStore
 from isod.orchestration.cluster import connect
 from isod.orchestration.mlflow_callback import MLflowCallback, open_experiment
 from isod.orchestration.progress import ProgressView
-from isod.orchestration.resources import concurrent_trials
+from isod.orchestration.resources import concurrent_trials, reservation
 from isod.orchestration.trial import run_trial
 from isod.training.run import check_batch_size, training_indices
 
@@ -86,7 +86,7 @@ def run_sweep(sweep: Sweep) -> SweepResult:
     )
     trainable = functools.partial(run_trial, base=base, store_uri=sweep.store, out=str(sweep.out), resources=resources)
     tuner = tune.Tuner(
-        tune.with_resources(trainable, {"cpu": resources.cpus_per_trial, "gpu": resources.gpus_per_trial}),
+        tune.with_resources(trainable, reservation(resources)),
         param_space={"run": tune.grid_search(grid)},
         tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
         run_config=tune.RunConfig(

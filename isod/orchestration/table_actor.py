@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from isod.config import SamplerConfig
 from isod.sampling.schedule import DrawSchedule
 from isod.sampling.table import Draw, table_for
+from isod.training.stream import table_statistics
 
 
 class TableActor:
@@ -30,8 +31,8 @@ class TableActor:
         batch_size: int,
         lag: int,
     ) -> None:
-        table = table_for(sampler, num_examples, seed=seed, eligible=eligible)
-        self._schedule = DrawSchedule(table, batch_size=batch_size, lag=lag)
+        self._table = table_for(sampler, num_examples, seed=seed, eligible=eligible)
+        self._schedule = DrawSchedule(self._table, batch_size=batch_size, lag=lag)
         self._changed = asyncio.Condition()
 
     async def draw(self, step: int) -> Draw:
@@ -49,13 +50,13 @@ class TableActor:
     async def effective_sample_size(self, step: int) -> float:
         """(Σs)²/(N·Σs²) once the scores of every step ≤ ``step`` are in."""
         await self._applied(step)
-        return self._schedule.table.effective_sample_size()
+        return self._table.effective_sample_size()
 
     async def statistics(self, step: int) -> dict[str, NDArray]:
         """Per-example arrays [N] once the scores of every step ≤ ``step`` are in."""
         await self._applied(step)
-        return self._schedule.table.statistics()
+        return table_statistics(self._table)
 
     async def _applied(self, step: int) -> None:
         async with self._changed:
-            await self._changed.wait_for(lambda: self._schedule.applied >= step)
+            await self._changed.wait_for(lambda: self._schedule.applied > step)

@@ -19,8 +19,8 @@ from isod.training.run import Trainer, ValidationCrops, check_batch_size, train,
 from isod.training.stream import LocalStream
 
 
-def schedule_for(config: RunConfig, split: CropSplit) -> DrawSchedule:
-    """The run's draws over the training examples of ``split``.
+def local_stream(config: RunConfig, split: CropSplit, *, workers: int) -> LocalStream:
+    """The run's own table over the training examples of ``split``, and the stream of its draws.
 
     Raises:
         InputError: if a batch holds more examples than there are.
@@ -29,7 +29,8 @@ def schedule_for(config: RunConfig, split: CropSplit) -> DrawSchedule:
     training = config.training
     check_batch_size(training, eligible)
     table = table_for(config.sampler, len(split), seed=training.seed, eligible=eligible)
-    return DrawSchedule(table, batch_size=training.batch_size, lag=training.lag)
+    schedule = DrawSchedule(table, batch_size=training.batch_size, lag=training.lag)
+    return LocalStream(split, table, schedule, workers=workers)
 
 
 def write_examples(path: Path, split: CropSplit, statistics: dict[str, NDArray]) -> None:
@@ -78,13 +79,12 @@ def run_local(
     store = CropStore.open(store_uri)
     require(not (out / "metrics.csv").exists(), "--out must be a folder without an earlier run", str(out))
     split = store.split("train")
-    schedule = schedule_for(config, split)
+    stream = local_stream(config, split, workers=workers)
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps({"store": store_uri, **flatten(config)}, indent=2) + "\n")
     torch.set_num_threads(threads)
     trainer = Trainer(config, store.meta, device)
     table = MetricsTable(out / "metrics.csv")
-    stream = LocalStream(split, schedule, workers=workers)
 
     def report(metrics: dict[str, float], iteration: int) -> None:
         table.append(metrics, iteration)

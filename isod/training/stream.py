@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from isod.data.store import Crops, CropSplit
 from isod.sampling.schedule import DrawSchedule
-from isod.sampling.table import Draw
+from isod.sampling.table import Draw, ImportanceTable
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,28 @@ class Stream(Protocol):
         ...
 
 
+def table_statistics(table: ImportanceTable) -> dict[str, NDArray]:
+    """The per-example arrays [N] that a run leaves behind."""
+    return {
+        "draw_count": table.draw_count,
+        "mean_importance": table.mean_importance,
+        "last_step": table.last_step,
+    }
+
+
 class LocalStream:
     """Reads ahead in threads as far as the lag allows; no Ray.
 
     Args:
         split: the training crops.
-        schedule: whose draws are read.
+        table, schedule: whose draws are read.
         workers: threads that read and decode; the decoder and the store release the interpreter's lock.
     """
 
-    def __init__(self, split: CropSplit, schedule: DrawSchedule, *, workers: int = 1) -> None:
+    def __init__(self, split: CropSplit, table: ImportanceTable, schedule: DrawSchedule, *, workers: int = 1) -> None:
         self._split = split
         self._schedule = schedule
+        self._table = table
         self._workers = workers
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
@@ -84,7 +94,7 @@ class LocalStream:
         self._schedule.update(step, indices, scores)
 
     def summary(self, step: int) -> TableSummary:
-        return TableSummary(self._schedule.table.effective_sample_size())
+        return TableSummary(self._table.effective_sample_size())
 
     def statistics(self, step: int) -> dict[str, NDArray]:
-        return self._schedule.table.statistics()
+        return table_statistics(self._table)
