@@ -84,6 +84,7 @@ def _train(options: argparse.Namespace) -> None:
         sampler=choose_sampler(options.sampler),
         detector=preset.detector,
         training=set_given(preset.training, seed=options.seed),
+        holdout=preset.holdout,
     )
     from isod.training.local import run_local
     from isod.training.run import choose_device

@@ -6,7 +6,7 @@ and the value it broke.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from isod.errors import InputError
 
@@ -141,9 +141,7 @@ _SAMPLERS = [
     SamplerConfig(name="gradient-norm", heuristic="gradient_norm", reduction="norm", box_weight=0.0),
     # Active bias (Chang et al. 2017): prediction variance (eq. 5) and threshold closeness (eq. 7) over the history.
     # Their smoothing adds the mean score, which is a floor of one half.
-    SamplerConfig(
-        name="prediction-variance", heuristic="bounded_error", box_weight=0.0, history="variance", floor=0.5
-    ),
+    SamplerConfig(name="prediction-variance", heuristic="bounded_error", box_weight=0.0, history="variance", floor=0.5),
     SamplerConfig(
         name="threshold-closeness", heuristic="bounded_error", box_weight=0.0, history="closeness", floor=0.5
     ),
@@ -164,12 +162,28 @@ SAMPLERS: dict[str, SamplerConfig] = {sampler.name: sampler for sampler in _SAMP
 
 
 @dataclass(frozen=True, kw_only=True)
+class HoldoutConfig:
+    """The model whose scores a sampler with ``holdout`` subtracts (RHO, thesis §4.2.6, Table 4.1)."""
+
+    share: float = 0.15  # of the training examples: it learns from them alone, the main run never draws them
+    epochs: int = 100  # over that share
+    batch_size: int = 128  # crops
+    detector: DetectorConfig = field(default_factory=lambda: DetectorConfig(width=0.25))
+
+    def __post_init__(self) -> None:
+        require(0 < self.share < 1, "hold-out share must be in (0, 1)", self.share)
+        for name in ("epochs", "batch_size"):
+            require(getattr(self, name) >= 1, f"hold-out {name} must be ≥ 1", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that one run depends on, besides its store: one sampler × one seed."""
 
     sampler: SamplerConfig
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,10 +211,12 @@ class Preset:
     detector: DetectorConfig
     training: TrainingConfig
     resources: ResourceConfig
+    holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
     seeds: int  # runs per sampler
 
 
 _SMALL_DETECTOR = DetectorConfig(width=0.25, blocks=(1, 1, 1, 1))
+_SMALL_HOLDOUT = HoldoutConfig(batch_size=32, detector=DetectorConfig(width=0.125, blocks=(1, 1, 1, 1)))
 
 PRESETS: dict[str, Preset] = {
     # two CPU cores, minutes: demo data at an eighth of the far region's size
@@ -208,6 +224,7 @@ PRESETS: dict[str, Preset] = {
         detector=_SMALL_DETECTOR,
         training=TrainingConfig(iterations=600, batch_size=32, validate_every=50, lag=2),
         resources=ResourceConfig(decode_workers=1, cpus_per_worker=0.25, cpus_per_trial=0.75),
+        holdout=_SMALL_HOLDOUT,
         seeds=2,
     ),
     # two CPU cores, hours: real images of about 256×144
@@ -215,6 +232,7 @@ PRESETS: dict[str, Preset] = {
         detector=_SMALL_DETECTOR,
         training=TrainingConfig(iterations=3000, batch_size=32, validate_every=150, lag=2, flip=True),
         resources=ResourceConfig(decode_workers=1, cpus_per_worker=0.25, cpus_per_trial=0.75),
+        holdout=replace(_SMALL_HOLDOUT, epochs=30),
         seeds=5,
     ),
     # §4.5 to the letter: 350 epochs of 703 batches, about 246 thousand iterations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import time
@@ -38,6 +39,8 @@ def open_experiment(tracking_uri: str, experiment: str, artifacts: Path) -> tupl
     Raises:
         InputError: if the store or server cannot be used.
     """
+    for chatty in ("mlflow", "alembic"):  # they announce every step of making a new database
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         client = MlflowClient(tracking_uri)
         found = client.search_experiments(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from isod.data.store import Crops, CropStore
 from isod.orchestration.table_actor import TableActor
 from isod.ragged import pad_objects
 from isod.sampling.table import Draw
+from isod.training.examples import TrainingExamples
 from isod.training.stream import Batch, TableSummary
 
 
@@ -35,11 +37,11 @@ class DecodeWorker:
     def __call__(self, batch: dict[str, NDArray]) -> Iterator[dict[str, NDArray]]:
         for first in batch["worker"].tolist():
             steps = range(self._start + first, self._stop, self._workers)
-            upcoming = self._table.draw.remote(steps[0]) if len(steps) else None
-            for step in steps:
-                draw = ray.get(upcoming)
-                if step + self._workers < self._stop:  # asked for early: the answer may have to wait for scores
-                    upcoming = self._table.draw.remote(step + self._workers)
+            asked = [self._table.draw.remote(step) for step in steps[:1]]
+            for step, following in zip_longest(steps, steps[1:]):
+                draw: Draw = ray.get(asked.pop())
+                if following is not None:  # asked for early: the answer may have to wait for scores
+                    asked.append(self._table.draw.remote(following))
                 yield pack(step, draw, self._split.read(draw.indices))
 
 
@@ -94,7 +96,7 @@ class RayStream:
     Args:
         store_uri: the crop store, readable from every node.
         config: the run.
-        eligible: [M] int64, the examples that may be drawn.
+        examples: which may be drawn.
         workers: decode processes.
         cpus_per_worker: CPUs that each of them uses, out of what the trial reserved.
     """
@@ -103,9 +105,8 @@ class RayStream:
         self,
         store_uri: str,
         config: RunConfig,
+        examples: TrainingExamples,
         *,
-        num_examples: int,
-        eligible: NDArray[np.int64],
         workers: int,
         cpus_per_worker: float,
     ) -> None:
@@ -115,14 +116,13 @@ class RayStream:
         self._cpus_per_worker = cpus_per_worker
         # one update per step in flight is the rule; more come while the actor is busy drawing
         self._unconfirmed: deque[ray.ObjectRef] = deque()
-        self._table = (
+        self._table: Any = (
             ray.remote(TableActor)
             .options(num_cpus=0, max_concurrency=1000)
             .remote(
                 config.sampler,
-                num_examples,
+                examples,
                 seed=training.seed,
-                eligible=eligible,
                 batch_size=training.batch_size,
                 lag=training.lag,
             )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import platform
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
@@ -18,7 +19,7 @@ from isod.orchestration.mlflow_callback import MLflowCallback, open_experiment
 from isod.orchestration.progress import ProgressView
 from isod.orchestration.resources import concurrent_trials, reservation
 from isod.orchestration.trial import run_trial
-from isod.training.run import check_batch_size, training_indices
+from isod.training.examples import check_examples
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +65,12 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         InputError: before anything starts, for a store, setting, tracking URI or cluster that cannot be used.
     """
     store = CropStore.open(sweep.store)
-    base = RunConfig(sampler=sweep.samplers[0], detector=sweep.preset.detector, training=sweep.preset.training)
-    check_batch_size(base.training, training_indices(store.split("train")))
+    preset = sweep.preset
+    base = RunConfig(
+        sampler=sweep.samplers[0], detector=preset.detector, training=preset.training, holdout=preset.holdout
+    )
+    for sampler in sweep.samplers:
+        check_examples(replace(base, sampler=sampler), store.split("train"))
     resources = sweep.preset.resources
     grid = [{"sampler": sampler, "seed": seed} for seed in range(sweep.seeds) for sampler in sweep.samplers]
     sweep.out.mkdir(parents=True, exist_ok=True)
@@ -81,7 +86,11 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         sweep=sweep.name,
         base=base,
         params={"store": sweep.store},
-        tags={"isod.commit": source_commit(), "isod.demo": str(store.meta.demo).lower()},
+        tags={
+            "isod.commit": source_commit(),
+            "isod.demo": str(store.meta.demo).lower(),
+            "isod.machine": f"{platform.node()}: {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs in Ray",
+        },
         out=str(sweep.out),
     )
     trainable = functools.partial(run_trial, base=base, store_uri=sweep.store, out=str(sweep.out), resources=resources)

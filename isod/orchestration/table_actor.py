@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from isod.config import SamplerConfig
 from isod.sampling.schedule import DrawSchedule
-from isod.sampling.table import Draw, table_for
+from isod.sampling.table import Draw
+from isod.training.examples import TrainingExamples
 from isod.training.stream import table_statistics
 
 
@@ -24,14 +25,13 @@ class TableActor:
     def __init__(
         self,
         sampler: SamplerConfig,
-        num_examples: int,
+        examples: TrainingExamples,
         *,
         seed: int,
-        eligible: NDArray[np.int64],
         batch_size: int,
         lag: int,
     ) -> None:
-        self._table = table_for(sampler, num_examples, seed=seed, eligible=eligible)
+        self._table = examples.table(sampler, seed=seed)
         self._schedule = DrawSchedule(self._table, batch_size=batch_size, lag=lag)
         self._changed = asyncio.Condition()
 

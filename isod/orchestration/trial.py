@@ -12,8 +12,9 @@ from ray import tune
 from isod.config import ResourceConfig, RunConfig
 from isod.data.store import CropStore
 from isod.orchestration.stream import RayStream
+from isod.training.holdout import training_examples
 from isod.training.local import write_examples
-from isod.training.run import Trainer, ValidationCrops, check_batch_size, choose_device, train, training_indices
+from isod.training.run import Trainer, ValidationCrops, choose_device, train
 
 
 def run_config(base: RunConfig, params: dict[str, Any]) -> RunConfig:
@@ -36,19 +37,20 @@ def run_trial(params: dict[str, Any], *, base: RunConfig, store_uri: str, out: s
     config = run_config(base, params["run"])
     store = CropStore.open(store_uri)
     split = store.split("train")
-    eligible = training_indices(split)
-    check_batch_size(config.training, eligible)
+    device = choose_device("cuda" if resources.gpus_per_trial > 0 else "cpu")
     torch.set_num_threads(resources.threads)
+    examples = training_examples(
+        config, store, device=device, workers=resources.decode_workers, cache=Path(out) / "holdout"
+    )
     stream = RayStream(
         store_uri,
         config,
-        num_examples=len(split),
-        eligible=eligible,
+        examples,
         workers=resources.decode_workers,
         cpus_per_worker=resources.cpus_per_worker,
     )
     try:
-        trainer = Trainer(config, store.meta, choose_device("cuda" if resources.gpus_per_trial > 0 else "cpu"))
+        trainer = Trainer(config, store.meta, device)
         validation = ValidationCrops(store.split("val"), config.training.batch_size)
         last = config.training.iterations
         path = examples_path(out, config)

@@ -14,22 +14,17 @@ from numpy.typing import NDArray
 
 from isod.config import RunConfig, flatten, require
 from isod.data.store import CropSplit, CropStore
-from isod.sampling import DrawSchedule, table_for
-from isod.training.run import Trainer, ValidationCrops, check_batch_size, train, training_indices
+from isod.sampling.schedule import DrawSchedule
+from isod.training.examples import TrainingExamples, check_examples
+from isod.training.holdout import training_examples
+from isod.training.run import Trainer, ValidationCrops, train
 from isod.training.stream import LocalStream
 
 
-def local_stream(config: RunConfig, split: CropSplit, *, workers: int) -> LocalStream:
-    """The run's own table over the training examples of ``split``, and the stream of its draws.
-
-    Raises:
-        InputError: if a batch holds more examples than there are.
-    """
-    eligible = training_indices(split)
-    training = config.training
-    check_batch_size(training, eligible)
-    table = table_for(config.sampler, len(split), seed=training.seed, eligible=eligible)
-    schedule = DrawSchedule(table, batch_size=training.batch_size, lag=training.lag)
+def local_stream(config: RunConfig, split: CropSplit, examples: TrainingExamples, *, workers: int) -> LocalStream:
+    """The run's own table over its examples, and the stream of its draws."""
+    table = examples.table(config.sampler, seed=config.training.seed)
+    schedule = DrawSchedule(table, batch_size=config.training.batch_size, lag=config.training.lag)
     return LocalStream(split, table, schedule, workers=workers)
 
 
@@ -79,10 +74,12 @@ def run_local(
     store = CropStore.open(store_uri)
     require(not (out / "metrics.csv").exists(), "--out must be a folder without an earlier run", str(out))
     split = store.split("train")
-    stream = local_stream(config, split, workers=workers)
+    check_examples(config, split)
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.json").write_text(json.dumps({"store": store_uri, **flatten(config)}, indent=2) + "\n")
     torch.set_num_threads(threads)
+    examples = training_examples(config, store, device=device, workers=workers, cache=out / "holdout")
+    stream = local_stream(config, split, examples, workers=workers)
     trainer = Trainer(config, store.meta, device)
     table = MetricsTable(out / "metrics.csv")
 

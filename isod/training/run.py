@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from isod.config import RunConfig, TrainingConfig, require
+from isod.config import RunConfig, TrainingConfig
 from isod.data.store import Crops, CropSplit, StoreMeta
 from isod.detector import Detector, Objects, detect, detection_loss
 from isod.evaluation import DetectionEvaluator
@@ -19,20 +19,6 @@ from isod.training.stream import Batch, Stream
 
 CACHE_BYTES = 512 * 2**20  # decoded validation crops are kept in memory up to this size
 FLIP_STREAM = 1  # which of the seed's random streams mirrors crops; the draws have their own
-
-
-def training_indices(split: CropSplit) -> NDArray[np.int64]:
-    """The examples that may be drawn: those whose image could be read when the store was made."""
-    return split.readable
-
-
-def check_batch_size(config: TrainingConfig, eligible: NDArray[np.int64]) -> None:
-    """Raises InputError if a batch holds more examples than there are."""
-    require(
-        config.batch_size <= len(eligible),
-        f"batch_size must not exceed the {len(eligible)} training examples of the store",
-        config.batch_size,
-    )
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -96,7 +82,7 @@ class Trainer:
         self.device = device
         training = config.training
         model = Detector(len(meta.class_names), config.detector, seed=training.seed)
-        self.model = model.to(device, memory_format=torch.channels_last)
+        self.model = model.to(device).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=training.lr, betas=training.betas, eps=training.eps, fused=True
         )
@@ -144,6 +130,14 @@ class Trainer:
         return values[:-3], {"train/loss": total, "train/class_loss": class_loss, "train/box_loss": box_loss}
 
     @torch.inference_mode()
+    def score(self, crops: Crops) -> NDArray[np.float64]:
+        """The sampler's scores [B] of crops that are not trained on, in evaluation mode."""
+        self.model.eval()
+        images, objects = to_device(crops, self.device)
+        _, outcome = detection_loss(*self._forward(images), objects)
+        return sample_scores(outcome, self.config.sampler).cpu().double().numpy()
+
+    @torch.inference_mode()
     def validate(self, crops: ValidationCrops) -> dict[str, float]:
         """Every metric of spec §8 on the validation split; NaN where a stratum has no ground truth."""
         self.model.eval()
@@ -175,14 +169,15 @@ def train(
     Args:
         report: called with the metrics and the number of iterations done, at every multiple of ``validate_every`` and
             after the last iteration. Training losses are means since the last report; ``time/seconds`` is training time
-            without validation.
+            from the first batch on, without validation.
     """
     training = trainer.config.training
     sums: dict[str, float] = {}
     seconds = 0.0
     reported = 0
-    began = time.perf_counter()
+    began: float | None = None
     for batch in stream.batches(0, training.iterations):
+        began = began or time.perf_counter()  # a stream takes seconds to start, once
         scores, losses = trainer.step(batch)
         stream.send_scores(batch.step, batch.draw.indices, scores)
         losses["sampler/repeats"] = 1 - len(np.unique(batch.draw.indices)) / len(batch.draw.indices)

@@ -1,0 +1,54 @@
+"""Which examples a run may draw. Needs no torch: the table actor starts with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isod.config import RunConfig, SamplerConfig, require
+from isod.data.store import CropSplit
+from isod.sampling.table import ImportanceTable, table_for
+
+HOLDOUT_STREAM = 2  # which of the seed's random streams chooses the hold-out examples
+
+
+@dataclass(frozen=True)
+class TrainingExamples:
+    """What a run's importance table is made from; picklable."""
+
+    count: int  # N, rows of the split, lost ones included
+    eligible: NDArray[np.int64]  # [M] the examples that may be drawn
+    offset: NDArray[np.float64] | None = None  # [N] subtracted from every score; None if the sampler subtracts nothing
+
+    def table(self, sampler: SamplerConfig, *, seed: int) -> ImportanceTable:
+        """A fresh table over these examples."""
+        table = table_for(sampler, self.count, seed=seed, eligible=self.eligible)
+        if self.offset is not None:
+            table.set_offset(self.offset)
+        return table
+
+
+def split_holdout(readable: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The examples that are trained on, and those held out from it: ``share`` of them, chosen by the seed; sorted."""
+    shuffled = np.random.default_rng([seed, HOLDOUT_STREAM]).permutation(readable)
+    held = round(share * len(readable))
+    return np.sort(shuffled[held:]), np.sort(shuffled[:held])
+
+
+def check_examples(config: RunConfig, split: CropSplit) -> None:
+    """Raises InputError if a batch of the run, or of its hold-out model, holds more examples than there are."""
+    eligible, held = split.readable, None
+    if config.sampler.holdout:
+        eligible, held = split_holdout(split.readable, config.holdout.share, config.training.seed)
+        require(
+            config.holdout.batch_size <= len(held),
+            f"hold-out batch_size must not exceed the {len(held)} examples held out",
+            config.holdout.batch_size,
+        )
+    require(
+        config.training.batch_size <= len(eligible),
+        f"batch_size must not exceed the {len(eligible)} training examples of the store",
+        config.training.batch_size,
+    )

@@ -1,0 +1,97 @@
+"""The hold-out model of RHO: what no model learns from an example is not worth drawing (thesis §4.2.6, Table 4.1)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from isod.config import HoldoutConfig, RunConfig, SamplerConfig
+from isod.data.store import CropStore
+from isod.sampling.schedule import DrawSchedule
+from isod.sampling.table import table_for
+from isod.training.examples import TrainingExamples, check_examples, split_holdout
+from isod.training.run import Trainer
+from isod.training.stream import LocalStream
+
+
+def training_examples(
+    config: RunConfig, store: CropStore, *, device: torch.device, workers: int, cache: Path
+) -> TrainingExamples:
+    """The examples of a run: all that could be read, or for RHO those outside of the hold-out split, with the hold-out
+    model's scores.
+
+    The hold-out model is trained once per store, seed and settings, on its share alone, then scores every remaining
+    example once, in evaluation mode. Its scores are kept in ``cache`` for the other runs that need them.
+
+    Raises:
+        InputError: a batch larger than the examples there are.
+    """
+    split = store.split("train")
+    check_examples(config, split)
+    if not config.sampler.holdout:
+        return TrainingExamples(len(split), split.readable)
+    eligible, held = split_holdout(split.readable, config.holdout.share, config.training.seed)
+    path = cache / f"{holdout_key(config, store)}.npy"
+    if not path.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        offset = holdout_scores(config, store, held, eligible, device=device, workers=workers)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        with part.open("wb") as file:
+            np.save(file, offset)
+        os.replace(part, path)  # two runs that need it at once may both make it: the result is the same
+    return TrainingExamples(len(split), eligible, np.load(path, allow_pickle=False))
+
+
+def holdout_key(config: RunConfig, store: CropStore) -> str:
+    """Names everything that the hold-out scores depend on."""
+    facts = {
+        "store": [store.uri, asdict(store.meta)],
+        "holdout": asdict(config.holdout),
+        "training": {**asdict(config.training), "iterations": None, "validate_every": None, "lag": None},
+        "score": [config.sampler.heuristic, config.sampler.reduction, config.sampler.class_weight,
+                  config.sampler.box_weight],
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def holdout_run(config: RunConfig, holdout: HoldoutConfig, examples: int) -> RunConfig:
+    """The hold-out model's own training: sequential, on its share, with the main run's seed and learning rate."""
+    training = replace(
+        config.training,
+        iterations=-(-holdout.epochs * examples // holdout.batch_size),
+        batch_size=holdout.batch_size,
+    )
+    return replace(config, detector=holdout.detector, training=training)
+
+
+def holdout_scores(
+    config: RunConfig,
+    store: CropStore,
+    held: NDArray[np.int64],
+    eligible: NDArray[np.int64],
+    *,
+    device: torch.device,
+    workers: int,
+) -> NDArray[np.float64]:
+    """Trains on ``held`` and scores ``eligible``: [N] float64, 0 elsewhere."""
+    split = store.split("train")
+    run = holdout_run(config, config.holdout, len(held))
+    table = table_for(SamplerConfig(name="hold-out", strategy="sequential"), len(split), seed=run.training.seed,
+                      eligible=held)  # fmt: skip
+    schedule = DrawSchedule(table, batch_size=run.training.batch_size, lag=run.training.lag)
+    stream = LocalStream(split, table, schedule, workers=workers)
+    trainer = Trainer(run, store.meta, device)
+    for batch in stream.batches(0, run.training.iterations):
+        scores, _ = trainer.step(batch)
+        stream.send_scores(batch.step, batch.draw.indices, scores)
+    offset = np.zeros(len(split))
+    for indices in np.array_split(eligible, -(-len(eligible) // run.training.batch_size)):
+        offset[indices] = trainer.score(split.read(indices))
+    return offset
