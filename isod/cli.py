@@ -47,6 +47,7 @@ def adjust(preset: Preset, options: argparse.Namespace) -> Preset:
             validate_every=options.validate_every,
             lag=options.lag,
             lr=options.lr,
+            loss_normalisation=options.loss_normalisation,
         ),
         resources=set_given(preset.resources, decode_workers=options.workers, threads=options.threads),
     )
@@ -60,6 +61,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--validate-every", type=int, metavar="N", help="iterations between two validations")
     group.add_argument("--width", type=float, metavar="X", help="feature multiplier of the ResNet (thesis: 0.5)")
     group.add_argument("--lr", type=float, metavar="X", help="Adam's learning rate")
+    group.add_argument("--loss-normalisation", metavar="NAME", help="what counts equally in the loss: location, object")
     group.add_argument("--lag", type=int, metavar="N", help="draw t sees the scores of steps up to t - 1 - N")
     group.add_argument("--workers", type=int, metavar="N", help="decode workers per run")
     group.add_argument("--threads", type=int, metavar="N", help="torch's CPU threads per run")

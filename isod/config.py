@@ -43,6 +43,9 @@ class DetectorConfig:
         require(self.detections_per_image >= 1, "detections_per_image must be ≥ 1", self.detections_per_image)
 
 
+LOSS_NORMALISATIONS = ("location", "object")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """One run (thesis §4.5). Budgets count iterations: one optimizer step on one batch."""
@@ -58,6 +61,7 @@ class TrainingConfig:
     seed: int = 0  # initial weights, order of the data and augmentation
     class_weight: float = 1.0  # λ_cls of eq. 4.1
     box_weight: float = 1.0  # λ_reg of eq. 4.1
+    loss_normalisation: str = "location"  # what counts equally in the loss: "location" (eq. 4.1) or "object" (§6.3.1)
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size", "validate_every"):
@@ -70,6 +74,11 @@ class TrainingConfig:
             self.class_weight >= 0 and self.box_weight >= 0,
             "loss weights must be ≥ 0",
             (self.class_weight, self.box_weight),
+        )
+        require(
+            self.loss_normalisation in LOSS_NORMALISATIONS,
+            f"loss_normalisation must be one of {', '.join(LOSS_NORMALISATIONS)}",
+            self.loss_normalisation,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,8 +18,8 @@ class DetectionLoss:
     """Scalars of one batch; ``total`` carries the gradient."""
 
     total: Tensor  # λ_cls · class_loss + λ_reg · box_loss
-    class_loss: Tensor  # detached; mean over the locations whose class is known
-    box_loss: Tensor  # detached; mean over the positive locations
+    class_loss: Tensor  # detached; mean over the locations whose class is known, or over objects
+    box_loss: Tensor  # detached; mean over the positive locations, or over objects
 
 
 def paired_iou(boxes: Tensor, targets: Tensor, eps: float = 1e-7) -> tuple[Tensor, Tensor]:
@@ -42,6 +43,44 @@ def paired_iou(boxes: Tensor, targets: Tensor, eps: float = 1e-7) -> tuple[Tenso
     return iou, 1 - iou + (hull - union) / (hull + eps)
 
 
+def count_locations(counted: Tensor, object_index: Tensor, num_objects: int) -> tuple[Tensor | float, Tensor]:
+    """Every location counts as one: eq. 4.1. Arguments and result as of ``count_objects``."""
+    return 1.0, counted.sum()
+
+
+def count_objects(counted: Tensor, object_index: Tensor, num_objects: int) -> tuple[Tensor | float, Tensor]:
+    """Every object counts as one, however many locations it owns, and so does the background of every image.
+
+    Location x of object o in image b gets 1/n(b, o), n(b, o) being how many of its locations count, so that a part of
+    the loss becomes the mean of object means,
+
+        (1/K) · Σ_b w_b · Σ_o (1/n(b, o)) · Σ_{x ∈ o} ℓ(x),
+
+    with K objects in the batch that have a location that counts, and w_b the example weights. A large object then no
+    longer outweighs a small one, which is what §6.3.1 of the thesis means by object normalisation; it gives no formula.
+    The objects are those of its object-wise reduction (§4.2.4): of one image, this is its LIS score.
+
+    Args:
+        counted: [B, h, w] bool, locations that have a loss.
+        object_index: [B, h, w] int64, owner of the location, −1 for the background.
+        num_objects: M, most objects of an image.
+    Returns:
+        weights: what each location's loss is multiplied by, [B, h, w] float32 or a number.
+        count: [] int64, what the weighted sum is divided by.
+    """
+    owner = torch.where(object_index >= 0, object_index, num_objects).flatten(1)  # [B, h·w]; the background comes last
+    counts = counted.new_zeros((len(owner), num_objects + 1), dtype=torch.float32)
+    counts = counts.scatter_add(1, owner, counted.flatten(1).float())  # [B, M+1]
+    weights = (counted.flatten(1) / counts.clamp(min=1).gather(1, owner)).view(counted.shape)
+    return weights, (counts > 0).sum()
+
+
+NORMALISATIONS: dict[str, Callable[[Tensor, Tensor, int], tuple[Tensor | float, Tensor]]] = {
+    "location": count_locations,
+    "object": count_objects,
+}
+
+
 def detection_loss(
     logits: Tensor,
     offsets: Tensor,
@@ -50,9 +89,11 @@ def detection_loss(
     class_weight: float = 1.0,
     box_weight: float = 1.0,
     example_weights: Tensor | None = None,
+    normalisation: str = "location",
 ) -> tuple[DetectionLoss, Outcome]:
     """Eq. 4.1: softmax cross-entropy averaged over the locations whose class is known, plus GIoU loss averaged over the
-    positive locations, don't-care objects included. A part with no location to average over is 0.
+    positive locations, don't-care objects included. A part with no location to average over is 0. With the
+    normalisation "object" either part is instead averaged over objects, see ``count_objects``.
 
     Everything is float32, also under autocast, and nothing waits for the host.
 
@@ -61,6 +102,7 @@ def detection_loss(
         objects: the batch's objects, on the same device.
         class_weight, box_weight: λ_cls and λ_reg.
         example_weights: [B], multiplies both parts of each image's loss (1/(N·p) of the draw); None for ones.
+        normalisation: a key of NORMALISATIONS. The outcome, and so the sample scores, do not depend on it.
     """
     logits, offsets = logits.float(), offsets.float()
     targets = assign_targets(objects, (logits.shape[2], logits.shape[3]))
@@ -70,8 +112,11 @@ def detection_loss(
     iou, box_loss = torch.where(positive, iou, 0.0), torch.where(positive, box_loss, 0.0)
 
     weights = 1.0 if example_weights is None else example_weights.float().view(-1, 1, 1)
-    mean_class = (class_loss * weights).sum() / targets.care.sum().clamp(min=1)
-    mean_box = (box_loss * weights).sum() / positive.sum().clamp(min=1)
+    num_objects = objects.boxes.shape[1]
+    class_shares, class_count = NORMALISATIONS[normalisation](targets.care, targets.object_index, num_objects)
+    box_shares, box_count = NORMALISATIONS[normalisation](positive, targets.object_index, num_objects)
+    mean_class = (class_loss * weights * class_shares).sum() / class_count.clamp(min=1)
+    mean_box = (box_loss * weights * box_shares).sum() / box_count.clamp(min=1)
     loss = DetectionLoss(class_weight * mean_class + box_weight * mean_box, mean_class.detach(), mean_box.detach())
     outcome = Outcome(
         logits=logits.detach(),

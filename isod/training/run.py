@@ -115,6 +115,7 @@ class Trainer:
             class_weight=training.class_weight,
             box_weight=training.box_weight,
             example_weights=weights,
+            normalisation=training.loss_normalisation,
         )
         self.optimizer.zero_grad()
         loss.total.backward()
