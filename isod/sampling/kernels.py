@@ -14,8 +14,10 @@ from typing import Any
 import numba
 import numpy as np
 
-compiled: Any = numba.njit(cache=True)
-inlined: Any = numba.njit(cache=True, inline="always")
+# _nrt=False: nothing here allocates, and without numba's reference counts the loops run twice as fast.
+_njit: Any = numba.njit
+compiled = _njit(cache=True, _nrt=False)
+inlined = _njit(cache=True, inline="always", _nrt=False)
 
 WIDTH = 16  # children per node of the sum tree
 UNSCORED = -1  # last_step of an example that has no score yet
@@ -382,14 +384,27 @@ def leaf_weights(indices, alpha, beta, kappa, kind, score, last_step, origin, ha
         out[j] = leaf_weight(kind, alpha, beta, kappa, indices[j], score, last_step, origin, half_life)
 
 
+# Unsigned indices spare numba's check for negative ones, which costs more than the sums themselves.
+_U1, _U2, _U3, _U4, _U8, _U12, _UWIDTH = (np.uint64(k) for k in (1, 2, 3, 4, 8, 12, WIDTH))
+
+
+@inlined
+def _four(x, i):
+    return (x[i] + x[i + _U1]) + (x[i + _U2] + x[i + _U3])
+
+
 @inlined
 def _refresh_bottom(node, kind, score, last_step, origin, half_life, sums, masses, counts, lows, highs):
     begin, end = node * WIDTH, min((node + 1) * WIDTH, len(score))
     if kind == PLAIN:
-        s = 0.0
-        for i in range(begin, end):
-            s += score[i]
-        sums[node] = s
+        if end - begin == WIDTH:
+            b = np.uint64(begin)
+            sums[node] = (_four(score, b) + _four(score, b + _U4)) + (_four(score, b + _U8) + _four(score, b + _U12))
+        else:
+            s = 0.0
+            for i in range(begin, end):
+                s += score[i]
+            sums[node] = s
         return
     s, mass, count = 0.0, 0.0, 0
     low, high = np.inf, -np.inf
@@ -417,9 +432,16 @@ def _refresh_bottom(node, kind, score, last_step, origin, half_life, sums, masse
 def _refresh_inner(node, begin, kind, sums, prefixes, masses, counts, lows, highs):
     s = 0.0
     if kind == PLAIN:
-        for c in range(begin, begin + WIDTH):
-            s += sums[c]
-            prefixes[c] = s
+        b = np.uint64(begin)
+        for _ in range(WIDTH // 4):  # four at a time: short chains of additions
+            one, three = sums[b], sums[b + _U2]
+            two, four = one + sums[b + _U1], three + sums[b + _U3]
+            prefixes[b] = s + one
+            prefixes[b + _U1] = s + two
+            prefixes[b + _U2] = s + (two + three)
+            s += two + four
+            prefixes[b + _U3] = s
+            b += _U4
         sums[node] = s
         return
     for c in range(begin, begin + WIDTH):
@@ -444,13 +466,14 @@ def _refresh_inner(node, begin, kind, sums, prefixes, masses, counts, lows, high
 
 
 @compiled
-def refresh(indices, starts, kind, score, last_step, origin, half_life, sums, prefixes, masses, counts, lows, highs):
+def refresh(
+    indices, nodes, starts, kind, score, last_step, origin, half_life, sums, prefixes, masses, counts, lows, highs
+):
     """Recompute every node above ``indices`` from its children: nothing is ever added up in place, so nothing drifts.
 
-    ``starts`` [levels + 1]: where each level begins in the node arrays, lowest level first. Levels are padded with
-    empty nodes to a multiple of WIDTH, the root's too.
+    ``starts`` [levels + 1]: where each level begins in the node arrays, lowest level first; levels below the root are
+    padded with empty nodes to a multiple of WIDTH. ``nodes`` [n] int64 is scratch.
     """
-    nodes = np.empty(len(indices), np.int64)
     count, previous = 0, -1
     for i in indices:
         if i // WIDTH != previous:
@@ -487,27 +510,46 @@ def rebuild(starts, kind, score, last_step, origin, half_life, sums, prefixes, m
 
 
 @inlined
-def _descend_plain(x, starts, score, sums, prefixes):
-    """Leaf at which the running sum of the scores first exceeds ``x``; never one with score 0."""
-    node = np.int64(0)
+def _descend_plain(indices, offsets, starts, score, prefixes):
+    """Replace ``offsets`` [n] into the running sum of the scores by the leaves they fall into, in ``indices``.
+
+    Slots whose index is not −1 are left alone. A leaf with score 0 is never found. Level by level for the whole batch:
+    the slots' cache misses overlap.
+    """
+    nodes = indices  # −1 − node while under way
     for level in range(len(starts) - 3, -1, -1):
-        begin = starts[level] + node * WIDTH
-        if x >= prefixes[begin + WIDTH - 1]:  # rounding left something over
-            x = prefixes[begin + WIDTH - 1] * (1 - 2.0**-53)
-        k = 0
-        for c in range(WIDTH):
-            k += prefixes[begin + c] <= x
-        if k:
-            x -= prefixes[begin + k - 1]
-        node = node * WIDTH + k
-    found, s = np.int64(-1), 0.0
-    for i in range(node * WIDTH, min((node + 1) * WIDTH, len(score))):
-        if score[i] > 0:
-            found = i
+        for j in range(len(indices)):
+            if nodes[j] >= 0:
+                continue
+            node, x = np.uint64(-1 - nodes[j]), offsets[j]
+            begin = np.uint64(starts[level]) + node * _UWIDTH
+            total = prefixes[begin + _UWIDTH - _U1]
+            if x >= total:  # rounding left something over
+                x = total * (1 - 2.0**-53)
+            k = begin + _U4 * (  # the first child whose prefix exceeds x: which four, then which of them
+                np.uint64(prefixes[begin + _U3] <= x)
+                + np.uint64(prefixes[begin + _U4 + _U3] <= x)
+                + np.uint64(prefixes[begin + _U8 + _U3] <= x)
+            )
+            k += np.uint64(prefixes[k] <= x) + np.uint64(prefixes[k + _U1] <= x) + np.uint64(prefixes[k + _U2] <= x)
+            if k > begin:
+                x -= prefixes[k - _U1]
+            offsets[j] = x
+            nodes[j] = -1 - np.int64(node * _UWIDTH + (k - begin))
+    for j in range(len(indices)):
+        if nodes[j] >= 0:
+            continue
+        node, x = np.uint64(-1 - nodes[j]), offsets[j]
+        begin, end = node * _UWIDTH, min((node + _U1) * _UWIDTH, np.uint64(len(score)))
+        s, found = 0.0, begin
+        for i in range(begin, end):
             s += score[i]
-            if x < s:
-                break
-    return found
+            found += np.uint64(s <= x)
+        if found == end:  # rounding again: the last one with a score
+            found -= _U1
+            while found > begin and score[found] <= 0:
+                found -= _U1
+        indices[j] = np.int64(found)
 
 
 @inlined
@@ -547,19 +589,21 @@ def draw_mixture(
     for j in range(len(indices)):
         u, v = uniforms(seed, t, slot + j, use)
         i = np.int64(-1)
-        if u >= uniform_share:
-            if kind == PLAIN:
-                i = _descend_plain(v * total, starts, score, sums, prefixes)
-            else:
-                i = _descend(
-                    v * total, starts, kind, alpha, beta, kappa, score, last_step, origin, half_life,
-                    sums, masses, counts,
-                )  # fmt: skip
-        if i < 0:
+        if u < uniform_share:
             i = nth_eligible(words, before, min(np.int64(v * eligible), eligible - 1))
+        elif kind != PLAIN:
+            i = _descend(
+                v * total, starts, kind, alpha, beta, kappa, score, last_step, origin, half_life, sums, masses, counts
+            )  # fmt: skip
+            if i < 0:
+                i = nth_eligible(words, before, min(np.int64(v * eligible), eligible - 1))
+        indices[j] = i
+        probabilities[j] = v * total
+    if kind == PLAIN:
+        _descend_plain(indices, probabilities, starts, score, prefixes)
+    for j in range(len(indices)):
         p = uniform_share / eligible
         if total > 0:
-            w = leaf_weight(kind, alpha, beta, kappa, i, score, last_step, origin, half_life)
+            w = leaf_weight(kind, alpha, beta, kappa, indices[j], score, last_step, origin, half_life)
             p += (1 - uniform_share) * (w / total)
-        indices[j] = i
         probabilities[j] = p

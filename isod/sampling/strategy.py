@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from isod.config import SamplerConfig
 from isod.sampling.examples import Examples, FloatArray, IntArray
 
 
-@dataclass(frozen=True)
-class Slots:
+class Slots(NamedTuple):
     """Part of a draw: which examples, each with its probability, and the weight its loss should get."""
 
     indices: IntArray  # [n]

@@ -45,7 +45,15 @@ class Proportional:
 
     def changed(self, indices: IntArray) -> None:
         kernels.refresh(
-            indices, self.starts, *self._leaves(), self.sums, self.prefixes, self.masses, self.counts, *self._bounds()
+            indices,
+            np.empty_like(indices),
+            self.starts,
+            *self._leaves(),
+            self.sums,
+            self.prefixes,
+            self.masses,
+            self.counts,
+            *self._bounds(),
         )
 
     def rebuild(self) -> None:
