@@ -42,10 +42,10 @@ class DemoSettings:
     rare_frames_val: float = 0.5  # and of validation frames
     rare_objects: tuple[int, int] = (2, 5)  # how many in such a frame
     rare_shares: tuple[float, float, float] = (0.45, 0.35, 0.2)  # Pedestrian, VulnerableVehicle, Animal among them
-    rare_size: tuple[int, int] = (34, 96)  # pixels, each side
-    rare_contrast: float = 34.0  # amplitude of the stripes, grey levels
+    rare_size: tuple[int, int] = (56, 120)  # pixels, each side
+    rare_contrast: float = 40.0  # amplitude of the stripes, grey levels
     rare_offset: float = -16.0  # how much darker than what is behind, grey levels
-    rare_period: tuple[float, float] = (22.0, 36.0)  # of the stripes, pixels
+    rare_period: tuple[float, float] = (32.0, 48.0)  # of the stripes, pixels
     rare_angles: tuple[float, float, float] = (0.0, 90.0, 45.0)  # Pedestrian, VulnerableVehicle, Animal; degrees
     rare_angle_spread: float = 10.0  # ± degrees
 
@@ -55,7 +55,8 @@ class DemoSettings:
     noise: float = 9.0  # standard deviation of the noise, grey levels
     noise_grain: int = 4  # pixels: so that the noise outlives a resize
 
-    wrong_class: float = 0.06  # share of training objects annotated as another class
+    wrong_class: float = 0.06  # share of the rare classes' training objects annotated as another of them
+    wrong_vehicle: float = 0.01  # share of training vehicles annotated as one of the rare classes
     missing_box: float = 0.06  # share of training objects not annotated
 
     def __post_init__(self) -> None:
@@ -65,8 +66,10 @@ class DemoSettings:
         for name in ("vehicles", "vehicle_width", "rare_objects", "rare_size", "rare_period", "clutter"):
             low, high = getattr(self, name)
             require(0 <= low <= high, f"{name} must be (smallest, largest)", (low, high))
-        require(0 <= self.wrong_class + self.missing_box <= 1, "wrong_class + missing_box must be in [0, 1]",
-                (self.wrong_class, self.missing_box))  # fmt: skip
+        for name in ("wrong_class", "wrong_vehicle"):
+            share = getattr(self, name)
+            require(0 <= share + self.missing_box <= 1, f"{name} + missing_box must be in [0, 1]",
+                    (share, self.missing_box))  # fmt: skip
 
 
 Fault = Literal["wrong_class", "missing_box"]
@@ -228,12 +231,14 @@ def _unclear_object(
 
 def _with_fault(settings: DemoSettings, rng: np.random.Generator, item: DemoObject) -> DemoObject:
     """The object with its annotation spoilt, by chance; unclear ones are left alone."""
-    chance, shift = rng.random(), int(rng.integers(1, len(CLASS_NAMES)))
+    chance, choice = rng.random(), rng.random()
     if item.dont_care:
         return item
-    if chance < settings.wrong_class:
-        return replace(item, fault="wrong_class", annotated_label=(item.label - 1 + shift) % len(CLASS_NAMES) + 1)
-    if chance < settings.wrong_class + settings.missing_box:
+    wrong = settings.wrong_vehicle if item.label == VEHICLE else settings.wrong_class
+    if chance < wrong:
+        others = [label for label in RARE if label != item.label]
+        return replace(item, fault="wrong_class", annotated_label=others[int(choice * len(others))])
+    if chance < wrong + settings.missing_box:
         return replace(item, fault="missing_box", annotated_label=0)
     return item
 
