@@ -14,6 +14,7 @@ from ray import tune
 
 from isod.config import Preset, RunConfig, SamplerConfig
 from isod.data.store import CropStore
+from isod.errors import InputError
 from isod.orchestration.cluster import connect
 from isod.orchestration.mlflow_callback import MLflowCallback, open_experiment
 from isod.orchestration.progress import ProgressView
@@ -78,7 +79,15 @@ def run_sweep(sweep: Sweep) -> SweepResult:
 
     connect(sweep.address)
     total = ray.cluster_resources()
-    concurrent = concurrent_trials(resources, cpus=total.get("CPU", 0), gpus=total.get("GPU", 0), trials=len(grid))
+    cpus, gpus = total.get("CPU", 0), total.get("GPU", 0)
+    concurrent: int | None = None  # a cluster may grow: there the trials' reservations alone decide
+    try:
+        fit = concurrent_trials(resources, cpus=cpus, gpus=gpus, trials=len(grid))
+        concurrent = fit if sweep.address is None else None
+    except InputError as error:
+        if sweep.address is None:
+            raise
+        print(f"waiting for the cluster to grow: {error}")
 
     mlflow = MLflowCallback(
         client,
@@ -89,7 +98,7 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         tags={
             "isod.commit": source_commit(),
             "isod.demo": str(store.meta.demo).lower(),
-            "isod.machine": f"{platform.node()}: {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs in Ray",
+            "isod.machine": f"{platform.node()}: {cpus:g} CPUs, {gpus:g} GPUs in Ray",
         },
         out=str(sweep.out),
     )
