@@ -218,18 +218,18 @@ class ImportanceTable:
 
     @property
     def draw_count(self) -> NDArray[np.int32]:
-        """[N] how often each example was drawn. Read-only."""
-        return _read_only(self.examples.draw_count)
+        """[N] how often each example was drawn. A copy."""
+        return self.examples.draw_count.copy()
 
     @property
     def last_step(self) -> NDArray[np.int32]:
-        """[N] number of the update (0, 1, …) that scored the example last; −1: none yet, −2: not eligible."""
-        return _read_only(self.examples.last_step)
+        """[N] number of the update (0, 1, …) that scored the example last; −1: none yet, −2: not eligible. A copy."""
+        return self.examples.last_step.copy()
 
     @property
     def mean_importance(self) -> NDArray[np.float32]:
-        """[N] mean of all scores that the example was given; 0 where there were none. Read-only."""
-        return _read_only(self.examples.mean)
+        """[N] mean of all scores that the example was given; 0 where there were none. A copy."""
+        return self.examples.mean.copy()
 
     @property
     def nbytes(self) -> int:

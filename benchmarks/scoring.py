@@ -1,0 +1,105 @@
+"""What the sample scores cost, beside the training step that produces their maps.
+
+    python benchmarks/scoring.py [--device cuda] [--batch 128] [--height 384] [--width 1280] [--objects 12]
+
+Prints the time of a step without scores (forward, loss, backward, Adam) and of the scores of every named sampler's
+heuristic and reduction on its outcome, with their share of the step. On a GPU both are timed by events, and one call
+per sampler runs under torch's synchronisation check, which raises if a score waits for the device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+import torch
+
+from isod.config import SAMPLERS, DetectorConfig
+from isod.detector.loss import detection_loss
+from isod.detector.network import Detector
+from isod.detector.targets import Objects
+from isod.outcome import Outcome
+from isod.sampling import sample_scores
+
+
+def seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Median seconds of ``work`` over ``repeats`` calls after two to warm up."""
+    times = []
+    for _ in range(repeats + 2):
+        if device.type == "cuda":
+            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            begin.record()
+            work()
+            end.record()
+            end.synchronize()
+            times.append(begin.elapsed_time(end) / 1e3)
+        else:
+            start = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - start)
+    return median(times[2:])
+
+
+def random_objects(batch: int, most: int, height: int, width: int) -> Objects:
+    """0 … ``most`` boxes an image, of about 40 pixels, one in ten don't-care."""
+    rng = np.random.default_rng(0)
+    boxes, labels, dont_care = [], [], []
+    for _ in range(batch):
+        n = int(rng.integers(0, most + 1))
+        centre, size = rng.uniform((0, 0), (width, height), (n, 2)), rng.lognormal(np.log(40), 0.7, (n, 2))
+        corners = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
+        boxes.append(corners.clip(0, [width, height, width, height]).astype(np.float32))
+        labels.append(rng.integers(1, 5, n))
+        dont_care.append(rng.random(n) < 0.1)
+    return Objects.from_lists(boxes, labels, dont_care)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--height", type=int, default=384)
+    parser.add_argument("--width", type=int, default=1280)
+    parser.add_argument("--objects", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=10)
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    cuda = device.type == "cuda"
+    model = Detector(4, DetectorConfig(), seed=0).to(device).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    objects = random_objects(args.batch, args.objects, args.height, args.width).to(device)
+    images = torch.randint(0, 256, (args.batch, 3, args.height, args.width), dtype=torch.uint8, device=device)
+
+    def forward() -> tuple[torch.Tensor, Outcome]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
+            logits, offsets = model(images)
+        loss, outcome = detection_loss(logits, offsets, objects)
+        return loss.total, outcome
+
+    def step() -> None:
+        total, _ = forward()
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+
+    base = seconds(step, device, args.repeats)
+    _, outcome = forward()
+    name = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
+    print(f"{name}, torch {torch.__version__}, batch {args.batch} of {args.width}×{args.height}")
+    print(f"step without scores: {base * 1e3:.2f} ms\n\n| sampler | scores, ms | % of the step |\n|---|---|---|")
+    for sampler in SAMPLERS.values():
+        if sampler.heuristic is None:
+            continue
+        if cuda:
+            torch.cuda.set_sync_debug_mode("error")
+            sample_scores(outcome, sampler)
+            torch.cuda.set_sync_debug_mode("default")
+        cost = seconds(lambda s=sampler: sample_scores(outcome, s), device, args.repeats)  # type: ignore[misc]
+        print(f"| {sampler.name} | {cost * 1e3:.3f} | {100 * cost / base:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
