@@ -9,7 +9,7 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from isod.data.crops import PrepareSettings, make_crop, make_row
+from isod.data.crops import PrepareSettings, crop_regions, make_crop, make_rows, read_frame
 from isod.data.dataset import LostFrame, Objects
 from isod.data.region import Region
 from isod.errors import InputError
@@ -34,11 +34,13 @@ def encoded(image=None, kind="JPEG", mode="RGB", **options):
 
 @pytest.fixture
 def crop(tmp_path):
-    """make_crop on bytes."""
+    """make_crop on bytes that are the one crop of their frame."""
 
     def crop(data, objects=NOTHING, settings=WHOLE, expected=None):
         (tmp_path / "image").write_bytes(data)
-        return make_crop(str(tmp_path / "image"), expected, objects, settings)
+        frame = read_frame(str(tmp_path / "image"), expected)
+        (region,) = crop_regions(frame, settings)
+        return make_crop(frame, objects, region, settings)
 
     return crop
 
@@ -131,11 +133,11 @@ def test_other_reasons(crop, tmp_path):
     with pytest.raises(LostFrame, match="ends before the region of interest"):
         crop(encoded(), settings=PrepareSettings(roi=Region(60, 0, 70, 10)))
     with pytest.raises(LostFrame, match="nothing cannot be read: No such file"):
-        make_crop(str(tmp_path / "nothing"), None, NOTHING, WHOLE)
+        read_frame(str(tmp_path / "nothing"), None)
     with pytest.raises(LostFrame, match="cannot be read: Is a directory"):
-        make_crop(str(tmp_path), None, NOTHING, WHOLE)
+        read_frame(str(tmp_path), None)
     with pytest.raises(LostFrame, match="lists no image"):
-        make_crop("", None, NOTHING, WHOLE)
+        read_frame("", None)
 
 
 class Ref:
@@ -146,7 +148,7 @@ class Ref:
 
 
 def test_a_lost_row_keeps_index_and_reason():
-    row = make_row(Ref(), 17, WHOLE)
+    (row,) = make_rows(Ref(), 17, WHOLE)
     assert (row.index, row.frame_id, row.image, row.size, len(row.objects)) == (17, "f", None, (0, 0), 0)
     assert row.error == "its image /nothing cannot be read: No such file or directory"
 

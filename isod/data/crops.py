@@ -1,4 +1,4 @@
-"""From a frame to its row in the store: read, decode, cut the region of interest, resize, encode."""
+"""From a frame to its rows in the store: read, decode, cut the region of interest or its tiles, resize, encode."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from isod.data.region import Region, clip, scale
 from isod.data.store_writer import Row
 
 MAX_PIXELS = 2**28  # of an image, 268 million: 32 times ZOD's; a header that claims more is not believed
+MAX_TILES = 1024  # per frame
 JPEG_START = b"\xff\xd8\xff"
 # What PIL reads besides JPEG; it knows many more formats, some of them risky to parse.
 OTHER_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
@@ -27,12 +28,18 @@ class PrepareSettings:
     """What the prepare job makes of a frame: first cut, then resize."""
 
     roi: Region | None = None  # region of interest, full-image pixels; None: the whole image
-    resize: tuple[int, int] | None = None  # (width, height) that the region, or the whole image, becomes; pixels
-    min_visible: float = 0.25  # an object stays if this share of its box's area lies in the region
+    tiles: tuple[int, int] | None = None  # (columns, rows) of crops that the region, or the whole image, is cut into
+    resize: tuple[int, int] | None = None  # (width, height) that each crop becomes, so each tile where there are tiles
+    min_visible: float = 0.25  # an object stays in a crop if this share of its box's area lies in it
     jpeg_quality: int = 95  # 1…100, where a crop has to be encoded again
     chunk_frames: int | None = None  # frames per unit of work that is redone after an interruption; None: by size
 
     def __post_init__(self) -> None:
+        if self.tiles is not None:
+            require(min(self.tiles) >= 1 and self.tiles_per_frame <= MAX_TILES,
+                    f"tiles is COLUMNS ROWS, both ≥ 1 and {MAX_TILES} tiles at most", self.tiles)  # fmt: skip
+            if self.roi is not None:
+                self.roi.tiles(*self.tiles)  # refuses more tiles than pixels
         if self.resize is not None:
             require(min(self.resize) >= 1, "resize is W H, both ≥ 1 pixel", self.resize)
             require(self.resize[0] * self.resize[1] <= MAX_PIXELS, f"resize makes at most {MAX_PIXELS} pixels",
@@ -41,40 +48,68 @@ class PrepareSettings:
         require(1 <= self.jpeg_quality <= 100, "jpeg_quality must be in 1…100", self.jpeg_quality)
         require(self.chunk_frames is None or self.chunk_frames >= 1, "chunk_frames must be ≥ 1", self.chunk_frames)
 
+    @property
+    def tiles_per_frame(self) -> int:
+        """Rows of the store for each frame."""
+        return 1 if self.tiles is None else self.tiles[0] * self.tiles[1]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON keeps, without chunk_frames, which does not change the store."""
         roi = self.roi
         return {
             "roi": None if roi is None else [roi.x0, roi.y0, roi.x1, roi.y1],
+            "tiles": None if self.tiles_per_frame == 1 else list(self.tiles or ()),
             "resize": None if self.resize is None else list(self.resize),
             "min_visible": self.min_visible,
             "jpeg_quality": self.jpeg_quality,
         }
 
 
-def make_row(ref: FrameRef, index: int, settings: PrepareSettings) -> Row:
-    """The frame's row; a frame that cannot be used becomes a lost row with the reason, whatever is wrong with it."""
+@dataclass(frozen=True)
+class Frame:
+    """A decoded image and what is known of its file."""
+
+    path: str
+    data: bytes  # the file
+    image: np.ndarray  # [H, W, 3] uint8, RGB
+    is_rgb_jpeg: bool  # whether the store can keep the file as it is
+
+
+def make_rows(ref: FrameRef, place: int, settings: PrepareSettings) -> list[Row]:
+    """The rows of a frame: one, or one per tile, decoded once. Tile t of the frame at ``place`` is row place · T + t.
+
+    A tile that cannot be used becomes a lost row with the reason, whatever is wrong with it; a frame that cannot be
+    used does so with all of its tiles.
+    """
+    count = settings.tiles_per_frame
+    first = place * count
     try:
         objects = ref.objects()
-        encoded, size, objects = make_crop(ref.image_path, ref.size, objects, settings)
+        frame = read_frame(ref.image_path, ref.size)
+        regions = crop_regions(frame, settings)
     except LostFrame as reason:
-        return Row(index, ref.frame_id, None, str(reason), Objects.build([], [], []), (0, 0))
-    return Row(index, ref.frame_id, encoded, None, objects, size)
+        return [_lost_row(ref, first + tile, reason) for tile in range(count)]
+    rows = []
+    for index, region in enumerate(regions, first):
+        try:
+            encoded, size, kept = make_crop(frame, objects, region, settings)
+            rows.append(Row(index, ref.frame_id, encoded, None, kept, size))
+        except LostFrame as reason:
+            rows.append(_lost_row(ref, index, reason))
+    return rows
 
 
-def make_crop(
-    image_path: str, expected: tuple[int, int] | None, objects: Objects, settings: PrepareSettings
-) -> tuple[bytes, tuple[int, int], Objects]:
-    """Cut and resize one image and its objects.
+def _lost_row(ref: FrameRef, index: int, reason: LostFrame) -> Row:
+    return Row(index, ref.frame_id, None, str(reason), Objects.build([], [], []), (0, 0))
 
-    An RGB JPEG that needs neither keeps its bytes, once they have been seen to decode.
+
+def read_frame(image_path: str, expected: tuple[int, int] | None) -> Frame:
+    """Read and decode an image.
 
     Args:
         expected: (height, width) that the annotation speaks of; None if it does not say.
-    Returns:
-        JPEG, its (height, width), and the objects in its pixels.
     Raises:
-        LostFrame: the image is missing, unreadable, not of the expected size, or outside the region.
+        LostFrame: the image is missing, unreadable, or not of the expected size.
     """
     if not image_path:
         raise LostFrame("the dataset lists no image for it")
@@ -83,17 +118,46 @@ def make_crop(
     except OSError as error:
         raise LostFrame(f"its image {image_path} cannot be read: {error.strerror or error}") from None
     try:
-        image, is_rgb_jpeg = decode_image(data, expected)
+        return Frame(image_path, data, *decode_image(data, expected))
     except LostFrame as reason:
         raise LostFrame(f"its image {image_path} {reason}") from None
-    height, width = image.shape[:2]
+
+
+def crop_regions(frame: Frame, settings: PrepareSettings) -> list[Region]:
+    """What is cut from the frame: the region of interest or the whole image, or its tiles.
+
+    Raises:
+        LostFrame: the whole image has fewer pixels than tiles.
+    """
+    height, width = frame.image.shape[:2]
     region = settings.roi or Region(0, 0, width, height)
-    crop = region.cut(image)
+    columns, rows = settings.tiles or (1, 1)
+    if columns > region.width or rows > region.height:
+        raise LostFrame(f"its image {frame.path} has {width}×{height} pixels, too few for {columns}×{rows} tiles")
+    return region.tiles(columns, rows)
+
+
+def make_crop(
+    frame: Frame, objects: Objects, region: Region, settings: PrepareSettings
+) -> tuple[bytes, tuple[int, int], Objects]:
+    """Cut one region out of a frame and its objects, and resize it.
+
+    An RGB JPEG that needs neither keeps its bytes.
+
+    Args:
+        objects: in full-image pixels.
+    Returns:
+        JPEG, its (height, width), and the objects in its pixels.
+    Raises:
+        LostFrame: the image ends before the region.
+    """
+    height, width = frame.image.shape[:2]
+    crop = region.cut(frame.image)
     if crop.size == 0:
-        raise LostFrame(f"its image {image_path} has {width}×{height} pixels and ends before the region of interest")
+        raise LostFrame(f"its image {frame.path} has {width}×{height} pixels and ends before the region of interest")
     objects = clip(objects, Region(region.x0, region.y0, region.x0 + crop.shape[1], region.y0 + crop.shape[0]),
                    settings.min_visible)  # fmt: skip
-    untouched = crop.shape == image.shape
+    untouched = crop.shape == frame.image.shape
     if settings.resize is not None:
         factors = settings.resize[0] / region.width, settings.resize[1] / region.height
         new_width, new_height = (max(1, round(side * f)) for side, f in zip(crop.shape[1::-1], factors, strict=True))
@@ -102,8 +166,8 @@ def make_crop(
             # PIL's bilinear filter widens with the reduction, so that no pixel is skipped.
             crop = np.asarray(Image.fromarray(crop).resize((new_width, new_height), Image.Resampling.BILINEAR))
             untouched = False
-    if untouched and is_rgb_jpeg:
-        return data, (crop.shape[0], crop.shape[1]), objects
+    if untouched and frame.is_rgb_jpeg:
+        return frame.data, (crop.shape[0], crop.shape[1]), objects
     encoded = simplejpeg.encode_jpeg(np.ascontiguousarray(crop), quality=settings.jpeg_quality, colorsubsampling="420")
     return encoded, (crop.shape[0], crop.shape[1]), objects
 

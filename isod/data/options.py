@@ -33,9 +33,12 @@ def add_prepare_parser(commands: Any) -> argparse.ArgumentParser:
     for kind in (zod, coco):
         kind.add_argument("--roi", nargs=4, type=int, metavar=("X0", "Y0", "X1", "Y1"),
                           help="region of interest, pixels (default: zod far region, coco whole image)")  # fmt: skip
-        kind.add_argument("--resize", nargs=2, type=int, metavar=("W", "H"), help="of the region, pixels")
+        kind.add_argument("--tiles", nargs=2, type=int, metavar=("COLUMNS", "ROWS"),
+                          help="cut the region into this many crops, each an example of its own")  # fmt: skip
+        kind.add_argument("--resize", nargs=2, type=int, metavar=("W", "H"),
+                          help="of the region, or of each tile, pixels")  # fmt: skip
         kind.add_argument("--min-visible", type=float, default=defaults.min_visible, metavar="X",
-                          help="share of a box that must lie in the region (default %(default)s)")  # fmt: skip
+                          help="share of a box that must lie in the crop (default %(default)s)")  # fmt: skip
         kind.add_argument("--jpeg-quality", type=int, default=defaults.jpeg_quality, metavar="N",
                           help="of crops that are encoded again (default %(default)s)")  # fmt: skip
         kind.add_argument("--address", metavar="ADDR", help="of a Ray cluster (default: Ray on this machine)")
@@ -54,6 +57,7 @@ def settings_from(options: argparse.Namespace) -> PrepareSettings:
     default = FAR if options.kind == "zod" else None
     return PrepareSettings(
         roi=Region(*options.roi) if options.roi else default,
+        tiles=tuple(options.tiles) if options.tiles else None,
         resize=tuple(options.resize) if options.resize else None,
         min_visible=options.min_visible,
         jpeg_quality=options.jpeg_quality,

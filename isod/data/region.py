@@ -1,4 +1,4 @@
-"""Region of interest: cut it from the frame, clip the boxes to it, drop those that keep too little of themselves."""
+"""Region of interest: cut it from the frame, whole or in tiles, clip the boxes, drop those that keep too little."""
 
 from __future__ import annotations
 
@@ -39,6 +39,20 @@ class Region:
     def cut(self, image: np.ndarray) -> np.ndarray:
         """The region's part of an image [H, W, 3]: a view of [height, width, 3], less where the image ends sooner."""
         return image[self.y0 : self.y1, self.x0 : self.x1]
+
+    def tiles(self, columns: int, rows: int) -> list[Region]:
+        """The region cut into columns × rows parts that fill it without overlap, row by row from the top left.
+
+        Sides that do not divide evenly differ by one pixel. Raises InputError if there are fewer pixels than parts.
+        """
+        require(
+            1 <= columns <= self.width and 1 <= rows <= self.height,
+            f"tiles of a region of {self.width}×{self.height} pixels must be at least 1×1 and no more than its pixels",
+            (columns, rows),
+        )
+        xs = [self.x0 + self.width * c // columns for c in range(columns + 1)]
+        ys = [self.y0 + self.height * r // rows for r in range(rows + 1)]
+        return [Region(xs[c], ys[r], xs[c + 1], ys[r + 1]) for r in range(rows) for c in range(columns)]
 
 
 # The far region of ZOD's 3848×2168 frames, 1280×384 and centred: the middle third by the middle sixth (thesis §4.4).

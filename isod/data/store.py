@@ -6,8 +6,10 @@ Layout::
     STORE/train.lance   one row per frame, in the reader's order; row number = index for life
     STORE/val.lance
 
-A frame that could not be read keeps its row, with no image and the reason in ``error``. STORE is a folder or any URI
-that both Lance and pyarrow open (``s3://…``). Reading needs neither torch nor Ray.
+A frame that could not be read keeps its row, with no image and the reason in ``error``. Where frames were cut into T
+tiles there are T rows per frame, one after the other with the same frame_id, tiles row by row from the top left: index
+= T · (place of the frame) + (number of the tile). STORE is a folder or any URI that both Lance and pyarrow open
+(``s3://…``). Reading needs neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -58,10 +60,16 @@ class StoreMeta:
     source: str  # "zod" or "coco"
     demo: bool  # synthetic stand-in data: every result says so
     settings: dict[str, Any]  # how it was prepared: dataset, region, resize, …
-    rows: dict[str, int]  # split → number of rows, lost ones included
+    rows: dict[str, int]  # split → number of rows, lost ones included: frames × tiles per frame
     lost: dict[str, dict[int, str]]  # split → index → reason
     counts: dict[str, dict[str, dict[str, int]]]  # split → class name or "dont_care" → size → objects (Table 4.2)
     format_version: int = FORMAT_VERSION
+
+    @property
+    def tiles(self) -> tuple[int, int]:
+        """(columns, rows) of crops per frame; (1, 1) where frames are not cut into tiles."""
+        columns, rows = self.settings.get("tiles") or (1, 1)
+        return columns, rows
 
     def to_json(self) -> str:
         """The text of store.json."""
@@ -106,7 +114,8 @@ class Crops:
 class Annotations:
     """The objects of all N rows of a split, lost ones included (no objects), without images."""
 
-    frame_ids: list[str]  # N
+    frame_ids: list[str]  # N; the tiles of a frame share it
+    tiles: np.ndarray  # [N, 2] int64, (column, row) of the crop within its frame's tiles; 0, 0 without tiles
     boxes: list[np.ndarray]  # N × [n, 4] float32, xyxy, crop pixels
     labels: list[np.ndarray]  # N × [n] int64
     dont_care: list[np.ndarray]  # N × [n] bool
@@ -208,11 +217,13 @@ class CropSplit:
 
     def annotations(self) -> Annotations:
         """Objects and frame names of every row; reads no image."""
-        columns = ["frame_id", "boxes", "labels", "dont_care"]
-        table = self._dataset().to_table(columns=columns, scan_in_order=True)
+        table = self._dataset().to_table(columns=["frame_id", "boxes", "labels", "dont_care"], scan_in_order=True)
         objects = _objects(table)
-        return Annotations(table["frame_id"].to_pylist(), [o.boxes for o in objects], [o.labels for o in objects],
-                           [o.dont_care for o in objects])  # fmt: skip
+        columns, rows = self.meta.tiles
+        tile = np.arange(len(self), dtype=np.int64) % (columns * rows)
+        tiles = np.stack([tile % columns, tile // columns], axis=1)
+        return Annotations(table["frame_id"].to_pylist(), tiles, [o.boxes for o in objects],
+                           [o.labels for o in objects], [o.dont_care for o in objects])  # fmt: skip
 
     def _take(self, indices: Sequence[int] | np.ndarray, columns: list[str]) -> pa.Table:
         """Rows of readable frames, in the order asked for."""

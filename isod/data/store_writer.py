@@ -22,12 +22,12 @@ from isod.errors import InputError
 
 @dataclass(frozen=True)
 class Row:
-    """One frame on its way into the store; either ``image`` or ``error`` is None."""
+    """One frame, or one tile of it, on its way into the store; either ``image`` or ``error`` is None."""
 
     index: int
     frame_id: str
     image: bytes | None  # RGB JPEG
-    error: str | None  # why the frame was lost
+    error: str | None  # why it was lost
     objects: Objects  # crop pixels; none if lost
     size: tuple[int, int]  # (height, width) of the crop, pixels; (0, 0) if lost
 

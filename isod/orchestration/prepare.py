@@ -1,8 +1,8 @@
-"""The prepare job: every frame of a dataset becomes a row of the crop store, on all cores, through Ray Data.
+"""The prepare job: every frame of a dataset becomes a row of the crop store, or a row per tile, on all cores.
 
-The frames are dealt into chunks. A worker turns a chunk into one uncommitted Lance fragment and then writes a journal
-entry under STORE/_prepare; a later call with the same settings skips the chunks that have one. When all have, each
-split is committed in chunk order, store.json is written, and the journal goes.
+The frames are dealt into chunks, which Ray Data hands to the workers. A worker turns a chunk into one uncommitted Lance
+fragment and then writes a journal entry under STORE/_prepare; a later call with the same settings skips the chunks that
+have one. When all have, each split is committed in chunk order, store.json is written, and the journal goes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import ray
 import rich.console
 import rich.progress
 
-from isod.data.crops import PrepareSettings, make_row
+from isod.data.crops import PrepareSettings, make_rows
 from isod.data.dataset import SPLITS, FrameRef, Reader, Split
 from isod.data.options import reader_from, settings_from
 from isod.data.region import FAR, SIZES, size_index
@@ -45,7 +45,7 @@ class Chunk:
 
     split: Split
     number: int
-    start: int  # index of the first frame
+    start: int  # place of the first frame in the split
     frames: Sequence[FrameRef]
 
     @property
@@ -133,7 +133,7 @@ def prepare(
             with _progress_bar(progress, sum(map(len, frames.values()))) as advance:
                 advance(sum(len(chunk.frames) for chunk in chunks if chunk.entry in done))
                 _run(uri, todo, reader.class_names, settings, advance)
-        meta = _finish(uri, chunks, reader, job)
+        meta = _finish(uri, chunks, reader, job, settings.tiles_per_frame)
     return PrepareReport(uri, meta, time.monotonic() - began, len(done), complete_before=False)
 
 
@@ -229,7 +229,7 @@ def _run(
 
 def make_chunk(uri: str, chunk: Chunk, class_names: Sequence[str], settings: PrepareSettings) -> None:
     """Turn a chunk into a fragment, then write its journal entry."""
-    rows = [make_row(ref, chunk.start + place, settings) for place, ref in enumerate(chunk.frames)]
+    rows = [row for place, ref in enumerate(chunk.frames, chunk.start) for row in make_rows(ref, place, settings)]
     result = ChunkResult(
         fragment=write_fragment(uri, chunk.split, rows),
         lost={row.index: row.error for row in rows if row.error is not None},
@@ -249,14 +249,14 @@ def _count(rows: Sequence[Row], class_names: Sequence[str]) -> dict[str, dict[st
     return {name: dict(zip(SIZES, line, strict=True)) for name, line in zip(names, table.tolist(), strict=True)}
 
 
-def _finish(uri: str, chunks: Sequence[Chunk], reader: Reader, job: dict[str, Any]) -> StoreMeta:
+def _finish(uri: str, chunks: Sequence[Chunk], reader: Reader, job: dict[str, Any], tiles_per_frame: int) -> StoreMeta:
     """Commit the splits, write store.json, remove the journal."""
     done = _finished(uri, chunks)
     assert len(done) == len(chunks), "every chunk has a journal entry now"
     files, path = filesystem(uri)
     results = {split: [done[chunk.entry] for chunk in chunks if chunk.split == split] for split in SPLITS}
     rows: dict[str, int] = {
-        split: sum(len(chunk.frames) for chunk in chunks if chunk.split == split) for split in SPLITS
+        split: tiles_per_frame * sum(len(chunk.frames) for chunk in chunks if chunk.split == split) for split in SPLITS
     }
     lost: dict[str, dict[int, str]] = {}
     for split in SPLITS:
@@ -268,7 +268,8 @@ def _finish(uri: str, chunks: Sequence[Chunk], reader: Reader, job: dict[str, An
                 if files.get_file_info(f"{path}/{other}.lance").type == pyarrow.fs.FileType.Directory:
                     files.delete_dir(f"{path}/{other}.lance")
             first = next(iter(lost[split].values()), "it has no frames")
-            raise InputError(f"none of the {rows[split]} frames of split {split!r} can be read; the first one: {first}")
+            count = rows[split] // tiles_per_frame
+            raise InputError(f"none of the {count} frames of split {split!r} can be read; the first one: {first}")
     sizes = [result.size for split in SPLITS for result in results[split]]
     meta = StoreMeta(
         class_names=reader.class_names,
@@ -315,7 +316,8 @@ def _lost_lines(meta: StoreMeta) -> list[str]:
     if not total:
         return ["every frame was read"]
     shown = [(split, index, reason) for split in SPLITS for index, reason in meta.lost[split].items()][:LISTED]
-    lines = [f"{total} frames could not be read; they keep their index and are never drawn:"]
+    what = "frames could not be read" if meta.tiles == (1, 1) else "tiles of frames could not be read"
+    lines = [f"{total} {what}; they keep their index and are never drawn:"]
     lines += [f"  {split} {index}: {reason}" for split, index, reason in shown]
     if total > LISTED:
         lines.append(f"  … and {total - LISTED} more, all in {META_FILE}")
