@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, ViewType
-from mlflow.exceptions import MlflowException
+from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from isod.config import RunConfig, flatten
-from isod.errors import InputError
 from isod.orchestration.trial import examples_path, run_config, trial_name
 
 PARENT_TAG = "mlflow.parentRunId"  # what MLflow's UI nests runs by
@@ -29,30 +25,6 @@ METRICS_PER_CALL = 1000  # likewise
 def metric_key(name: str) -> str:
     """The metric's name with what MLflow does not allow (class names may hold anything) replaced by ``_``."""
     return re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)
-
-
-def open_experiment(tracking_uri: str, experiment: str, artifacts: Path) -> tuple[MlflowClient, str]:
-    """A client and the experiment's id; the experiment is made where it does not exist.
-
-    Args:
-        artifacts: where a database store keeps the files of a new experiment; a server decides for itself.
-    Raises:
-        InputError: if the store or server cannot be used.
-    """
-    for chatty in ("mlflow", "alembic"):  # they announce every step of making a new database
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    try:
-        client = MlflowClient(tracking_uri)
-        found = client.search_experiments(
-            view_type=ViewType.ACTIVE_ONLY, filter_string=f"name = '{experiment}'", max_results=1
-        )
-        if found:
-            return client, found[0].experiment_id
-        location = None if tracking_uri.startswith(("http:", "https:")) else artifacts.as_uri()
-        return client, client.create_experiment(experiment, artifact_location=location)
-    except MlflowException as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"MLflow at {tracking_uri} cannot be used: {reason}") from None
 
 
 class MLflowCallback(Callback):

@@ -16,9 +16,10 @@ from isod.config import Preset, RunConfig, SamplerConfig
 from isod.data.store import CropStore
 from isod.errors import InputError
 from isod.orchestration.cluster import connect
-from isod.orchestration.mlflow_callback import MLflowCallback, open_experiment
+from isod.orchestration.mlflow_callback import MLflowCallback
 from isod.orchestration.progress import ProgressView
 from isod.orchestration.resources import concurrent_trials, reservation
+from isod.orchestration.tracking import open_experiment
 from isod.orchestration.trial import run_trial
 from isod.training.examples import check_examples
 

@@ -1,0 +1,76 @@
+"""Opening the MLflow store that a sweep writes to, before anything starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
+
+from isod.errors import InputError
+
+SHOWN = 200  # characters of somebody else's error message
+
+
+def open_experiment(tracking_uri: str, experiment: str, artifacts: Path) -> tuple[MlflowClient, str]:
+    """A client and the experiment's id; the experiment is made where it does not exist.
+
+    Args:
+        artifacts: where a database store keeps the files of a new experiment; a server decides for itself.
+    Raises:
+        InputError: if the store or server cannot be used, within seconds.
+    """
+    if "://" not in tracking_uri:
+        raise InputError(f"a tracking URI starts with sqlite:///, http:// or the like, got {tracking_uri!r}")
+    for chatty in ("mlflow", "alembic"):  # they announce every step of making a new database
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    server = tracking_uri.startswith(("http:", "https:"))
+    with _explained(tracking_uri), _impatient():
+        if not server:
+            _try_database(tracking_uri)
+        client = MlflowClient(tracking_uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            return client, client.create_experiment(experiment, None if server else artifacts.as_uri())
+    if found.lifecycle_stage != "active":
+        raise InputError(f"{tracking_uri} has a deleted experiment {experiment!r}: restore it, or choose another name")
+    return client, found.experiment_id
+
+
+def _try_database(uri: str) -> None:
+    """Connect once: MLflow itself would try for minutes. A database file that does not exist yet is made."""
+    engine = sqlalchemy.create_engine(uri)
+    try:
+        sqlalchemy.inspect(engine).get_table_names()
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _explained(tracking_uri: str) -> Iterator[None]:
+    """Turn MLflow's and the database's errors into one sentence."""
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        shown = reason if len(reason) <= SHOWN else reason[:SHOWN] + "…"
+        raise InputError(f"the MLflow store {tracking_uri} cannot be used: {shown}") from None
+
+
+@contextmanager
+def _impatient() -> Iterator[None]:
+    """Give an absent server seconds. Later, in the middle of a sweep, MLflow's own patience is right."""
+    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+    ours = {name: value for name, value in limits.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            del os.environ[name]
