@@ -132,3 +132,14 @@ def test_a_state_of_another_lag_or_batch_size_is_refused():
     for bad in (dict(batch_size=0, lag=1), dict(batch_size=1, lag=-1)):
         with pytest.raises(InputError):
             DrawSchedule(table_for(SAMPLERS["LIS"], 20, seed=0), **bad)
+
+
+def test_no_draw_is_made_beyond_the_last_step():
+    table = table_for(SAMPLERS["LIS"], 10, seed=0)
+    schedule = DrawSchedule(table, batch_size=2, lag=3, steps=5)
+    for step in range(5):
+        schedule.update(step, schedule.draw(step).indices, [1.0, 1.0])
+    assert table.draw_count.sum() == 5 * 2
+    assert not schedule.ready(5)
+    with pytest.raises(InputError, match="beyond the last of 5 steps"):
+        schedule.draw(5)

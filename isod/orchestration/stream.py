@@ -125,6 +125,7 @@ class RayStream:
                 seed=training.seed,
                 batch_size=training.batch_size,
                 lag=training.lag,
+                steps=training.iterations,
             )
         )
 

@@ -30,9 +30,10 @@ class TableActor:
         seed: int,
         batch_size: int,
         lag: int,
+        steps: int,
     ) -> None:
         self._table = examples.table(sampler, seed=seed)
-        self._schedule = DrawSchedule(self._table, batch_size=batch_size, lag=lag)
+        self._schedule = DrawSchedule(self._table, batch_size=batch_size, lag=lag, steps=steps)
         self._changed = asyncio.Condition()
 
     async def draw(self, step: int) -> Draw:

@@ -32,23 +32,29 @@ class DrawSchedule:
         table: drawn from and updated through this schedule alone.
         batch_size: examples per draw.
         lag: how many draws may be under way beyond the one being trained on; ≥ 0.
+        steps: draws in all, so that none is counted that nobody will train on; no end by default.
     """
 
-    def __init__(self, table: Table, *, batch_size: int, lag: int):
+    def __init__(self, table: Table, *, batch_size: int, lag: int, steps: int | None = None):
         if batch_size < 1:
             raise InputError(f"batch_size must be ≥ 1, got {batch_size}")
         if lag < 0:
             raise InputError(f"lag must be ≥ 0, got {lag}")
         self.table, self.batch_size, self.lag = table, batch_size, lag
+        self._steps = float("inf") if steps is None else steps
         self.applied = 0  # updates of steps 0 … applied − 1 are in the table
         self._draws: dict[int, Draw] = {}  # made, and not yet released by their step's update
         self._waiting: dict[int, tuple[IntArray, FloatArray]] = {}  # updates that came before their turn
         for step in range(lag + 1):
-            self._draws[step] = table.draw(batch_size)
+            self._make(step)
+
+    def _make(self, step: int) -> None:
+        if step < self._steps:
+            self._draws[step] = self.table.draw(self.batch_size)
 
     def ready(self, step: int) -> bool:
         """Whether the draw of this step has been made."""
-        return step <= self.applied + self.lag
+        return step <= self.applied + self.lag and step < self._steps
 
     def draw(self, step: int) -> Draw:
         """The draw of this step, the same one every time until the step's update releases it.
@@ -58,6 +64,8 @@ class DrawSchedule:
         """
         if step in self._draws:
             return self._draws[step]
+        if step >= self._steps:
+            raise InputError(f"draw {step} is beyond the last of {self._steps} steps")
         if self.ready(step):
             raise InputError(f"draw {step} was released: the scores of its step have arrived")
         raise InputError(f"draw {step} is not ready: it needs the scores of step {step - 1 - self.lag}")
@@ -77,7 +85,7 @@ class DrawSchedule:
         while self.applied in self._waiting:
             self.table.update(*self._waiting.pop(self.applied))
             self.applied += 1
-            self._draws[self.applied + self.lag] = self.table.draw(self.batch_size)
+            self._make(self.applied + self.lag)
 
     def state_dict(self) -> dict[str, Any]:
         """The table's state, the draws under way and the updates that wait, as torch tensors and plain numbers."""

@@ -24,7 +24,8 @@ from isod.training.stream import LocalStream
 def local_stream(config: RunConfig, split: CropSplit, examples: TrainingExamples, *, workers: int) -> LocalStream:
     """The run's own table over its examples, and the stream of its draws."""
     table = examples.table(config.sampler, seed=config.training.seed)
-    schedule = DrawSchedule(table, batch_size=config.training.batch_size, lag=config.training.lag)
+    training = config.training
+    schedule = DrawSchedule(table, batch_size=training.batch_size, lag=training.lag, steps=training.iterations)
     return LocalStream(split, table, schedule, workers=workers)
 
 
