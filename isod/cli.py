@@ -6,6 +6,7 @@ Bad input ends with one sentence on standard error and exit code 2.
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -147,6 +148,12 @@ def exit_cleanly(program: str, action: Callable[[], None]) -> int:
         action()
     except InputError as error:
         print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" that holds {error.filename}" if error.filename else ""
+        print(f"{program}: the disk{where} is full: what was written stays; free some space", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{program}: stopped", file=sys.stderr)

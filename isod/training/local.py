@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,11 +15,23 @@ from numpy.typing import NDArray
 
 from isod.config import RunConfig, flatten, require
 from isod.data.store import CropSplit, CropStore
+from isod.errors import InputError
 from isod.sampling.schedule import DrawSchedule
 from isod.training.examples import TrainingExamples, check_examples
 from isod.training.holdout import training_examples
 from isod.training.run import Trainer, ValidationCrops, train
 from isod.training.stream import LocalStream
+
+
+def output_folder(path: Path) -> Path:
+    """The folder, made if need be, as an absolute path. Raises InputError if nothing can be written there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write to the folder {path} ({error.strerror}): choose another --out") from None
+    return path.resolve()
 
 
 def local_stream(config: RunConfig, split: CropSplit, examples: TrainingExamples, *, workers: int) -> LocalStream:
@@ -76,7 +89,7 @@ def run_local(
     require(not (out / "metrics.csv").exists(), "--out must be a folder without an earlier run", str(out))
     split = store.split("train")
     check_examples(config, split)
-    out.mkdir(parents=True, exist_ok=True)
+    out = output_folder(out)
     (out / "config.json").write_text(json.dumps({"store": store_uri, **flatten(config)}, indent=2) + "\n")
     torch.set_num_threads(threads)
     examples = training_examples(config, store, device=device, workers=workers, cache=out / "holdout")

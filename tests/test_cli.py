@@ -1,0 +1,348 @@
+"""Bad input through the command lines: exit code 2, one sentence that names what is wrong, and nothing lost."""
+
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import simplejpeg
+
+from isod import cli, study
+from isod.data.store import CropStore
+from sweeps.thesis_grid import STUDY
+
+
+def thesis_grid(arguments):
+    return study.main(STUDY, None, arguments)
+
+
+@pytest.fixture
+def refused(capfd):
+    """Runs a command line and gives the one sentence that it was refused with."""
+
+    def run(main, *arguments):
+        capfd.readouterr()
+        assert main([str(argument) for argument in arguments]) == 2
+        lines = capfd.readouterr().err.strip().splitlines()
+        (error,) = [line for line in lines if not line.startswith("preparing ")]  # the progress bar
+        program, _, sentence = error.partition(": ")
+        assert program == ("thesis_grid" if main is thesis_grid else "isod")
+        return sentence
+
+    return run
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """A COCO set of three train images and two val images, 30×20, each with one car; its command line, and its jsons.
+
+    A changed json is written with ``save``.
+    """
+
+    class Coco:
+        images = tmp_path / "images"
+        store = tmp_path / "store"
+        arguments = ("prepare", "coco", store, "--train", images, tmp_path / "train.json",
+                     "--val", images, tmp_path / "val.json")  # fmt: skip
+
+        def save(self):
+            for split in ("train", "val"):
+                (tmp_path / f"{split}.json").write_text(json.dumps(getattr(self, split)))
+
+    coco = Coco()
+    coco.images.mkdir()
+    rng = np.random.default_rng(0)
+    for split, numbers in (("train", (1, 2, 3)), ("val", (4, 5))):
+        for i in numbers:
+            noise = rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)
+            (coco.images / f"{i}.jpg").write_bytes(simplejpeg.encode_jpeg(noise))
+        content = {
+            "categories": [{"id": 1, "name": "car"}],
+            "images": [{"id": i, "file_name": f"{i}.jpg", "width": 30, "height": 20} for i in numbers],
+            "annotations": [{"id": i, "image_id": i, "category_id": 1, "bbox": [2, 3, 9, 8]} for i in numbers],
+        }
+        setattr(coco, split, content)
+    coco.save()
+    return coco
+
+
+# --- datasets --------------------------------------------------------------------------------------------------------
+
+
+def test_root_that_is_not_zod(refused, tmp_path):
+    (tmp_path / "photo.jpg").write_bytes(b"")
+    sentence = refused(cli.main, "prepare", "zod", tmp_path, tmp_path / "store")
+    assert f"{tmp_path} does not hold ZOD Frames 'full': there is no trainval-frames-full.json in it" in sentence
+    assert "does not hold ZOD" in refused(cli.main, "prepare", "zod", tmp_path / "none", tmp_path / "store")
+    (tmp_path / "trainval-frames-full.json").write_text('{"train": 3}')
+    assert "is not ZOD Frames" in refused(cli.main, "prepare", "zod", tmp_path, tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+def test_unknown_version_and_anonymization(refused, demo_root, tmp_path):
+    sentence = refused(cli.main, "prepare", "zod", demo_root, tmp_path / "store", "--version", "huge")
+    assert "must be one of ('full', 'mini'), got 'huge'" in sentence
+    command = ("prepare", "zod", demo_root, tmp_path / "store", "--version", "mini", "--anonymization")
+    assert "one of ('blur', 'dnat', 'original'), got 'none'" in refused(cli.main, *command, "none")
+    assert "no frame with a front camera image of anonymization 'dnat'" in refused(cli.main, *command, "dnat")
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("images: 3", "is not JSON"),
+        ("[1, 2]", "is not COCO as isod reads it: it is a JSON object"),
+        ('{"images": [], "annotations": []}', "it has the key 'categories'"),
+        ('{"images": [], "annotations": [], "categories": []}', "it has at least one category, got 0"),
+    ],
+)
+def test_json_that_is_not_coco(refused, coco, tmp_path, text, rule):
+    (tmp_path / "train.json").write_text(text)
+    sentence = refused(cli.main, *coco.arguments)
+    assert sentence.startswith(f"{tmp_path / 'train.json'} ")
+    assert rule in sentence
+    assert not coco.store.exists()
+
+
+@pytest.mark.parametrize(
+    ("bbox", "rule"),
+    [
+        ([2, 3, 0, 8], "its bbox has a positive width and height, got [2, 3, 0, 8]"),
+        ([2, 3, 9, -1], "its bbox has a positive width and height, got [2, 3, 9, -1]"),
+        ([25, 3, 9, 8], "its bbox lies inside its 30×20 image, got [25, 3, 9, 8]"),
+        ([100, 100, 9, 8], "its bbox lies inside its 30×20 image"),
+        ([2, float("nan"), 9, 8], "four finite numbers, got [2, nan, 9, 8]"),
+        ([2, 3, 9], "four finite numbers, got [2, 3, 9]"),
+    ],
+)
+def test_bad_boxes(refused, coco, tmp_path, bbox, rule):
+    coco.train["annotations"][1]["bbox"] = bbox
+    coco.save()
+    sentence = refused(cli.main, *coco.arguments)
+    assert f"{tmp_path / 'train.json'} is not COCO as isod reads it: annotation 2: " in sentence
+    assert rule in sentence
+
+
+def test_a_class_in_val_that_train_lacks(refused, coco):
+    coco.val["categories"].append({"id": 2, "name": "moose"})
+    coco.save()
+    sentence = refused(cli.main, *coco.arguments)
+    assert "val.json has the class 'moose', which" in sentence
+    assert "train.json lacks" in sentence
+
+
+def test_missing_and_truncated_images_are_listed(ray_local, coco, capfd):
+    """They keep their places; the rest is prepared."""
+    (coco.images / "1.jpg").unlink()
+    (coco.images / "5.jpg").write_bytes((coco.images / "5.jpg").read_bytes()[:300])
+    assert cli.main([str(argument) for argument in coco.arguments]) == 0
+    out = capfd.readouterr().out
+    assert "2 frames could not be read" in out
+    assert "train 0: its image" in out
+    assert "No such file" in out
+    assert "val 1: its image" in out
+    assert CropStore.open(coco.store).meta.rows == {"train": 3, "val": 2}
+
+
+def test_no_image_at_all(ray_local, refused, coco):
+    for i in (4, 5):
+        (coco.images / f"{i}.jpg").write_bytes(b"")
+    sentence = refused(cli.main, *coco.arguments)
+    assert "none of the 2 frames of split 'val' can be read; the first one: " in sentence
+    shutil.rmtree(coco.images)
+    assert "does not exist or is not a folder" in refused(cli.main, *coco.arguments)
+    coco.images.mkdir()
+    assert "none of the 3 images of" in refused(cli.main, *coco.arguments)
+
+
+def test_a_full_disk_while_preparing(ray_local, refused, coco, tmp_path):
+    """A disk of 1 MB, with room for the store once a ballast file has gone."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    try:
+        (disk / "ballast").write_bytes(bytes(2**20 - 16384))
+        arguments = ("prepare", "coco", disk / "store", *coco.arguments[3:])
+        sentence = refused(cli.main, *arguments)
+        assert sentence.endswith(
+            f"the disk that holds {disk / 'store'} is full: finished chunks are kept, so free some space and run the "
+            "same command again"
+        )
+        (disk / "ballast").unlink()
+        assert cli.main([str(argument) for argument in arguments]) == 0
+        assert CropStore.open(disk / "store").meta.rows == {"train": 3, "val": 2}
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk_while_training(refused, tiny_store, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "metrics.csv")
+
+    monkeypatch.setattr("isod.training.local.train", full)
+    sentence = refused(cli.main, "train", tiny_store, "--out", tmp_path, "--iterations", 1)
+    assert sentence == "the disk that holds metrics.csv is full: what was written stays; free some space"
+
+
+# --- stores ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["isod train", "thesis_grid"])
+def training(request, tmp_path):
+    """The two ways to train on a store: main, and the arguments that put the store first."""
+    out = tmp_path / "out"
+    if request.param == "isod train":
+        return cli.main, lambda store, *rest: ("train", store, "--out", out, *rest)
+    return thesis_grid, lambda store, *rest: (
+        "--store", store, "--out", out, *(rest if "--sampler" not in rest else ("--samplers", *rest[1:]))
+    )  # fmt: skip
+
+
+def test_a_store_that_is_none(refused, training, tmp_path):
+    main, arguments = training
+    for store in (tmp_path, tmp_path / "nowhere", __file__):
+        sentence = refused(main, *arguments(store))
+        assert f"{store} is not a crop store (no store.json in it): make one with `isod prepare`" in sentence
+    (tmp_path / "store.json").write_text('{"what": "somebody else\'s"}')
+    assert "was not written by `isod prepare`" in refused(main, *arguments(tmp_path))
+    (tmp_path / "store.json").write_text("{")
+    assert "is not JSON" in refused(main, *arguments(tmp_path))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_store_made_by_another_version(refused, training, tiny_store, tmp_path):
+    main, arguments = training
+    meta = json.loads(CropStore.open(tiny_store).meta.to_json())
+    (tmp_path / "store.json").write_text(json.dumps({**meta, "format_version": 7}))
+    sentence = refused(main, *arguments(tmp_path))
+    assert "has format version 7, and this isod reads version 1: prepare it again" in sentence
+
+
+def test_a_batch_larger_than_the_data_set(refused, ray_local, training, tiny_store):
+    main, arguments = training
+    sentence = refused(main, *arguments(tiny_store, "--sampler", "UIS", "--batch-size", 65))
+    assert sentence == "batch_size must not exceed the 64 training examples of the store, got 65"
+
+
+def test_unknown_names(refused, training, tiny_store):
+    main, arguments = training
+    sentence = refused(main, *arguments(tiny_store, "--sampler", "best"))
+    assert sentence.startswith("unknown sampler 'best'; choose one of baseline, LIS, UIS")
+    sentence = refused(main, *arguments(tiny_store, "--preset", "huge"))
+    assert sentence == "unknown preset 'huge'; choose one of demo, small, thesis"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "rule"),
+    [
+        ("--iterations", 0, "iterations must be ≥ 1, got 0"),
+        ("--batch-size", 0, "batch_size must be ≥ 1, got 0"),
+        ("--validate-every", -1, "validate_every must be ≥ 1, got -1"),
+        ("--lag", -1, "lag must be ≥ 0, got -1"),
+        ("--lr", "nan", "lr must be > 0, got nan"),
+        ("--width", "inf", "detector width must be in (0, 4], got inf"),
+        ("--workers", 0, "decode_workers must be ≥ 1, got 0"),
+        ("--threads", 0, "threads must be ≥ 1, got 0"),
+    ],
+)
+def test_settings_out_of_range(refused, training, tiny_store, option, value, rule):
+    main, arguments = training
+    assert refused(main, *arguments(tiny_store, option, value)) == rule
+
+
+def test_out_that_cannot_be_written(refused, ray_local, tiny_store, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file/below", "/proc/isod"):
+        for main, arguments in (
+            (cli.main, ("train", tiny_store)),
+            (thesis_grid, ("--store", tiny_store, "--samplers", "UIS")),
+        ):
+            sentence = refused(main, *arguments, "--out", out)
+            assert sentence.startswith(f"cannot write to the folder {out} (")
+            assert sentence.endswith("choose another --out")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_out_that_holds_a_run(refused, tiny_store, tmp_path):
+    (tmp_path / "metrics.csv").write_text("iteration,mAP\n50,0.5\n")
+    sentence = refused(cli.main, "train", tiny_store, "--out", tmp_path)
+    assert sentence == f"--out must be a folder without an earlier run, got '{tmp_path}'"
+    assert (tmp_path / "metrics.csv").read_text() == "iteration,mAP\n50,0.5\n"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+# --- sweeps and results ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sweep(refused, ray_local, tiny_store, tmp_path):
+    """A sweep that would run, were it not for the further arguments; gives the sentence."""
+    return lambda *rest: refused(thesis_grid, "--store", tiny_store, "--out", tmp_path, "--samplers", "baseline", *rest)
+
+
+def test_a_sampler_twice(sweep):
+    sentence = sweep("--samplers", "UIS", "LIS", "UIS")
+    assert sentence == "--samplers must name each sampler once, got ['UIS', 'LIS', 'UIS']"
+
+
+def test_no_seeds(sweep):
+    assert sweep("--seeds", 0) == "--seeds must be ≥ 1, got 0"
+
+
+def test_more_decode_workers_than_the_machine_has(sweep):
+    assert sweep("--workers", 50) == (
+        "a trial needs 0.75 CPU for training + 50 decode workers × 0.25 CPU = 13.25 CPUs and Ray has 2: ask for fewer "
+        "decode workers or less CPU"
+    )
+
+
+def test_no_gpu_for_the_thesis(sweep, ray_local):
+    if ray_local.cluster_resources().get("GPU"):
+        pytest.skip("there is a GPU")
+    sentence = sweep("--preset", "thesis", "--workers", 1, "--batch-size", 8)
+    assert sentence.startswith("a trial needs 1 GPU and Ray has 0: choose a preset without a GPU")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("runs", "a tracking URI starts with sqlite:///, http:// or the like, got 'runs'"),
+        ("nonsense://x", "the MLflow store nonsense://x cannot be used: "),
+        ("sqlite:////proc/isod/mlflow.db", "the MLflow store sqlite:////proc/isod/mlflow.db cannot be used: "),
+        ("http://127.0.0.1:9", "the MLflow store http://127.0.0.1:9 cannot be used: "),
+    ],
+)
+def test_a_tracking_uri_that_leads_nowhere(sweep, uri, reason):
+    assert sweep("--tracking-uri", uri).startswith(reason)
+
+
+def test_a_tracking_uri_of_something_else(sweep, tmp_path):
+    (tmp_path / "notes.db").write_text("not a database, but dear to its owner")
+    sentence = sweep("--tracking-uri", f"sqlite:///{tmp_path}/notes.db")
+    assert sentence.endswith("file is not a database")
+    assert (tmp_path / "notes.db").read_text() == "not a database, but dear to its owner"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])
+def test_a_ray_address_where_nobody_answers(sweep, monkeypatch, address):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    sentence = sweep("--address", address)
+    assert sentence.startswith(f"no Ray cluster answers at '{address}' ([Errno 111] Connection refused): ")
+
+
+def test_results_of_nothing(refused, tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    sentence = refused(cli.main, "results", "--tracking-uri", uri, "--experiment", "x", "--out", tmp_path)
+    assert sentence == f"there is no MLflow database at {uri}"
+
+
+def test_an_unknown_command_is_refused_by_argparse(capfd):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["fly"])
+    assert stopped.value.code == 2
+    assert "invalid choice: 'fly'" in capfd.readouterr().err
