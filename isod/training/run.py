@@ -35,11 +35,11 @@ def flips(config: TrainingConfig, step: int) -> NDArray[np.bool_]:
 
 def to_device(crops: Crops, device: torch.device) -> tuple[Tensor, Objects]:
     """Images [B, 3, H, W] uint8 in channels-last memory and padded objects, moved without waiting for the host."""
-    images = torch.from_numpy(crops.images).permute(0, 3, 1, 2)  # a view: HWC in memory is channels-last
+    # one copy out of Ray's read-only shared memory, into pages that the GPU can fetch from while the host goes on
+    images = torch.empty(crops.images.shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    images.numpy()[...] = crops.images
     objects = Objects.from_lists(crops.boxes, crops.labels, crops.dont_care)
-    if device.type == "cuda":
-        images = images.pin_memory()
-    return images.to(device, non_blocking=True), objects.to(device)
+    return images.permute(0, 3, 1, 2).to(device, non_blocking=True), objects.to(device)  # HWC is channels-last
 
 
 class ValidationCrops:
@@ -148,7 +148,7 @@ class Trainer:
             display_threshold=self.config.detector.display_threshold,
         )
         for batch in crops:
-            images = torch.from_numpy(batch.images).permute(0, 3, 1, 2).to(self.device)
+            images, _ = to_device(batch, self.device)
             detections = detect(*self._forward(images), self.meta.crop_size, self.config.detector)
             targets = [
                 {
