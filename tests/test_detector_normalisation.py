@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.planted_data import planted_meta, render
 from isod.cli import adjust, build_parser
 from isod.config import PRESETS, SAMPLERS, DetectorConfig, RunConfig, TrainingConfig, flatten
+from isod.data.planted import planted_meta, render
 from isod.detector import Objects, detection_loss
 from isod.errors import InputError
 from isod.sampling import DrawSchedule, sample_scores, table_for

@@ -15,12 +15,12 @@ from isod.data.store import Crops, StoreMeta
 
 CLASS_NAMES = ("bright", "level", "upright", "diagonal")
 HEIGHT, WIDTH = 64, 128  # pixels
-BACKGROUND, NOISE = 100.0, 20.0  # grey level, and its standard deviation per pixel
+BACKGROUND, NOISE = 100.0, 14.0  # grey level, and its standard deviation per pixel
 BRIGHT_SHARE = 0.8  # of all images
 BRIGHT_LIFT = 90.0  # grey levels above the background
 BRIGHT_SIDES = (16, 32)  # pixels, least and largest height; twice as wide at most
 RARE_SHARE = 0.03  # of the training images
-FAINT_LIFT = 26.0  # grey levels between bars and background
+FAINT_LIFT = 40.0  # grey levels between bars and background
 FAINT_SIDES = (10, 16)  # pixels, least and largest
 BAR = 3  # pixels, width of a bar and of the gap beside it
 CHUNK = 1000  # images rendered at a time
@@ -74,12 +74,12 @@ def render(count: int, *, rare_share: float = RARE_SHARE, seed: int) -> PlantedS
         for image, has_faint in zip(canvas, rare[start:stop], strict=True):
             found = []
             if rng.random() < BRIGHT_SHARE:
-                side = rng.integers(BRIGHT_SIDES[0], BRIGHT_SIDES[1] + 1)
-                found.append((_place(rng, side, rng.integers(side, 2 * side + 1)), 1))
+                side = int(rng.integers(BRIGHT_SIDES[0], BRIGHT_SIDES[1] + 1))
+                found.append((_place(rng, side, int(rng.integers(side, 2 * side + 1))), 1))
                 x0, y0, x1, y1 = found[0][0]
                 image[y0:y1, x0:x1] += BRIGHT_LIFT
             if has_faint:
-                height, width = rng.integers(FAINT_SIDES[0], FAINT_SIDES[1] + 1, size=2)
+                height, width = rng.integers(FAINT_SIDES[0], FAINT_SIDES[1] + 1, size=2).tolist()
                 x0, y0, x1, y1 = box = _place(rng, height, width)
                 label = int(rng.integers(2, len(CLASS_NAMES) + 1))
                 image[y0:y1, x0:x1] += FAINT_LIFT * _bars(label, height, width)
@@ -106,7 +106,7 @@ def with_label_errors(split: PlantedSplit, *, swapped: float, missing: float, se
 def _place(rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
     """A box of this size somewhere inside the image, xyxy."""
     x0, y0 = int(rng.integers(0, WIDTH - width + 1)), int(rng.integers(0, HEIGHT - height + 1))
-    return x0, y0, x0 + int(width), y0 + int(height)
+    return x0, y0, x0 + width, y0 + height
 
 
 def _bars(label: int, height: int, width: int) -> NDArray[np.float32]:
