@@ -168,6 +168,7 @@ _SAMPLERS = [
 ]
 
 SAMPLERS: dict[str, SamplerConfig] = {sampler.name: sampler for sampler in _SAMPLERS}
+THESIS_SAMPLERS = ("baseline", "LIS", "UIS", "LIS-RB", "UIS-RB", "LIS-RHO", "LIS-IR", "UIS-IR")
 
 
 @dataclass(frozen=True, kw_only=True)

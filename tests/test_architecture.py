@@ -14,7 +14,7 @@ PACKAGE = ROOT / "isod"
 FOUNDATION = {"config", "errors", "outcome", "ragged"}
 COMPUTING = {"data", "detector", "sampling", "evaluation"}
 ROOMS = FOUNDATION | COMPUTING
-# What each room of isod may import, beside itself. Not listed: cli and __main__, which may import anything.
+# What each room of isod may import, beside itself. Not listed: cli, study and __main__, which may import anything.
 ARROWS: dict[str, set[str]] = {
     **dict.fromkeys(FOUNDATION, FOUNDATION),
     **dict.fromkeys(COMPUTING, FOUNDATION),
@@ -22,7 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "orchestration": ROOMS | {"training"},
     "results": ROOMS,
 }
-ENTRANCES = {"cli", "__main__"}
+ENTRANCES = {"cli", "study", "__main__"}
 MAY_IMPORT = {"ray": {"orchestration"}, "mlflow": {"orchestration", "results"}}
 TORCH_FREE = [  # decode workers and the table actor import these: torch would cost each of them 10 s and 300 MB
     "isod.config",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import platform
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray import tune
@@ -20,7 +21,7 @@ from isod.orchestration.mlflow_callback import MLflowCallback
 from isod.orchestration.progress import ProgressView
 from isod.orchestration.resources import concurrent_trials, reservation
 from isod.orchestration.tracking import open_experiment
-from isod.orchestration.trial import run_trial
+from isod.orchestration.trial import run_config, run_trial
 from isod.training.examples import check_examples
 
 
@@ -32,6 +33,7 @@ class Sweep:
     store: str  # URI of the crop store, readable from every node
     preset: Preset
     samplers: Sequence[SamplerConfig]
+    training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # sampler name → settings of its own
     seeds: int  # runs per sampler, seeds 0 … seeds − 1
     tracking_uri: str  # MLflow's
     experiment: str
@@ -71,10 +73,14 @@ def run_sweep(sweep: Sweep) -> SweepResult:
     base = RunConfig(
         sampler=sweep.samplers[0], detector=preset.detector, training=preset.training, holdout=preset.holdout
     )
-    for sampler in sweep.samplers:
-        check_examples(replace(base, sampler=sampler), store.split("train"))
+    grid = [
+        {"sampler": sampler, "seed": seed, "training": dict(sweep.training.get(sampler.name, {}))}
+        for seed in range(sweep.seeds)
+        for sampler in sweep.samplers
+    ]
+    for params in grid[: len(sweep.samplers)]:
+        check_examples(run_config(base, params), store.split("train"))
     resources = sweep.preset.resources
-    grid = [{"sampler": sampler, "seed": seed} for seed in range(sweep.seeds) for sampler in sweep.samplers]
     sweep.out.mkdir(parents=True, exist_ok=True)
     client, experiment_id = open_experiment(sweep.tracking_uri, sweep.experiment, sweep.out / "artifacts")
 

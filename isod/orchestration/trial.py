@@ -18,8 +18,9 @@ from isod.training.run import Trainer, ValidationCrops, choose_device, train
 
 
 def run_config(base: RunConfig, params: dict[str, Any]) -> RunConfig:
-    """The base run with a trial's own sampler and seed: ``{"sampler": SamplerConfig, "seed": int}``."""
-    return replace(base, sampler=params["sampler"], training=replace(base.training, seed=params["seed"]))
+    """The base run with a trial's own sampler, seed and, under "training", training settings if it has any."""
+    training = replace(base.training, seed=params["seed"], **params.get("training", {}))
+    return replace(base, sampler=params["sampler"], training=training)
 
 
 def trial_name(sampler: str, seed: int) -> str:

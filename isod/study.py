@@ -1,0 +1,145 @@
+"""A study's command line: a named grid of samplers × seeds, ending in the speed-up table and a report.
+
+The scripts in sweeps/ are each a ``Study`` and a docstring; what they share is here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from isod.cli import add_run_options, adjust, choose_preset, exit_cleanly
+from isod.config import PRESETS, SAMPLERS, Preset, SamplerConfig, require
+from isod.data.store import CropStore
+from isod.errors import InputError
+
+DEMO_SEED = 0
+DEMO_SIZE = (160, 48)  # width, height: an eighth of the far region
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What a sweep script runs by default."""
+
+    name: str  # of the script, without .py: the parent run's isod.sweep tag
+    samplers: Sequence[SamplerConfig]  # names are unique: MLflow knows a run by its sampler's name and its seed
+    training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # sampler name → settings of its own
+
+    def __post_init__(self) -> None:
+        names = [sampler.name for sampler in self.samplers]
+        if len(set(names)) != len(names) or not self.training.keys() <= set(names):
+            raise ValueError(f"study {self.name}: names repeated, or settings for others than {names}")
+        for sampler in self.samplers:
+            if SAMPLERS.get(sampler.name, sampler) != sampler:
+                raise ValueError(f"study {self.name}: {sampler.name!r} is the name of another sampler")
+
+    def choose(self, names: Sequence[str] | None) -> list[SamplerConfig]:
+        """The samplers of these names, which may be any that isod knows; the study's own where None.
+
+        Raises:
+            InputError: an unknown name, with the names there are, or a repeated one.
+        """
+        if names is None:
+            return list(self.samplers)
+        known = SAMPLERS | {sampler.name: sampler for sampler in self.samplers}
+        for name in names:
+            if name not in known:
+                raise InputError(f"unknown sampler {name!r}; choose one of {', '.join(known)}")
+        require(len(set(names)) == len(names), "--samplers must name each sampler once", names)
+        return [known[name] for name in names]
+
+
+def demo_store(out: Path, frames: int) -> str:
+    """The crop store of the demo data, made on first use and then kept in ``out``."""
+    from isod.data.demo import write_demo
+    from isod.orchestration.prepare import prepare_demo
+
+    store = out / f"demo-store-{frames}-{DEMO_SIZE[0]}x{DEMO_SIZE[1]}"
+    try:
+        CropStore.open(str(store))
+        print(f"demo data, made earlier: {store}")
+    except InputError:
+        root = out / f"demo-zod-{frames}"
+        print(f"making {frames} demo frames in ZOD's layout: {root}")
+        write_demo(root, frames=frames, seed=DEMO_SEED)
+        print(prepare_demo(root, str(store), resize=DEMO_SIZE))
+    return str(store)
+
+
+def build_parser(study: Study, description: str | None) -> argparse.ArgumentParser:
+    """The options of a study's script; ``description`` is its docstring."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = " ".join(sampler.name for sampler in study.samplers)
+    prefix = experiment_prefix(study)
+    parser.add_argument("--store", metavar="STORE", help="crop store made by `isod prepare` (default: demo data)")
+    parser.add_argument("--demo-frames", type=int, default=1000, metavar="N", help="of the demo data (default 1000)")
+    parser.add_argument("--preset", metavar="NAME", help=f"one of {', '.join(PRESETS)} (default: demo, or small)")
+    parser.add_argument("--samplers", nargs="+", metavar="NAME", help=f"default: {names}")
+    parser.add_argument("--seeds", type=int, metavar="N", help="runs per sampler, seeds 0 … N-1")
+    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow's (default: OUT/mlflow.db)")
+    parser.add_argument("--experiment", metavar="NAME", help=f"MLflow experiment (default: {prefix}, one per store)")
+    parser.add_argument("--address", metavar="ADDR", help="of a Ray cluster, e.g. auto (default: Ray on this machine)")
+    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="default: out")
+    add_run_options(parser)
+    return parser
+
+
+def experiment_prefix(study: Study) -> str:
+    """What the default name of the MLflow experiment begins with."""
+    return study.name.replace("_", "-")
+
+
+def run(study: Study, options: argparse.Namespace) -> None:
+    """Carries the sweep out and prints where to look."""
+    preset: Preset = adjust(choose_preset(options.preset or ("small" if options.store else "demo")), options)
+    samplers = study.choose(options.samplers)
+    seeds = preset.seeds if options.seeds is None else options.seeds
+    require(seeds >= 1, "--seeds must be ≥ 1", seeds)
+
+    if options.store:
+        CropStore.open(options.store)
+
+    from isod.orchestration.cluster import connect
+    from isod.orchestration.sweep import Sweep, run_sweep
+    from isod.results.command import results_command
+    from isod.training.local import output_folder
+
+    out = output_folder(options.out)
+    connect(options.address)  # before the demo data is prepared, which would start Ray on this machine
+    store = options.store or demo_store(out, options.demo_frames)
+    if "://" not in store:
+        store = str(Path(store).resolve())
+    tracking_uri = options.tracking_uri or f"sqlite:///{out / 'mlflow.db'}"
+    experiment = options.experiment or f"{experiment_prefix(study)}-{Path(store).name}"
+    print(f"{len(samplers)} samplers × {seeds} seeds, {preset.training.iterations} iterations each")
+    result = run_sweep(
+        Sweep(
+            name=study.name,
+            store=store,
+            preset=preset,
+            samplers=samplers,
+            training=study.training,
+            seeds=seeds,
+            tracking_uri=tracking_uri,
+            experiment=experiment,
+            out=out,
+            address=options.address,
+        )
+    )
+    for name, reason in result.failed.items():
+        print(f"{name} failed: {reason}", file=sys.stderr)
+    report = results_command(tracking_uri, experiment, out / "report", sweep=result.parent_run_id)
+    print(f"\nreport: {report}")
+    server = tracking_uri.startswith(("http:", "https:"))
+    print(f"compare runs: {tracking_uri if server else f'mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}'}")
+
+
+def main(study: Study, description: str | None, arguments: Sequence[str] | None = None) -> int:
+    """Entry point of a study's script; returns the exit code."""
+    options = build_parser(study, description).parse_args(arguments)
+    return exit_cleanly(study.name, lambda: run(study, options))

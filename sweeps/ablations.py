@@ -1,0 +1,58 @@
+"""What LIS and UIS owe to each of their settings: one of them changed at a time.
+
+    python sweeps/ablations.py                                     # demo data, this machine: 32 samplers × 2 seeds
+    python sweeps/ablations.py --samplers baseline UIS UIS-max UIS-rms --seeds 5
+    python sweeps/ablations.py --store STORE --preset small        # your data, two cores: days
+
+Reductions of object scores to one score (§4.2.4), the lag between a score and the first draw that sees it, a uniform
+floor λ, the weight of the box part against the class part (§4.3), and the object-normalised loss that §6.3.1 of the
+thesis asks about. A run costs what one of the thesis grid does. The thesis reports no figures for these, only that the
+choice of reduction changed the outcome much.
+"""
+
+import sys
+from dataclasses import replace
+
+from isod.config import SAMPLERS, SamplerConfig
+from isod.study import Study, main
+
+BASES = (SAMPLERS["LIS"], SAMPLERS["UIS"])
+REDUCTIONS = {"sum": "sum", "max": "max", "rms": "rms", "area": "area_mean", "masked": "masked_mean"}
+LAGS = (0, 16, 64)  # steps; the presets have 2 and 4
+FLOORS = (0.1, 0.5)
+TASK_WEIGHTS = {"half-box": (1.0, 0.5), "double-box": (1.0, 2.0), "box-only": (0.0, 1.0)}  # w_cls, w_reg
+
+
+def variants(base: SamplerConfig) -> list[SamplerConfig]:
+    """The sampler with one of its own settings changed, in turn."""
+    return [
+        *(replace(base, name=f"{base.name}-{name}", reduction=key) for name, key in REDUCTIONS.items()),
+        *(replace(base, name=f"{base.name}-floor-{floor}", floor=floor) for floor in FLOORS),
+        *(
+            replace(base, name=f"{base.name}-{name}", class_weight=class_weight, box_weight=box_weight)
+            for name, (class_weight, box_weight) in TASK_WEIGHTS.items()
+        ),
+    ]
+
+
+BASELINE = SAMPLERS["baseline"]
+LAG_SETTINGS: dict[str, dict[str, object]] = {f"lag-{lag}": {"lag": lag} for lag in LAGS}
+OBJECT_LOSS: dict[str, dict[str, object]] = {"object-loss": {"loss_normalisation": "object"}}
+# Samplers as they are, under another setting of the training: sampler, what its name gains, the setting.
+OTHER_TRAINING = [
+    *((base, suffix, setting) for base in BASES for suffix, setting in LAG_SETTINGS.items()),
+    *((base, suffix, setting) for base in (BASELINE, *BASES) for suffix, setting in OBJECT_LOSS.items()),
+]
+STUDY = Study(
+    name="ablations",
+    samplers=[
+        BASELINE,
+        *BASES,
+        *(variant for base in BASES for variant in variants(base)),
+        *(replace(base, name=f"{base.name}-{suffix}") for base, suffix, _ in OTHER_TRAINING),
+    ],
+    training={f"{base.name}-{suffix}": changed for base, suffix, changed in OTHER_TRAINING},
+)
+
+if __name__ == "__main__":
+    sys.exit(main(STUDY, __doc__))

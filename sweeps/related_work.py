@@ -1,0 +1,24 @@
+"""The related work: every sampler beyond the thesis's eight in one grid, beside its baseline, LIS and UIS.
+
+    python sweeps/related_work.py                                  # demo data, this machine: 25 samplers × 2 seeds
+    python sweeps/related_work.py --samplers baseline loss-rank gradient-norm --seeds 5
+    python sweeps/related_work.py --store STORE --preset small     # your data, two cores: days
+
+isod/config.py cites the paper and the equation of each. A run costs what one of the thesis grid does; ``LIS-RHO-rank``
+also trains a hold-out model, once per seed. The thesis did not run them, so there is no figure of its own to expect: on
+data in which nearly every example is alike (ESS/N near 1 in the report) none of them can gain much.
+"""
+
+import sys
+
+from isod.config import SAMPLERS, THESIS_SAMPLERS
+from isod.study import Study, main
+
+REFERENCES = ("baseline", "LIS", "UIS")
+STUDY = Study(
+    name="related_work",
+    samplers=[sampler for name, sampler in SAMPLERS.items() if name in REFERENCES or name not in THESIS_SAMPLERS],
+)
+
+if __name__ == "__main__":
+    sys.exit(main(STUDY, __doc__))

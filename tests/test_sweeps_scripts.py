@@ -1,0 +1,100 @@
+"""The study scripts: what they run by default, and each of them small, on real Ray and MLflow."""
+
+import runpy
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from isod.config import SAMPLERS, THESIS_SAMPLERS
+from isod.errors import InputError
+from isod.study import Study, build_parser, main
+
+SWEEPS = Path(__file__).parent.parent / "sweeps"
+SMALL = ["--seeds", "1", "--preset", "demo", "--iterations", "3", "--batch-size", "8", "--width", "0.125",
+         "--validate-every", "3"]  # fmt: skip
+
+
+def script(name: str) -> Study:
+    return runpy.run_path(str(SWEEPS / f"{name}.py"))["STUDY"]
+
+
+def names(study: Study) -> list[str]:
+    return [sampler.name for sampler in study.samplers]
+
+
+def test_together_they_run_every_sampler_there_is():
+    assert names(script("thesis_grid")) == list(THESIS_SAMPLERS)
+    assert set(names(script("related_work"))) | set(THESIS_SAMPLERS) == set(SAMPLERS)
+    for name in ("thesis_grid", "related_work", "ablations"):
+        assert script(name).name == name
+        assert "baseline" in names(script(name))
+
+
+def test_every_ablation_is_its_base_but_for_what_its_name_says():
+    study = script("ablations")
+    chosen = {sampler.name: sampler for sampler in study.samplers}
+    uis = SAMPLERS["UIS"]
+    assert chosen["UIS-max"] == replace(uis, name="UIS-max", reduction="max")
+    assert chosen["LIS-area"] == replace(SAMPLERS["LIS"], name="LIS-area", reduction="area_mean")
+    assert chosen["UIS-floor-0.1"] == replace(uis, name="UIS-floor-0.1", floor=0.1)
+    assert chosen["UIS-box-only"] == replace(uis, name="UIS-box-only", class_weight=0.0)
+    assert chosen["UIS-lag-16"] == replace(uis, name="UIS-lag-16")
+    assert study.training["UIS-lag-16"] == {"lag": 16}
+    assert study.training["baseline-object-loss"] == {"loss_normalisation": "object"}
+    different = {(replace(s, name=""), str(study.training.get(s.name))) for s in study.samplers}
+    assert len(different) == len(study.samplers)
+
+
+def test_names_are_unique_and_mean_one_thing():
+    uis = SAMPLERS["UIS"]
+    with pytest.raises(ValueError, match="names repeated"):
+        Study(name="s", samplers=[uis, uis])
+    with pytest.raises(ValueError, match="'UIS' is the name of another sampler"):
+        Study(name="s", samplers=[replace(uis, floor=0.5)])
+    with pytest.raises(ValueError, match="settings for others"):
+        Study(name="s", samplers=[uis], training={"LIS": {"lag": 0}})
+
+
+def test_samplers_are_chosen_by_name():
+    study = script("ablations")
+    assert [s.name for s in study.choose(["EL2N", "UIS-max"])] == ["EL2N", "UIS-max"]
+    with pytest.raises(InputError, match=r"unknown sampler 'UIS-min'; choose one of baseline, .*UIS-max"):
+        study.choose(["UIS-min"])
+    with pytest.raises(InputError, match="name each sampler once"):
+        study.choose(["UIS", "UIS"])
+
+
+def test_options_of_the_thesis_grid():
+    options = build_parser(script("thesis_grid"), None).parse_args([])
+    of_the_sweep = "store demo_frames preset samplers seeds tracking_uri experiment address out"
+    of_each_run = "iterations batch_size validate_every width lr lag loss_normalisation workers threads"
+    assert sorted(vars(options)) == sorted(f"{of_the_sweep} {of_each_run}".split())
+
+
+@pytest.mark.parametrize(
+    ("name", "samplers"),
+    [("related_work", ["baseline", "loss-rank"]), ("ablations", ["UIS-lag-16", "LIS-object-loss"])],
+)
+def test_each_runs(ray_local, tiny_store, tmp_path, monkeypatch, name, samplers):
+    out = str(tmp_path / "out")
+    with (tmp_path / "printed").open("w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)  # Tune pickles it with the progress view: pytest's own will not do
+        assert main(script(name), None, ["--store", tiny_store, "--out", out, "--samplers", *samplers, *SMALL]) == 0
+        monkeypatch.undo()
+    printed = (tmp_path / "printed").read_text()
+    assert "2 samplers × 1 seeds, 3 iterations each" in printed
+    assert (tmp_path / "out/report/report.html").exists()
+    client = MlflowClient(f"sqlite:///{out}/mlflow.db")
+    experiment = client.get_experiment_by_name(f"{name.replace('_', '-')}-demo")
+    runs = client.search_runs([experiment.experiment_id])
+    assert [run.data.tags["isod.sweep"] for run in runs if "isod.sweep" in run.data.tags] == [name]
+    params = {run.data.params["sampler"]: run.data.params for run in runs if "sampler" in run.data.params}
+    assert sorted(params) == sorted(samplers)
+    if name == "ablations":
+        assert params["UIS-lag-16"]["training.lag"] == "16"
+        assert params["UIS-lag-16"]["training.loss_normalisation"] == "location"
+        assert params["LIS-object-loss"]["training.lag"] == "2"
+        assert params["LIS-object-loss"]["training.loss_normalisation"] == "object"
