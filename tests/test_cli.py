@@ -306,7 +306,7 @@ def test_no_gpu_for_the_thesis(sweep, ray_local):
     assert sentence.startswith("a trial needs 1 GPU and Ray has 0: choose a preset without a GPU")
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("uri", "reason"),
     [
@@ -327,7 +327,7 @@ def test_a_tracking_uri_of_something_else(sweep, tmp_path):
     assert (tmp_path / "notes.db").read_text() == "not a database, but dear to its owner"
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])
 def test_a_ray_address_where_nobody_answers(sweep, monkeypatch, address):
     monkeypatch.setattr("ray.is_initialized", lambda: False)

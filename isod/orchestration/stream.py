@@ -84,10 +84,13 @@ def unpack(row: dict[str, NDArray]) -> Batch:
     return Batch(int(value["step"]), draw, crops)
 
 
-def workers_place() -> PlacementGroupSchedulingStrategy | str:
-    """Where decode workers run: in the CPUs that their trial reserved for them, if this is a trial."""
+def workers_place() -> dict[str, Any]:
+    """Where decode workers run: in the CPUs that their trial reserved for them, if this is a trial.
+
+    Ray 2.60 deprecates the setting and offers nothing instead; it goes with Ray 2.64, and Ray is pinned.
+    """
     group = ray.util.get_current_placement_group()
-    return "DEFAULT" if group is None else PlacementGroupSchedulingStrategy(group)
+    return {} if group is None else {"scheduling_strategy": PlacementGroupSchedulingStrategy(group)}
 
 
 class RayStream:
@@ -144,7 +147,7 @@ class RayStream:
                 batch_size=1,
                 compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
                 num_cpus=self._cpus_per_worker,
-                scheduling_strategy=workers_place(),
+                **workers_place(),
             )
             early: dict[int, Batch] = {}
             step = start

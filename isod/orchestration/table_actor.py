@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isod.config import SamplerConfig
+from isod.errors import InputError
 from isod.sampling.schedule import DrawSchedule
 from isod.sampling.table import Draw
 from isod.training.examples import TrainingExamples
@@ -35,29 +37,40 @@ class TableActor:
         self._table = examples.table(sampler, seed=seed)
         self._schedule = DrawSchedule(self._table, batch_size=batch_size, lag=lag, steps=steps)
         self._changed = asyncio.Condition()
+        self._refused: Exception | None = None  # why an update was refused: nobody may wait for it for ever
 
     async def draw(self, step: int) -> Draw:
-        """The draw of ``step``, as soon as the scores that it must see are in."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._schedule.ready(step))
-            return self._schedule.draw(step)
+        """The draw of ``step``, as soon as the scores that it must see are in.
+
+        Raises:
+            InputError: scores were refused that this draw, or an earlier one, must see.
+        """
+        await self._until(lambda: self._schedule.ready(step))
+        return self._schedule.draw(step)
 
     async def update(self, step: int, indices: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
-        """Takes the scores of ``step``; raises ValueError for scores that are not finite and ≥ 0."""
+        """Takes the scores of ``step``; raises InputError for scores that are not finite and ≥ 0."""
         async with self._changed:
-            self._schedule.update(step, indices, scores)
-            self._changed.notify_all()
+            try:
+                self._schedule.update(step, indices, scores)
+            except Exception as error:
+                self._refused = error
+                raise
+            finally:
+                self._changed.notify_all()
 
     async def effective_sample_size(self, step: int) -> float:
         """(Σs)²/(N·Σs²) once the scores of every step ≤ ``step`` are in."""
-        await self._applied(step)
+        await self._until(lambda: self._schedule.applied > step)
         return self._table.effective_sample_size()
 
     async def statistics(self, step: int) -> dict[str, NDArray]:
         """Per-example arrays [N] once the scores of every step ≤ ``step`` are in."""
-        await self._applied(step)
+        await self._until(lambda: self._schedule.applied > step)
         return table_statistics(self._table)
 
-    async def _applied(self, step: int) -> None:
+    async def _until(self, holds: Callable[[], bool]) -> None:
         async with self._changed:
-            await self._changed.wait_for(lambda: self._schedule.applied > step)
+            await self._changed.wait_for(lambda: holds() or self._refused is not None)
+            if not holds():
+                raise InputError(f"the stream stopped: {self._refused}")
