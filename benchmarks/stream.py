@@ -1,0 +1,181 @@
+"""Decoded crops per second: the Ray stream beside a torch DataLoader, and the crop store beside whole frames.
+
+    python benchmarks/stream.py [--workers 2] [--batch-size 32] [--steps 60] [--repeats 3] [--frames 200]
+
+The same on both sides of the first table: the crop store, the number of worker processes, the batches (as many indices,
+drawn at random with replacement), one Lance take and one libjpeg-turbo decode per batch and thread, uint8 images and
+boxes handed to the main process, which trains nothing. Ours besides that asks an importance table for every batch,
+sends scores back after every step, and keeps the steps in order under a fixed lag. The DataLoader fetches whole batches
+(``__getitems__``), in spawned processes, with its usual prefetching. Both are measured in turn, after a warm-up; the
+start is not counted in the rates. The second table decodes the same crops from the store and out of whole frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import ray
+import simplejpeg
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from isod.config import SAMPLERS, RunConfig, TrainingConfig
+from isod.data.crops import PrepareSettings
+from isod.data.demo import write_demo
+from isod.data.region import FAR
+from isod.data.store import Crops, CropSplit, CropStore
+from isod.data.zod import ZodReader
+from isod.orchestration.cluster import connect
+from isod.orchestration.prepare import prepare
+from isod.orchestration.stream import RayStream
+from isod.training.examples import TrainingExamples
+
+WARM_UP = 10  # steps that are not counted
+
+
+class BatchDataset:
+    """The training crops, a whole batch at a time: what a careful user would give a DataLoader."""
+
+    def __init__(self, split: CropSplit) -> None:
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitems__(self, indices: list[int]) -> Crops:
+        return self.split.read(indices)
+
+
+def unchanged(batch: Crops) -> Crops:
+    """The DataLoader's collate function: the batch is whole already."""
+    return batch
+
+
+def rate(batches: Iterator[object], batch_size: int, steps: int) -> tuple[float, float]:
+    """Seconds to the first batch, and crops per second over the steps after the warm-up."""
+    began = time.perf_counter()
+    first = counted = 0.0
+    for step, _ in enumerate(batches):
+        if step == 0:
+            first = time.perf_counter() - began
+        if step == WARM_UP - 1:
+            counted = time.perf_counter()
+    return first, steps * batch_size / (time.perf_counter() - counted)
+
+
+def ray_stream(store: CropStore, batch_size: int, steps: int, workers: int, lag: int) -> tuple[float, float]:
+    """Ours: a UIS table that is updated after every step."""
+    split = store.split("train")
+    config = RunConfig(
+        sampler=SAMPLERS["UIS"],
+        training=TrainingConfig(iterations=steps + WARM_UP, batch_size=batch_size, lag=lag),
+    )
+    examples = TrainingExamples(len(split), split.readable)
+    stream = RayStream(store.uri, config, examples, workers=workers, cpus_per_worker=0.5)
+
+    def batches() -> Iterator[Crops]:
+        for batch in stream.batches(0, steps + WARM_UP):
+            yield batch.crops
+            stream.send_scores(batch.step, batch.draw.indices, 1.0 + batch.draw.indices % 7)
+
+    try:
+        return rate(batches(), batch_size, steps)
+    finally:
+        stream.close()
+
+
+def torch_loader(store: CropStore, batch_size: int, steps: int, workers: int) -> tuple[float, float]:
+    """The peer: random batches of as many indices."""
+    split = store.split("train")
+    rng = np.random.default_rng(0)
+    indices = [rng.choice(split.readable, batch_size).tolist() for _ in range(steps + WARM_UP)]
+    loader = DataLoader(
+        BatchDataset(split),  # type: ignore[arg-type]
+        batch_sampler=indices,
+        num_workers=workers,
+        collate_fn=unchanged,
+        multiprocessing_context="spawn",
+    )
+    return rate(iter(loader), batch_size, steps)
+
+
+def milliseconds(work: Callable[[], object], repeats: int) -> float:
+    """Median time of one call."""
+    times = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return 1000 * statistics.median(times[1:])
+
+
+def decode_costs(store: CropStore, frames: list[Path], repeats: int) -> tuple[float, float]:
+    """Milliseconds a crop, one thread: from the store, and by decoding the whole frame and cutting it."""
+    split = store.split("train")
+    count = min(len(frames), len(split.readable))
+    encoded = [path.read_bytes() for path in frames[:count]]
+
+    def whole() -> list[NDArray[np.uint8]]:
+        box = (slice(FAR.y0, FAR.y1), slice(FAR.x0, FAR.x1))
+        return [np.ascontiguousarray(simplejpeg.decode_jpeg(data)[box]) for data in encoded]
+
+    from_store = milliseconds(lambda: split.read(split.readable[:count]), repeats) / count
+    return from_store, milliseconds(whole, repeats) / count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=2, metavar="N")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N")
+    parser.add_argument("--steps", type=int, default=60, metavar="N", help="counted steps of each measurement")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N")
+    parser.add_argument("--frames", type=int, default=200, metavar="N", help="demo frames to measure on")
+    parser.add_argument("--lag", type=int, default=8, metavar="N", help="of the Ray stream: steps prepared ahead")
+    options = parser.parse_args()
+
+    with tempfile.TemporaryDirectory() as folder:
+        root, uri = Path(folder) / "zod", str(Path(folder) / "store")
+        write_demo(root, frames=options.frames)
+        connect()
+        prepare(ZodReader(root, "mini"), uri, PrepareSettings(roi=FAR), progress=False)
+        store = CropStore.open(uri)
+        height, width = store.meta.crop_size
+        print(
+            f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()},"
+            f" ray {version('ray')}, torch {version('torch')}, pylance {version('pylance')}\n"
+            f"crops {width}×{height} of demo data, batch {options.batch_size}, {options.workers} workers,"
+            f" {options.steps} steps after {WARM_UP}, median of {options.repeats}"
+        )
+        results: dict[str, list[tuple[float, float]]] = {"isod, Ray Data stream": [], "torch DataLoader": []}
+        for _ in range(options.repeats):
+            results["isod, Ray Data stream"].append(
+                ray_stream(store, options.batch_size, options.steps, options.workers, options.lag)
+            )
+            results["torch DataLoader"].append(torch_loader(store, options.batch_size, options.steps, options.workers))
+        print(f"\n{'':26}{'crops/s':>9}{'lowest':>9}{'highest':>9}{'first batch, s':>16}")
+        rates = {name: [each for _, each in runs] for name, runs in results.items()}
+        for name, runs in results.items():
+            first = statistics.median(seconds for seconds, _ in runs)
+            speed = rates[name]
+            print(f"{name:26}{statistics.median(speed):9.0f}{min(speed):9.0f}{max(speed):9.0f}{first:16.1f}")
+        ours, peer = (statistics.median(speed) for speed in rates.values())
+        print(f"{'ratio':26}{ours / peer:9.2f}")
+
+        frames = sorted(root.glob("single_frames/*/camera_front_blur/*.jpg"))[:32]
+        from_store, whole = decode_costs(store, frames, options.repeats)
+        print(f"\n{'decoded from the store':26}{from_store:9.2f} ms a crop")
+        print(f"{'cut out of whole frames':26}{whole:9.2f} ms a crop\n{'ratio':26}{whole / from_store:9.1f}")
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()
