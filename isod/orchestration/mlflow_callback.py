@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric, Param
@@ -112,6 +114,7 @@ class MLflowCallback(Callback):
 
 def failure_reason(trial: Trial) -> str:
     """The last line of what the trial raised: the sentence, not the stack."""
-    error = trial.get_error()
-    lines = [line for line in str(error).strip().splitlines() if line.strip()] if error else []
+    path = trial.error_file  # get_error() reads a copy that Tune makes of it later
+    text = Path(path).read_text() if path and os.path.exists(path) else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:500] if lines else "the trial ended without saying why"

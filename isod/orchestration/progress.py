@@ -32,14 +32,18 @@ class ProgressView(Callback):
     def __init__(self, total: int, iterations: int, *, every: float = 20.0, stream: TextIO | None = None) -> None:
         self._total = total
         self._iterations = iterations
-        self._stream = stream or sys.stdout
-        self._live = self._stream.isatty()
+        self._stream = stream
+        self._live = (stream or sys.stdout).isatty()
         self._every = 0.5 if self._live else every
         self._began = time.monotonic()
         self._drawn = -float("inf")
         self._running: dict[str, str] = {}  # trial id → "UIS-seed0 300/600 mAP 0.123"
         self._done = 0
         self._share: dict[str, float] = {}  # trial id → share of its iterations
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks; a stream (a notebook's standard output, say) need not allow that."""
+        return {**vars(self), "_stream": None}
 
     @staticmethod
     def _name(trial: Trial) -> str:
@@ -48,8 +52,9 @@ class ProgressView(Callback):
 
     def _write(self, text: str, *, lasting: bool) -> None:
         start, end = ("\r\x1b[K", "\n" if lasting else "") if self._live else ("", "\n")
-        self._stream.write(start + text + end)
-        self._stream.flush()
+        stream = self._stream or sys.stdout
+        stream.write(start + text + end)
+        stream.flush()
 
     def _draw(self) -> None:
         now = time.monotonic()

@@ -1,0 +1,154 @@
+"""A sweep on real Ray and real MLflow: what it records, that it changes nothing in a run, and what a failure leaves."""
+
+import math
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from isod.config import SAMPLERS, Preset, ResourceConfig, SamplerConfig, flatten
+from isod.errors import InputError
+from isod.orchestration.resources import concurrent_trials, reservation
+from isod.orchestration.sweep import Sweep, run_sweep
+from isod.orchestration.trial import run_config
+from isod.training.local import run_local
+from tests.tiny_run import DETECTOR, UNTIMED, tiny_run
+
+TRAINING = tiny_run(iterations=14, validate_every=6).training
+BROKEN = SamplerConfig(name="broken", heuristic="no such heuristic")
+TWO_AT_ONCE = ResourceConfig(decode_workers=1, cpus_per_worker=0.25, cpus_per_trial=0.75)  # on two CPUs
+
+
+@pytest.fixture(scope="module")
+def sweep(tiny_store, tmp_path_factory):
+    """Two samplers and one that fails in its trial, two trials at once on two CPUs."""
+    out = tmp_path_factory.mktemp("sweep")
+    return Sweep(
+        name="little_grid",
+        store=tiny_store,
+        preset=Preset(detector=DETECTOR, training=TRAINING, resources=TWO_AT_ONCE, seeds=1),
+        samplers=[SAMPLERS["baseline"], BROKEN, SAMPLERS["UIS"]],
+        seeds=1,
+        tracking_uri=f"sqlite:///{out}/mlflow.db",
+        experiment="little",
+        out=out,
+    )
+
+
+@pytest.fixture(scope="module")
+def result(ray_local, sweep):
+    return run_sweep(sweep)
+
+
+@pytest.fixture(scope="module")
+def runs(sweep, result):
+    """The children of the sweep's run, by sampler, and the client."""
+    client = MlflowClient(sweep.tracking_uri)
+    experiment = client.get_experiment_by_name("little").experiment_id
+    children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{result.parent_run_id}'")
+    assert len(client.search_runs([experiment])) == len(children) + 1
+    return {run.data.params["sampler"]: run for run in children}, client
+
+
+def config_of(sweep, sampler):
+    base = replace(tiny_run(), training=sweep.preset.training, holdout=sweep.preset.holdout)
+    return run_config(base, {"sampler": sampler, "seed": 0})
+
+
+def curves(client, run):
+    """Metric → {step: value}."""
+    return {
+        name: {point.step: point.value for point in client.get_metric_history(run.info.run_id, name)}
+        for name in run.data.metrics
+    }
+
+
+def test_one_parent_and_a_child_per_trial(sweep, result, runs):
+    children, client = runs
+    parent = client.get_run(result.parent_run_id)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["isod.sweep"] == "little_grid"
+    assert parent.data.tags["isod.demo"] == "true"
+    assert sorted(children) == ["UIS", "baseline", "broken"]
+    for name, run in children.items():
+        assert run.info.run_name == f"{name}-seed0"
+        assert run.data.tags["isod.commit"] == parent.data.tags["isod.commit"]
+
+
+@pytest.mark.parametrize("sampler", ["baseline", "UIS"])
+def test_a_trial_is_the_local_run(sweep, runs, tmp_path, sampler):
+    """Same parameters, every metric at the same iterations to the last bit, same per-example statistics."""
+    children, client = runs
+    run = children[sampler]
+    config = config_of(sweep, SAMPLERS[sampler])
+    assert run.info.status == "FINISHED"
+    expected = {name: str(value) for name, value in flatten(config).items() if name != "sampler.name"}
+    params = dict(run.data.params)
+    assert (params.pop("sampler"), params.pop("seed"), params.pop("store")) == (sampler, "0", sweep.store)
+    assert expected.items() <= params.items()
+
+    run_local(config, sweep.store, tmp_path / "local", device=torch.device("cpu"), workers=1, threads=1,
+              say=lambda line: None)  # fmt: skip
+    local = pd.read_csv(tmp_path / "local/metrics.csv", index_col="iteration")
+    assert local.index.tolist() == [6, 12, 14]
+    recorded = curves(client, run)
+    assert all(math.isfinite(value) for points in recorded.values() for value in points.values())
+    assert set(recorded) <= set(local.columns)
+    for name in local.columns.difference(UNTIMED):
+        assert recorded.get(name, {}) == local[name].dropna().to_dict()
+    assert local.isna().any().any()  # a stratum without ground truth has no points
+    assert sorted(recorded["time/seconds"]) == [6, 12, 14]
+
+    assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["examples.parquet"]
+    artifact = client.download_artifacts(run.info.run_id, "examples.parquet", str(tmp_path))
+    examples = pd.read_parquet(artifact)
+    pd.testing.assert_frame_equal(examples, pd.read_parquet(tmp_path / "local/examples.parquet"), check_exact=True)
+    assert examples["draw_count"].sum() == 14 * 8
+
+
+def test_a_trial_that_fails_says_why_and_stops_nobody(result, runs):
+    children, client = runs
+    assert list(result.failed) == ["broken-seed0"]
+    assert "no such heuristic" in result.failed["broken-seed0"]
+    assert "\n" not in result.failed["broken-seed0"]
+    run = children["broken"]
+    assert run.info.status == "FAILED"
+    assert run.data.tags["isod.error"] == result.failed["broken-seed0"]
+    assert not run.data.metrics
+    assert not client.list_artifacts(run.info.run_id)
+
+
+# --- how many at once ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("trial", "workers", "worker", "gpu", "machine", "trials", "expected"),
+    [
+        (0.75, 1, 0.25, 0, (2, 0), 16, 2),  # the demo and small presets on two cores
+        (0.75, 1, 0.25, 0, (2, 0), 1, 1),
+        (0.75, 1, 0.25, 0, (64, 0), 16, 16),
+        (1, 1, 1, 0, (2, 0), 16, 1),
+        (1, 1, 1, 0, (3, 0), 16, 1),  # the third CPU is not enough for a second trial
+        (0.1, 1, 0.1, 0, (0.6, 0), 16, 3),  # 0.6 / 0.2 is just below 3 in floating point
+        (1, 6, 1, 1, (16, 4), 80, 2),  # the thesis preset: 7 CPUs a trial
+        (1, 6, 1, 1, (64, 4), 80, 4),
+        (1, 2, 1, 0.25, (64, 1), 80, 4),  # four trials share a GPU
+        (1, 2, 1, 0.3, (64, 1), 80, 3),
+    ],
+)
+def test_concurrent_trials(trial, workers, worker, gpu, machine, trials, expected):
+    resources = ResourceConfig(decode_workers=workers, cpus_per_worker=worker, cpus_per_trial=trial, gpus_per_trial=gpu)
+    assert concurrent_trials(resources, cpus=machine[0], gpus=machine[1], trials=trials) == expected
+
+
+def test_every_trial_reserves_its_decode_workers():
+    """The guard against a standstill: 2 CPUs taken by 2 trials whose decode workers then find none."""
+    resources = ResourceConfig(decode_workers=2, cpus_per_worker=0.5, cpus_per_trial=1.0)
+    assert reservation(resources).required_resources == {"CPU": 2.0}
+    assert concurrent_trials(resources, cpus=2, gpus=0, trials=2) == 1
+    with pytest.raises(InputError, match=r"1 CPU for training \+ 2 decode workers × 1 CPU = 3 CPUs and Ray has 2"):
+        concurrent_trials(ResourceConfig(decode_workers=2), cpus=2, gpus=0, trials=2)
+    with pytest.raises(InputError, match="needs 1 GPU and Ray has 0"):
+        concurrent_trials(ResourceConfig(gpus_per_trial=1.0), cpus=16, gpus=0, trials=2)
