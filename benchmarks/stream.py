@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
@@ -55,7 +56,7 @@ class BatchDataset:
         return self.split.read(indices)
 
 
-def unchanged(batch: Crops) -> Crops:
+def unchanged(batch: Any) -> Any:
     """The DataLoader's collate function: the batch is whole already."""
     return batch
 
@@ -98,7 +99,7 @@ def torch_loader(store: CropStore, batch_size: int, steps: int, workers: int) ->
     split = store.split("train")
     rng = np.random.default_rng(0)
     indices = [rng.choice(split.readable, batch_size).tolist() for _ in range(steps + WARM_UP)]
-    loader = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         BatchDataset(split),  # type: ignore[arg-type]
         batch_sampler=indices,
         num_workers=workers,
