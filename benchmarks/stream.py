@@ -86,7 +86,7 @@ def ray_stream(store: CropStore, batch_size: int, steps: int, workers: int, lag:
     def batches() -> Iterator[Crops]:
         for batch in stream.batches(0, steps + WARM_UP):
             yield batch.crops
-            stream.send_scores(batch.step, batch.draw.indices, 1.0 + batch.draw.indices % 7)
+            stream.send_scores(batch.step, batch.draw.indices, (1.0 + batch.draw.indices % 7).astype(np.float64))
 
     try:
         return rate(batches(), batch_size, steps)
