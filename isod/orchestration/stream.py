@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
@@ -117,8 +116,6 @@ class RayStream:
         self._store_uri = store_uri
         self._workers = workers
         self._cpus_per_worker = cpus_per_worker
-        # one update per step in flight is the rule; more come while the actor is busy drawing
-        self._unconfirmed: deque[ray.ObjectRef] = deque()
         self._table: Any = (
             ray.remote(TableActor)
             .options(num_cpus=0, max_concurrency=1000)
@@ -162,9 +159,8 @@ class RayStream:
             raise RuntimeError(f"the stream ended at step {step} of {stop}")
 
     def send_scores(self, step: int, indices: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
-        self._unconfirmed.append(self._table.update.remote(step, indices, scores))
-        while len(self._unconfirmed) > 16:
-            ray.get(self._unconfirmed.popleft())  # a refused update surfaces here
+        # nobody waits for an answer: refused scores surface in the draw, or in the summary, that must see them
+        self._table.update.options(num_returns=0).remote(step, indices, scores)
 
     def summary(self, step: int) -> TableSummary:
         return TableSummary(ray.get(self._table.effective_sample_size.remote(step)))
