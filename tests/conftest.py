@@ -13,15 +13,10 @@ def ray_local():
     """Ray on this machine with two CPUs, loopback only, shared by every test that needs it."""
     import ray
 
+    from isod.orchestration.cluster import connect
+
     started_here = not ray.is_initialized()
-    if started_here:
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            _node_ip_address="127.0.0.1",
-        )
+    connect(cpus=2)
     yield ray
     if started_here:
         ray.shutdown()

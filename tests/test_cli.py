@@ -10,6 +10,8 @@ import simplejpeg
 
 from isod import cli, study
 from isod.data.store import CropStore
+from isod.errors import InputError
+from isod.orchestration.cluster import connect
 from sweeps.thesis_grid import STUDY
 
 
@@ -333,6 +335,21 @@ def test_a_ray_address_where_nobody_answers(sweep, monkeypatch, address):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     sentence = sweep("--address", address)
     assert sentence.startswith(f"no Ray cluster answers at '{address}' ([Errno 111] Connection refused): ")
+
+
+def test_a_machine_too_busy_for_ray_gets_three_attempts(monkeypatch):
+    tried = []
+
+    def too_slow(**options):
+        tried.append(options["num_cpus"])
+        raise Exception("The current node timed out during startup. This could happen because …")
+
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", too_slow)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    with pytest.raises(InputError, match="Ray did not start in 3 attempts: the machine is too busy"):
+        connect(cpus=7)
+    assert tried == [7, 7, 7]
 
 
 def test_results_of_nothing(refused, tmp_path):

@@ -19,15 +19,18 @@ QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+START_ATTEMPTS = 3  # Ray gives up on its own processes after 30 seconds, which a busy machine may need
 
 
-def connect(address: str | None = None) -> None:
+def connect(address: str | None = None, *, cpus: int | None = None) -> None:
     """Joins the cluster at ``address`` (``auto``, ``ray://…``, host:port), or starts Ray here, on loopback only.
 
     Does nothing where Ray already runs in this process.
 
+    Args:
+        cpus: that a Ray started here may use; None for those of the machine.
     Raises:
-        InputError: nobody answers at the address.
+        InputError: nobody answers at the address, or the machine is too busy to start Ray.
     """
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
@@ -41,7 +44,15 @@ def connect(address: str | None = None) -> None:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise InputError(f"no Ray cluster answers at {address!r}: {str(error).splitlines()[0]}") from None
         return
-    ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+    for _ in range(START_ATTEMPTS):
+        try:
+            ray.init(num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+            return
+        except Exception as error:  # Ray raises nothing narrower
+            if "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+    raise InputError(f"Ray did not start in {START_ATTEMPTS} attempts: the machine is too busy, try again later")
 
 
 def _require_listener(address: str) -> None:
