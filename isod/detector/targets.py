@@ -62,11 +62,6 @@ class Targets:
     boxes: Tensor  # [B, h, w, 4] float32, its box in xyxy pixels; 0 for background
 
 
-def map_size(image_size: tuple[int, int]) -> tuple[int, int]:
-    """(h, w) of the prediction map of an image of (H, W) pixels."""
-    return -(-image_size[0] // STRIDE), -(-image_size[1] // STRIDE)
-
-
 def location_centres(size: tuple[int, int], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Pixel y [h] and x [w] that the rows and columns of the map stand for: s/2 + i·s, s/2 + j·s."""
     h, w = size

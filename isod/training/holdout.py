@@ -17,7 +17,7 @@ from isod.data.store import CropStore
 from isod.sampling.schedule import DrawSchedule
 from isod.sampling.table import table_for
 from isod.training.examples import TrainingExamples, check_examples, split_holdout
-from isod.training.run import Trainer
+from isod.training.run import Trainer, in_batches
 from isod.training.stream import LocalStream
 
 
@@ -92,6 +92,6 @@ def holdout_scores(
         scores, _ = trainer.step(batch)
         stream.send_scores(batch.step, batch.draw.indices, scores)
     offset = np.zeros(len(split))
-    for indices in np.array_split(eligible, -(-len(eligible) // run.training.batch_size)):
+    for indices in in_batches(eligible, run.training.batch_size):
         offset[indices] = trainer.score(split.read(indices))
     return offset

@@ -42,12 +42,17 @@ def to_device(crops: Crops, device: torch.device) -> tuple[Tensor, Objects]:
     return images.permute(0, 3, 1, 2).to(device, non_blocking=True), objects.to(device)  # HWC is channels-last
 
 
+def in_batches(indices: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+    """The indices in order, in as few nearly equal parts as hold at most ``batch_size`` each; at least one part."""
+    return np.array_split(indices, max(1, -(-len(indices) // batch_size)))
+
+
 class ValidationCrops:
     """The validation split in fixed batches; decoded once where it fits in memory."""
 
     def __init__(self, split: CropSplit, batch_size: int) -> None:
         self._split = split
-        self._batches = np.array_split(split.readable, max(1, -(-len(split.readable) // batch_size)))
+        self._batches = in_batches(split.readable, batch_size)
         self._cache: list[Crops] | None = []
 
     def __iter__(self) -> Iterator[Crops]:
