@@ -20,6 +20,7 @@ from isod.errors import InputError
 from isod.results import figures
 from isod.results.runs import BASELINE, HEADLINE, Runs
 from isod.results.table import baseline_null, interval_text, notes, percent, printable, speedup_table
+from isod.sampling.gain import ess_in_words
 
 PER_RUN = {"sampler", "seed"}  # parameters that differ between runs by design
 
@@ -85,14 +86,7 @@ def gain_sentence(table: pd.DataFrame) -> str:
     if ess.empty:
         return ""
     listed = ", ".join(f"{name} {value:.2f}" for name, value in ess.items())
-    low = float(ess.min())
-    if low > 0.9:
-        meaning = "near 1: the examples score alike, drawing is nearly uniform, and there is little to gain here"
-    elif low > 0.5:
-        meaning = "the examples differ somewhat, so a sampler can gain something here"
-    else:
-        meaning = "far below 1: the examples differ much, so which are drawn matters here"
-    return f"Effective sample size of the scores over N at the end: {listed}; {meaning}."
+    return f"Effective sample size of the scores over N at the end: {listed}; {ess_in_words(float(ess.min()))}."
 
 
 def _render(runs: Runs, table: pd.DataFrame) -> str:
