@@ -104,3 +104,14 @@ class Examples:
 def as_numpy(value: Any) -> Any:
     """A torch tensor's memory as an array; anything else as it is. Needs no torch."""
     return value.numpy() if hasattr(value, "numpy") else value
+
+
+def as_tensors(state: Any) -> Any:
+    """The same nest of dicts and lists with its arrays as torch tensors: what torch loads with weights_only=True."""
+    import torch  # only here: tables and schedules start without torch
+
+    if isinstance(state, dict):
+        return {key: as_tensors(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [as_tensors(value) for value in state]
+    return torch.from_numpy(state) if isinstance(state, np.ndarray) else state

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from isod.errors import InputError
-from isod.sampling.examples import FloatArray, IntArray, as_numpy
+from isod.sampling.examples import FloatArray, IntArray, as_numpy, as_tensors
 from isod.sampling.table import Draw
 
 
@@ -18,7 +18,7 @@ class Table(Protocol):
     def draw(self, n: int) -> Draw: ...
     def update(self, indices: ArrayLike, scores: ArrayLike) -> None: ...
     def checked(self, indices: ArrayLike, scores: ArrayLike) -> tuple[IntArray, FloatArray]: ...
-    def state_dict(self) -> dict[str, Any]: ...
+    def snapshot(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
@@ -89,25 +89,28 @@ class DrawSchedule:
 
     def state_dict(self) -> dict[str, Any]:
         """The table's state, the draws under way and the updates that wait, as torch tensors and plain numbers."""
-        import torch  # only here: the schedule itself starts without torch
+        return as_tensors(self.snapshot())
 
-        def tensors(*arrays: Any) -> list[Any]:
-            return [torch.from_numpy(np.ascontiguousarray(array).copy()) for array in arrays]
+    def snapshot(self) -> dict[str, Any]:
+        """``state_dict`` with numpy arrays, for a process that has no torch; copies."""
+
+        def copies(*arrays: Any) -> list[Any]:
+            return [np.array(array) for array in arrays]
 
         return {
-            "table": self.table.state_dict(),
+            "table": self.table.snapshot(),
             "batch_size": self.batch_size,
             "lag": self.lag,
             "applied": self.applied,
             "draws": {
-                step: [*tensors(draw.indices, draw.probabilities, draw.weights), draw.step, draw.version]
+                step: [*copies(draw.indices, draw.probabilities, draw.weights), draw.step, draw.version]
                 for step, draw in self._draws.items()
             },
-            "waiting": {step: tensors(*pair) for step, pair in self._waiting.items()},
+            "waiting": {step: copies(*pair) for step, pair in self._waiting.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken: draws under way are given out again as they were.
+        """Go on where ``state_dict`` or ``snapshot`` was taken: draws under way are given out again as they were.
 
         Raises:
             InputError: the state has another batch size or lag, or another table's state.

@@ -20,7 +20,7 @@ from isod.config import SamplerConfig
 from isod.errors import InputError
 from isod.sampling import kernels
 from isod.sampling.epochs import Sequential
-from isod.sampling.examples import Examples, FloatArray, IntArray, as_numpy
+from isod.sampling.examples import Examples, FloatArray, IntArray, as_numpy, as_tensors
 from isod.sampling.strategies import STRATEGIES
 from isod.sampling.strategy import Slots, Strategy
 
@@ -128,6 +128,11 @@ class ImportanceTable:
         self.examples.drawn += n
         kernels.count_draws(slots.indices, self.examples.draw_count)
         return Draw(slots.indices, slots.probabilities, self._weights(slots), t, self.version)
+
+    @property
+    def primed(self) -> bool:
+        """Whether the first epoch is over: the strategy draws from now on."""
+        return self._left_of_first_epoch() == 0
 
     def _left_of_first_epoch(self) -> int:
         """How many examples the first epoch still has to draw; 0 once every example has a score."""
@@ -250,11 +255,13 @@ class ImportanceTable:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that later draws depend on, as torch tensors and plain numbers (loads with weights_only=True)."""
-        import torch  # only here: the table itself starts without torch
+        return as_tensors(self.snapshot())
 
+    def snapshot(self) -> dict[str, Any]:
+        """``state_dict`` with numpy arrays, for a process that has no torch; copies."""
         arrays = {name: getattr(self.examples, name) for name in _SAVED} | {"previous": self._previous}
         strategy = {
-            key: torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
+            key: value.copy() if isinstance(value, np.ndarray) else value
             for key, value in self._strategy.state_dict().items()
         }
         return {
@@ -266,11 +273,11 @@ class ImportanceTable:
             "drawn": self.examples.drawn,
             "position": self._first.position,
             "strategy": strategy,
-            **{name: torch.from_numpy(value.copy()) for name, value in arrays.items()},
+            **{name: value.copy() for name, value in arrays.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken.
+        """Go on where ``state_dict`` or ``snapshot`` was taken.
 
         Raises:
             InputError: the state is of another table (number of examples, seed, sampler); nothing is changed.
