@@ -1,9 +1,21 @@
 """MLflow runs → tables, figures and a report."""
 
 from isod.results.command import results_command
+from isod.results.examples import load_examples
+from isod.results.guard import guard_table
 from isod.results.report import write_report
 from isod.results.runs import Runs, load_runs
 from isod.results.speedup import speedup
 from isod.results.table import format_table, speedup_table
 
-__all__ = ["Runs", "format_table", "load_runs", "results_command", "speedup", "speedup_table", "write_report"]
+__all__ = [
+    "Runs",
+    "format_table",
+    "guard_table",
+    "load_examples",
+    "load_runs",
+    "results_command",
+    "speedup",
+    "speedup_table",
+    "write_report",
+]

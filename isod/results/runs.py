@@ -6,22 +6,17 @@ A sweep is a parent run tagged ``isod.sweep``; its trials are child runs with pa
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from isod.config import SAMPLERS
 from isod.errors import InputError
+from isod.results.tracking import connect, explained
 
 BASELINE = "baseline"
 HEADLINE = "mAP"  # every finished run has this curve; its steps are the run's validation grid
@@ -75,6 +70,16 @@ class Runs:
         """Mean over seeds, by iteration; NaN where a seed has no value."""
         return self.curve(metric, sampler).mean(axis=1, skipna=False)
 
+    @property
+    def grid(self) -> pd.Index:
+        """Iterations at which every run was validated, increasing."""
+        rows = self.curves[self.curves["metric"] == HEADLINE]
+        return pd.Index(np.sort(rows["step"].unique()), name="step")
+
+    def final(self, metric: str, sampler: str) -> pd.Series:
+        """Value of a metric at the last validation, by seed; NaN where it was not logged there."""
+        return self.curve(metric, sampler).reindex([self.grid[-1]]).iloc[0]
+
     def last(self, metric: str) -> float:
         """The last logged value of a metric that all runs share, such as a count of ground truth; NaN if absent."""
         rows = self.curves[self.curves["metric"] == metric]
@@ -95,8 +100,8 @@ def load_runs(tracking_uri: str, experiment: str, sweep: str | None = None) -> R
         InputError: store unreadable or unreachable, no such experiment or sweep, no finished run, or runs that cannot
             be compared: different stores, or validations at different iterations.
     """
-    client = _connect(tracking_uri)
-    with _explained(tracking_uri):
+    client = connect(tracking_uri)
+    with explained(tracking_uri):
         found = client.get_experiment_by_name(experiment)
         if found is None or found.lifecycle_stage != "active":
             names = ", ".join(sorted(e.name for e in client.search_experiments())) or "none"
@@ -131,48 +136,6 @@ def load_runs(tracking_uri: str, experiment: str, sweep: str | None = None) -> R
         curves=curves.drop(columns="run_id").reset_index(drop=True),
         left_out=left_out,
     )
-
-
-def _connect(tracking_uri: str) -> MlflowClient:
-    """A client that creates nothing: MLflow itself would make an empty database of a mistyped path."""
-    if tracking_uri.startswith("sqlite:"):
-        try:
-            path = make_url(tracking_uri).database
-        except ArgumentError:
-            path = None
-        if not path or not Path(path).is_file():
-            raise InputError(f"there is no MLflow database at {tracking_uri}")
-    elif "://" not in tracking_uri:
-        raise InputError(
-            f"a tracking URI starts with sqlite:/// or http://, got {tracking_uri!r}"
-            + (
-                f"; for the database in that folder: sqlite:///{tracking_uri.rstrip('/')}/mlflow.db"
-                * bool(tracking_uri)
-            )
-        )
-    with _explained(tracking_uri):
-        return MlflowClient(tracking_uri)
-
-
-@contextmanager
-def _explained(tracking_uri: str) -> Iterator[None]:
-    """Turn MLflow's and the database's errors into one sentence, and give an absent server seconds, not minutes."""
-    patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
-    ours = {k: v for k, v in patience.items() if k not in os.environ}
-    os.environ.update(ours)
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        verb = "reach" if tracking_uri.startswith("http") else "read"
-        raise InputError(f"cannot {verb} the MLflow store {tracking_uri}: {_shortened(reason)}") from error
-    finally:
-        for name in ours:
-            os.environ.pop(name, None)
-
-
-def _shortened(text: str, limit: int = 200) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _search(client: MlflowClient, experiment_id: str) -> list[Run]:
