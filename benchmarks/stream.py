@@ -86,7 +86,7 @@ def ray_stream(store: CropStore, batch_size: int, steps: int, workers: int, lag:
         training=TrainingConfig(iterations=steps + WARM_UP, batch_size=batch_size, lag=lag),
     )
     examples = TrainingExamples(len(split), split.readable)
-    stream = RayStream(store.uri, config, examples, workers=workers, cpus_per_worker=0.5)
+    stream = RayStream(workers=workers, cpus_per_worker=0.5).begin(store.uri, config, examples)
 
     def batches() -> Iterator[Crops]:
         for batch in stream.batches(0, steps + WARM_UP):

@@ -99,6 +99,8 @@ def _train(options: argparse.Namespace) -> None:
         device=choose_device(options.device),
         workers=preset.resources.decode_workers,
         threads=preset.resources.threads,
+        resume=options.resume,
+        checkpoint_share=preset.resources.checkpoint_share,
     )
     print(f"config.json, metrics.csv, examples.parquet, model.pt: {options.out}")
 
@@ -129,6 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--sampler", default="UIS", metavar="NAME", help=f"one of {', '.join(SAMPLERS)}")
     train.add_argument("--seed", type=int, default=0, metavar="S")
     train.add_argument("--out", type=Path, required=True, metavar="DIR")
+    train.add_argument("--resume", action="store_true", help="go on with the run in DIR, from its last checkpoint")
     train.add_argument("--preset", default="small", metavar="NAME", help=f"one of {', '.join(PRESETS)} (default small)")
     train.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
     add_run_options(train)
@@ -142,10 +145,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def exit_cleanly(program: str, action: Callable[[], None]) -> int:
-    """Runs the action; bad input becomes one sentence on standard error and exit code 2."""
+def exit_cleanly(program: str, action: Callable[[], int | None]) -> int:
+    """Runs the action and returns its exit code, or 0; bad input is one sentence on standard error and exit code 2."""
     try:
-        action()
+        return action() or 0
     except InputError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
@@ -158,7 +161,6 @@ def exit_cleanly(program: str, action: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print(f"{program}: stopped", file=sys.stderr)
         return 130
-    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

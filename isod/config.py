@@ -205,6 +205,7 @@ class ResourceConfig:
     cpus_per_trial: float = 1.0  # CPUs that the training process itself reserves
     gpus_per_trial: float = 0.0  # GPUs, fractions allowed
     threads: int = 1  # torch's CPU threads in the training process
+    checkpoint_share: float = 0.01  # of the training time that checkpoints may take
 
     def __post_init__(self) -> None:
         require(self.decode_workers >= 1, "decode_workers must be ≥ 1", self.decode_workers)
@@ -212,6 +213,7 @@ class ResourceConfig:
         require(self.cpus_per_trial > 0, "cpus_per_trial must be > 0", self.cpus_per_trial)
         require(self.gpus_per_trial >= 0, "gpus_per_trial must be ≥ 0", self.gpus_per_trial)
         require(self.threads >= 1, "threads must be ≥ 1", self.threads)
+        require(0 < self.checkpoint_share <= 1, "checkpoint_share must be in (0, 1]", self.checkpoint_share)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,6 +84,8 @@ def build_parser(study: Study, description: str | None) -> argparse.ArgumentPars
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow's (default: OUT/mlflow.db)")
     parser.add_argument("--experiment", metavar="NAME", help=f"MLflow experiment (default: {prefix}, one per store)")
     parser.add_argument("--address", metavar="ADDR", help="of a Ray cluster, e.g. auto (default: Ray on this machine)")
+    parser.add_argument("--resume", action="store_true",
+                        help="go on with the sweep that began last with these settings in OUT")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="default: out")
     add_run_options(parser)
     return parser
@@ -94,8 +96,8 @@ def experiment_prefix(study: Study) -> str:
     return study.name.replace("_", "-")
 
 
-def run(study: Study, options: argparse.Namespace) -> None:
-    """Carries the sweep out and prints where to look."""
+def run(study: Study, options: argparse.Namespace) -> int:
+    """Carries the sweep out and prints where to look; 1 if a run failed or was not finished, else 0."""
     preset: Preset = adjust(choose_preset(options.preset or ("small" if options.store else "demo")), options)
     samplers = study.choose(options.samplers)
     seeds = preset.seeds if options.seeds is None else options.seeds
@@ -129,14 +131,21 @@ def run(study: Study, options: argparse.Namespace) -> None:
             experiment=experiment,
             out=out,
             address=options.address,
+            resume=options.resume,
         )
     )
     for name, reason in result.failed.items():
         print(f"{name} failed: {reason}", file=sys.stderr)
+    again = "the same command with --resume goes on"
+    if result.unfinished:
+        print(f"{result.unfinished} runs were not finished: {again}", file=sys.stderr)
+    if result.undelivered:
+        print(f"{result.undelivered}: all results are in {out / 'runs'}; {again} and delivers them", file=sys.stderr)
     report = results_command(tracking_uri, experiment, out / "report", sweep=result.parent_run_id)
     print(f"\nreport: {report}")
     server = tracking_uri.startswith(("http:", "https:"))
     print(f"compare runs: {tracking_uri if server else f'mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}'}")
+    return 1 if result.failed or result.unfinished or result.undelivered else 0
 
 
 def main(study: Study, description: str | None, arguments: Sequence[str] | None = None) -> int:

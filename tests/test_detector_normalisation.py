@@ -140,7 +140,7 @@ def test_it_trains_with_any_sampler(sampler):
         stream = LocalStream(split, table, DrawSchedule(table, batch_size=8, lag=0))
         trainer = Trainer(config, planted_meta(), torch.device("cpu"))
         for batch in stream.batches(0, 6):
-            stream.send_scores(batch.step, batch.draw.indices, trainer.step(batch)[0])
+            stream.send_scores(batch.step, batch.draw.indices, trainer.step(batch).scores)
         weights[normalisation] = trainer.model.head.weight.detach()
     assert not weights["location"].equal(weights["object"])
 

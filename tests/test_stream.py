@@ -11,7 +11,7 @@ import pytest
 from isod.data.store import Crops, CropStore
 from isod.errors import InputError
 from isod.orchestration.stream import RayStream, pack, unpack
-from isod.orchestration.table_actor import TableActor
+from isod.orchestration.table_actor import Assignment, TableActor
 from isod.sampling.table import Draw
 from isod.training.examples import TrainingExamples
 from isod.training.local import local_stream
@@ -40,7 +40,8 @@ def ray_stream(ray_local, tiny_store):
     made = []
 
     def make(config, workers=1):
-        stream = RayStream(tiny_store, config, examples_of(tiny_store), workers=workers, cpus_per_worker=0.25)
+        stream = RayStream(workers=workers, cpus_per_worker=0.25)
+        stream.begin(tiny_store, config, examples_of(tiny_store))
         made.append(stream)
         return stream
 
@@ -65,6 +66,7 @@ def assert_same(first, second):
     assert (first.draw.step, first.draw.version) == (second.draw.step, second.draw.version)
     np.testing.assert_array_equal(first.crops.indices, second.crops.indices)
     np.testing.assert_array_equal(first.crops.images, second.crops.images)
+    np.testing.assert_array_equal(first.crops.unreadable, second.crops.unreadable)
     for name in ("boxes", "labels", "dont_care"):
         for one, other in zip(getattr(first.crops, name), getattr(second.crops, name), strict=True):
             assert one.dtype == other.dtype
@@ -89,6 +91,27 @@ def test_exactly_what_the_local_stream_gives(ray_stream, tiny_store, workers, la
     # the scores had their say: examples of the highest were drawn more often after the first epoch
     later = np.concatenate([batch.draw.indices for batch in got[8 + lag + 1 :]])
     assert (later % 7 == 6).mean() > 2 * (later % 7 == 1).mean()
+
+
+@pytest.mark.timeout(240)
+def test_one_stream_serves_one_run_after_the_other(ray_stream, tiny_store):
+    """The second begins while batches of the first are under way; the third goes on where the second was saved."""
+    config = config_with(2)
+    split = CropStore.open(tiny_store).split("train")
+    expected, statistics, _ = train_on(local_stream(config, split, examples_of(tiny_store), workers=1))
+    stream = ray_stream(config, workers=2)
+    train_on(stream, stop=5)
+    stream.begin(tiny_store, config, examples_of(tiny_store))
+    got, _, _ = train_on(stream, stop=11)
+    saved = stream.state_dict(10)
+    stream.begin(tiny_store, config, examples_of(tiny_store), start=11, state=saved)
+    for batch in stream.batches(11, STEPS):
+        got.append(batch)
+        stream.send_scores(batch.step, batch.draw.indices, scores_of(batch.step, batch.draw.indices))
+    for one, other in zip(got, expected, strict=True):
+        assert_same(one, other)
+    for name, values in stream.statistics(STEPS - 1).items():
+        np.testing.assert_array_equal(values, statistics[name])
 
 
 @pytest.mark.timeout(240)
@@ -148,57 +171,97 @@ def test_pack_and_unpack(counts):
         boxes=[rng.random((n, 4)).astype(np.float32) for n in counts],
         labels=[rng.integers(1, 5, n) for n in counts],
         dont_care=[rng.random(n) < 0.5 for n in counts],
+        unreadable=np.array([False, True, False]),
     )
     draw = Draw(indices, rng.random(3), rng.random(3), step=17, version=12)
-    row = pack(17, draw, crops)
+    row = pack(3, 17, draw, crops)
     assert all(len(column) == 1 for column in row.values())
-    batch = unpack(row)
-    assert batch.step == 17
+    run, batch = unpack(row)
+    assert (run, batch.step) == (3, 17)
     assert_same(batch, replace(batch, draw=draw, crops=crops))
 
 
 # --- the table actor as a plain object -------------------------------------------------------------------------------
 
 
-def table_actor(lag, steps=STEPS):
-    sampler = tiny_run("UIS").sampler
-    return TableActor(sampler, TrainingExamples(64, np.arange(64)), seed=0, batch_size=8, lag=lag, steps=steps)
+async def table_actor(lag, number=1, actor=None, state=None):
+    """An actor turned to a run of 64 examples in batches of 8."""
+    actor = actor or TableActor()
+    run = Assignment(
+        number=number,
+        store_uri="nowhere",
+        sampler=tiny_run("UIS").sampler,
+        examples=TrainingExamples(64, np.arange(64)),
+        seed=0,
+        batch_size=8,
+        lag=lag,
+        start=0,
+        stop=STEPS,
+        state=state,
+    )
+    await actor.begin(run)
+    return actor
 
 
 def test_updates_out_of_order_wait_for_their_turn():
     async def run():
-        actor, ordered = table_actor(lag=2), table_actor(lag=2)
-        draws = [await actor.draw(step) for step in (2, 0, 1)]
-        waiting = asyncio.create_task(actor.draw(4))
-        asked = asyncio.create_task(actor.effective_sample_size(1))
-        await actor.update(1, draws[2].indices, scores_of(1, draws[2].indices))
+        actor, ordered = await table_actor(lag=2), await table_actor(lag=2)
+        draws = [await actor.draw(1, step) for step in (2, 0, 1)]
+        waiting = asyncio.create_task(actor.draw(1, 4))
+        asked = asyncio.create_task(actor.summary(1, 1))
+        await actor.update(1, 1, draws[2].indices, scores_of(1, draws[2].indices))
         await asyncio.sleep(0.01)
         assert not waiting.done()
         assert not asked.done()
-        await actor.update(0, draws[1].indices, scores_of(0, draws[1].indices))
+        await actor.update(1, 0, draws[1].indices, scores_of(0, draws[1].indices))
         got = await asyncio.wait_for(waiting, 1)
         for step in (0, 1):
-            indices = (await ordered.draw(step)).indices
-            await ordered.update(step, indices, scores_of(step, indices))
-        np.testing.assert_array_equal(got.indices, (await ordered.draw(4)).indices)
+            indices = (await ordered.draw(1, step)).indices
+            await ordered.update(1, step, indices, scores_of(step, indices))
+        np.testing.assert_array_equal(got.indices, (await ordered.draw(1, 4)).indices)
         assert got.version == 2
-        assert await asked == await ordered.effective_sample_size(1)
+        assert await asked == await ordered.summary(1, 1)
 
     asyncio.run(run())
 
 
 def test_a_refused_update_wakes_those_who_wait_for_it():
     async def run():
-        actor = table_actor(lag=0)
-        draw = await actor.draw(0)
-        waiting = asyncio.create_task(actor.draw(1))
-        asked = asyncio.create_task(actor.statistics(0))
+        actor = await table_actor(lag=0)
+        draw = await actor.draw(1, 0)
+        waiting = asyncio.create_task(actor.draw(1, 1))
+        asked = asyncio.create_task(actor.statistics(1, 0))
         await asyncio.sleep(0.01)
         with pytest.raises(InputError, match="scores must be ≥ 0"):
-            await actor.update(0, draw.indices, np.full(8, -1.0))
+            await actor.update(1, 0, draw.indices, np.full(8, -1.0))
         for task in (waiting, asked):
             with pytest.raises(InputError, match="the stream stopped: the score of example"):
                 await asyncio.wait_for(task, 1)
-        np.testing.assert_array_equal((await actor.draw(0)).indices, draw.indices)
+        np.testing.assert_array_equal((await actor.draw(1, 0)).indices, draw.indices)
+
+    asyncio.run(run())
+
+
+def test_the_next_run_starts_afresh_and_ends_what_was_asked_for_the_one_before():
+    async def run():
+        actor = await table_actor(lag=0)
+        first = await actor.draw(1, 0)
+        waiting = asyncio.create_task(actor.draw(1, 1))
+        following = asyncio.create_task(actor.assignment(1))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        await actor.update(1, 0, first.indices, scores_of(0, first.indices))
+        second = await asyncio.wait_for(waiting, 1)
+        assert (await actor.assignment(0))[0] == 1
+        snapshot = await actor.snapshot(1, 0)
+        late = asyncio.create_task(actor.draw(1, 2))
+        await table_actor(lag=0, number=2, actor=actor)
+        assert await asyncio.wait_for(late, 1) is None
+        assert (await asyncio.wait_for(following, 1))[:3] == (2, "nowhere", 0)
+        await actor.update(1, 1, first.indices, scores_of(1, first.indices))  # late, of the run before: dropped
+        np.testing.assert_array_equal((await actor.draw(2, 0)).indices, first.indices)
+        # and a run that goes on from a snapshot draws what the first one was about to
+        await table_actor(lag=0, number=3, actor=actor, state=snapshot)
+        np.testing.assert_array_equal((await actor.draw(3, 1)).indices, second.indices)
 
     asyncio.run(run())

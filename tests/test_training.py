@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from isod.config import flatten
-from isod.data.store import Crops, CropStore
+from isod.data.store import CropStore
 from isod.training import run as run_module
 from isod.training.examples import TrainingExamples
 from isod.training.local import local_stream, run_local
@@ -126,13 +126,13 @@ def test_a_flipped_crop_is_the_mirrored_crop(tiny_store):
         images[slot] = images[slot][:, ::-1]
         boxes[slot] = boxes[slot] * [-1, 1, -1, 1] + [width, 0, width, 0]  # x → width − x: left and right change places
         boxes[slot] = boxes[slot][:, [2, 1, 0, 3]].astype(np.float32)
-    mirrored = Crops(batch.crops.indices, images, boxes, batch.crops.labels, batch.crops.dont_care)
-    scores, losses = Trainer(config, store.meta, CPU).step(batch)
+    mirrored = replace(batch.crops, images=images, boxes=boxes)
+    result = Trainer(config, store.meta, CPU).step(batch)
     expected = Trainer(tiny_run(), store.meta, CPU).step(Batch(0, batch.draw, mirrored))
-    np.testing.assert_allclose(scores, expected[0], rtol=1e-6)
-    assert losses == pytest.approx(expected[1], rel=1e-6)
-    plain, _ = Trainer(tiny_run(), store.meta, CPU).step(batch)
-    assert not np.allclose(scores, plain, rtol=1e-3)
+    np.testing.assert_allclose(result.scores, expected.scores, rtol=1e-6)
+    assert result.losses == pytest.approx(expected.losses, rel=1e-6)
+    plain = Trainer(tiny_run(), store.meta, CPU).step(batch)
+    assert not np.allclose(result.scores, plain.scores, rtol=1e-3)
 
 
 # --- failures --------------------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def test_validation_crops_are_the_same_with_and_without_the_cache(tiny_store, mo
     monkeypatch.setattr(run_module, "CACHE_BYTES", limit)
     split = CropStore.open(tiny_store).split("val")
     read, calls = split.read, []
-    monkeypatch.setattr(split, "read", lambda indices: calls.append(1) or read(indices))
+    monkeypatch.setattr(split, "read", lambda indices, **how: calls.append(1) or read(indices, **how))
     crops = ValidationCrops(split, 8)
     for _ in range(2):
         seen = list(crops)

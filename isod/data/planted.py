@@ -43,7 +43,7 @@ class PlantedSplit:
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, indices: NDArray[np.int64]) -> Crops:
+    def read(self, indices: NDArray[np.int64], *, quarantine: bool = False) -> Crops:
         """The images [B, H, W, 3] and objects, in the order asked for."""
         chosen = indices.tolist()
         return Crops(
@@ -52,6 +52,7 @@ class PlantedSplit:
             boxes=[self.boxes[i] for i in chosen],
             labels=[self.labels[i] for i in chosen],
             dont_care=[np.zeros(len(self.labels[i]), dtype=bool) for i in chosen],
+            unreadable=np.zeros(len(chosen), dtype=bool),
         )
 
 

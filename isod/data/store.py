@@ -108,6 +108,13 @@ class Crops:
     boxes: list[np.ndarray]  # B × [n, 4] float32, xyxy, crop pixels
     labels: list[np.ndarray]  # B × [n] int64, 1…C; 0 for don't-care
     dont_care: list[np.ndarray]  # B × [n] bool
+    unreadable: np.ndarray  # [B] bool; crops that did not decode and were let through, black and without objects
+
+    def without(self, mask: np.ndarray) -> Crops:
+        """The crops that a mask [B] does not name."""
+        keep = np.flatnonzero(~mask)
+        boxes, labels, dont_care = ([part[i] for i in keep] for part in (self.boxes, self.labels, self.dont_care))
+        return Crops(self.indices[keep], self.images[keep], boxes, labels, dont_care, self.unreadable[keep])
 
 
 @dataclass(frozen=True)
@@ -177,24 +184,30 @@ class CropSplit:
         mask[list(self.lost)] = False
         return np.flatnonzero(mask).astype(np.int64)
 
-    def read(self, indices: Sequence[int] | np.ndarray, *, threads: int = 1) -> Crops:
+    def read(self, indices: Sequence[int] | np.ndarray, *, threads: int = 1, quarantine: bool = False) -> Crops:
         """Fetch and decode crops, in the order asked for; an index may appear more than once.
 
         Args:
             indices: [B] integers in 0…N−1.
             threads: how many decode at once (decoding releases the interpreter lock).
+            quarantine: let an image that does not decode through, black, without objects, and marked, so that a disk
+                that goes bad in the middle of a run costs one example and not the run.
         Raises:
-            InputError: an index out of range, a lost frame, or an image that does not decode.
+            InputError: an index out of range, a lost frame, or, without quarantine, an image that does not decode.
         """
         table = self._take(indices, ["frame_id", "image", "boxes", "labels", "dont_care"])
         wanted = np.asarray(indices, dtype=np.int64)
         height, width = self.meta.crop_size
         images = np.zeros((len(wanted), height, width, 3), dtype=np.uint8)  # [B, H, W, 3]
+        unreadable = np.zeros(len(wanted), dtype=bool)
 
         def decode(position: int, image: pa.BinaryScalar) -> None:
             try:
                 decode_into(images[position], image.as_buffer())
             except ValueError as error:
+                if quarantine:
+                    images[position], unreadable[position] = 0, True
+                    return
                 frame_id = table["frame_id"][position].as_py()
                 raise InputError(
                     f"split {self.name!r} of the crop store {self.uri}: the image of index {wanted[position]} "
@@ -207,9 +220,10 @@ class CropSplit:
         else:
             for position, image in enumerate(table["image"]):
                 decode(position, image)
-        objects = _objects(table)
+        none = Objects.build([], [], [])
+        objects = [none if lost else o for o, lost in zip(_objects(table), unreadable, strict=True)]
         return Crops(wanted, images, [o.boxes for o in objects], [o.labels for o in objects],
-                     [o.dont_care for o in objects])  # fmt: skip
+                     [o.dont_care for o in objects], unreadable)  # fmt: skip
 
     def read_encoded(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
         """The JPEG bytes of crops, in the order asked for: for decoding elsewhere, such as on the GPU."""

@@ -6,22 +6,30 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, Run
 from mlflow.tracking import MlflowClient
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from isod.config import RunConfig, flatten
-from isod.orchestration.trial import examples_path, run_config, trial_name
+from isod.errors import InputError
+from isod.orchestration.outbox import Outbox
+from isod.orchestration.trial import run_config, trial_folder, trial_name
+from isod.training.folder import EXAMPLES, MODEL
 
+SWEEP_TAG = "isod.sweep"
 PARENT_TAG = "mlflow.parentRunId"  # what MLflow's UI nests runs by
 NAME_TAG = "mlflow.runName"
+COMMIT_TAG = "isod.commit"
 PARAMS_PER_CALL = 100  # MLflow's limit for one log_batch call
 METRICS_PER_CALL = 1000  # likewise
+EVERY_RUN = "mAP"  # a metric that every validation has: its last step is how far MLflow knows a run
 
 
 def metric_key(name: str) -> str:
@@ -29,87 +37,216 @@ def metric_key(name: str) -> str:
     return re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)
 
 
+@dataclass
+class SweepRecord:
+    """A sweep in MLflow: its parent run, and what is there of its trials."""
+
+    parent_run_id: str
+    runs: dict[str, str] = field(default_factory=dict)  # trial name → run id
+    finished: set[str] = field(default_factory=set)  # names of the trials that are complete there
+
+
+def begin_sweep(
+    client: MlflowClient, experiment_id: str, name: str, settings: Mapping[str, Any], tags: Mapping[str, str]
+) -> SweepRecord:
+    """Makes the parent run. Its parameters are ``settings``: what all trials share."""
+    tags = {NAME_TAG: name, SWEEP_TAG: name, **tags}
+    parent = client.create_run(experiment_id, tags=tags).info.run_id
+    _log_params(client, parent, settings)
+    return SweepRecord(parent)
+
+
+def resume_sweep(
+    client: MlflowClient, experiment_id: str, name: str, settings: Mapping[str, Any], tags: Mapping[str, str]
+) -> SweepRecord:
+    """Takes up the sweep of this name that was started last.
+
+    Raises:
+        InputError: there is none, or it began with other settings.
+    """
+    parents = client.search_runs([experiment_id], f"tags.`{SWEEP_TAG}` = '{name}'", max_results=1)
+    if not parents:
+        raise InputError(f"there is no sweep {name!r} to resume in this MLflow experiment: leave out --resume")
+    parent = parents[0]
+    wanted = {key: str(value) for key, value in settings.items()}
+    found = parent.data.params
+    changed = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
+    if changed:
+        text = ", ".join(f"{key} was {found.get(key)} and is {wanted.get(key)}" for key in changed)
+        raise InputError(f"the sweep {name!r} to resume began with other settings ({text}): use the same")
+    record = SweepRecord(parent.info.run_id)
+    for run in children_of(client, experiment_id, parent.info.run_id):
+        trial = run.data.tags[NAME_TAG]
+        record.runs[trial] = run.info.run_id
+        if run.info.status == "FINISHED":
+            record.finished.add(trial)
+    client.update_run(record.parent_run_id, status="RUNNING")
+    begun, now = parent.data.tags.get(COMMIT_TAG), tags.get(COMMIT_TAG)
+    if begun != now:
+        client.set_tag(record.parent_run_id, "isod.resumed", str(now))
+        print(f"note: this sweep began at commit {begun} and goes on at {now}")
+    return record
+
+
+def children_of(client: MlflowClient, experiment_id: str, parent_run_id: str) -> list[Run]:
+    """The runs of a sweep's trials."""
+    found: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment_id], f"tags.`{PARENT_TAG}` = '{parent_run_id}'", max_results=1000, page_token=token
+        )
+        found.extend(page)
+        token = page.token
+        if not token:
+            return found
+
+
+def _log_params(client: MlflowClient, run_id: str, values: Mapping[str, Any]) -> None:
+    params = [Param(key, str(value)) for key, value in values.items()]
+    for first in range(0, len(params), PARAMS_PER_CALL):
+        client.log_batch(run_id, params=params[first : first + PARAMS_PER_CALL])
+
+
 class MLflowCallback(Callback):
-    """Writes every trial's parameters, metrics (step = iteration) and statistics as they come.
+    """Writes every trial's parameters, metrics (step = iteration) and files as they come.
+
+    Nothing here waits for MLflow: an outbox delivers, also after the server was away. A point that a restarted trial
+    reports again is not written twice.
 
     Args:
         client, experiment_id: where to.
-        sweep: the sweep's name, the parent run's ``isod.sweep`` tag.
+        record: of the sweep; the runs in it are gone on with.
         base: the run that every trial varies.
         params: further parameters of every child (``store`` …).
-        tags: further tags of parent and children (``isod.commit``, ``isod.demo`` …).
-        out: the sweep's folder, from which per-example statistics are taken.
+        tags: of every child (``isod.commit``, ``isod.demo`` …).
+        runs: folder of the trials' results, from which files are taken.
+        say: where to tell that MLflow is away.
     """
 
     def __init__(
         self,
         client: MlflowClient,
         experiment_id: str,
+        record: SweepRecord,
         *,
-        sweep: str,
         base: RunConfig,
         params: Mapping[str, str],
         tags: Mapping[str, str],
-        out: str,
+        runs: str,
+        say: Callable[[str], None] = print,
     ) -> None:
         self._client = client
         self._experiment_id = experiment_id
         self._base = base
         self._params = dict(params)
         self._tags = dict(tags)
-        self._out = out
-        self._runs: dict[str, str] = {}  # trial id → MLflow run id
+        self._folder = runs
+        self._record = record
+        self._last_step: dict[str, int] = {}  # trial name → step of the last point that was sent
+        self._open: set[str] = set()  # names of the trials that have begun and not ended
+        self._outbox = Outbox(say)
         self.failed: dict[str, str] = {}  # trial name → the sentence it failed with
-        parent = client.create_run(experiment_id, tags={NAME_TAG: sweep, "isod.sweep": sweep, **tags})
-        self.parent_run_id: str = parent.info.run_id
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks now and then, to restore them; isod goes on from MLflow instead."""
+        return {}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if trial.trial_id in self._runs:
-            return
         config = run_config(self._base, trial.config["run"])
-        name, seed = config.sampler.name, config.training.seed
-        tags = {PARENT_TAG: self.parent_run_id, NAME_TAG: trial_name(name, seed), **self._tags}
-        run = self._client.create_run(self._experiment_id, tags=tags)
-        self._runs[trial.trial_id] = run.info.run_id
-        values = {"sampler": name, "seed": seed, **self._params, **flatten(config)}
-        params = [Param(key, str(value)) for key, value in values.items() if key != "sampler.name"]
-        for first in range(0, len(params), PARAMS_PER_CALL):
-            self._client.log_batch(run.info.run_id, params=params[first : first + PARAMS_PER_CALL])
+        name = name_of(trial)
+        if name not in self._open:
+            self._open.add(name)
+            self._outbox.put(lambda: self._open_run(name, config))
+
+    def _open_run(self, name: str, config: RunConfig) -> None:
+        """Find or make the trial's run; it may be called again after it failed half way."""
+        if name not in self._record.runs:  # it may be there all the same, if the answer got lost
+            for run in children_of(self._client, self._experiment_id, self._record.parent_run_id):
+                self._record.runs.setdefault(run.data.tags[NAME_TAG], run.info.run_id)
+        if name not in self._record.runs:
+            tags = {PARENT_TAG: self._record.parent_run_id, NAME_TAG: name, **self._tags}
+            self._record.runs[name] = self._client.create_run(self._experiment_id, tags=tags).info.run_id
+        run_id = self._record.runs[name]
+        values = {"sampler": config.sampler.name, "seed": config.training.seed, **self._params, **flatten(config)}
+        del values["sampler.name"]
+        _log_params(self._client, run_id, values)
+        self._client.update_run(run_id, status="RUNNING")
+        known = self._client.get_run(run_id).data.metrics
+        history = self._client.get_metric_history(run_id, EVERY_RUN) if EVERY_RUN in known else []
+        self._last_step[name] = max((point.step for point in history), default=-1)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        now, step = int(time.time() * 1000), result["iteration"]
-        metrics = [
-            Metric(metric_key(name), float(value), now, step)
-            for name, value in result["metrics"].items()
-            if math.isfinite(value)  # a stratum without ground truth has no point, rather than a made-up one
-        ]
-        for first in range(0, len(metrics), METRICS_PER_CALL):
-            self._client.log_batch(self._runs[trial.trial_id], metrics=metrics[first : first + METRICS_PER_CALL])
+        now, name = int(time.time() * 1000), name_of(trial)
+        for step, metrics in result["rows"]:
+            points = [
+                Metric(metric_key(key), float(value), now, step)
+                for key, value in metrics.items()
+                if math.isfinite(value)  # a stratum without ground truth has no point, rather than a made-up one
+            ]
+            self._outbox.put(partial(self._log, name, step, points))
+
+    def _log(self, name: str, step: int, points: list[Metric]) -> None:
+        if step <= self._last_step[name]:
+            return
+        for first in range(0, len(points), METRICS_PER_CALL):
+            self._client.log_batch(self._record.runs[name], metrics=points[first : first + METRICS_PER_CALL])
+        self._last_step[name] = step
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        run_id = self._runs[trial.trial_id]
-        path = examples_path(self._out, run_config(self._base, trial.config["run"]))
-        if path.exists():
-            self._client.log_artifact(run_id, str(path))
-        self._client.set_terminated(run_id, "FINISHED")
+        reason = (trial.last_result or {}).get("failed", "")
+        if reason:
+            self._fail(name_of(trial), reason)
+            return
+        name = name_of(trial)
+        folder = trial_folder(self._folder, run_config(self._base, trial.config["run"])).path
+
+        def finish() -> None:
+            run_id = self._record.runs[name]
+            for file in (EXAMPLES, MODEL):
+                self._client.log_artifact(run_id, str(folder / file))
+            self._end(name, "FINISHED")
+
+        self._outbox.put(finish)
+        self._open.discard(name)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        reason = failure_reason(trial)
-        config = run_config(self._base, trial.config["run"])
-        self.failed[trial_name(config.sampler.name, config.training.seed)] = reason
-        run_id = self._runs.get(trial.trial_id)
-        if run_id is not None:
-            self._client.set_tag(run_id, "isod.error", reason)
-            self._client.set_terminated(run_id, "FAILED")
+        self._fail(name_of(trial), failure_reason(trial))
 
-    def finish(self, status: str = "FINISHED") -> None:
-        """Closes the parent run, and whatever child is still open, as killed."""
-        for run_id in self._runs.values():
-            if self._client.get_run(run_id).info.status == "RUNNING":
-                self._client.set_terminated(run_id, "KILLED")
-        self._client.set_terminated(self.parent_run_id, status)
+    def _fail(self, name: str, reason: str) -> None:
+        self.failed[name] = reason
+        self._open.discard(name)
+
+        def fail() -> None:
+            self._client.set_tag(self._record.runs[name], "isod.error", reason)
+            self._end(name, "FAILED")
+
+        self._outbox.put(fail)
+
+    def _end(self, name: str, status: str) -> None:
+        self._client.set_terminated(self._record.runs[name], status)
+
+    def finish(self, status: str, *, patience: float) -> str:
+        """Closes the parent run, and whatever child is still open, as killed.
+
+        Args:
+            patience: seconds to wait for a server that is away.
+        Returns:
+            Why not everything was delivered; empty if it was.
+        """
+        for name in sorted(self._open):
+            self._outbox.put(partial(self._end, name, "KILLED"))
+        self._outbox.put(lambda: self._client.set_terminated(self._record.parent_run_id, status))
+        left, error = self._outbox.close(patience)
+        return f"{left} messages did not reach MLflow ({error})" if left else ""
+
+
+def name_of(trial: Trial) -> str:
+    """What a trial is called."""
+    run = trial.config["run"]
+    return trial_name(run["sampler"].name, run["seed"])
 
 
 def failure_reason(trial: Trial) -> str:

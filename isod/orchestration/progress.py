@@ -9,8 +9,8 @@ from typing import Any, TextIO
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from isod.orchestration.mlflow_callback import failure_reason
-from isod.orchestration.trial import trial_name
+from isod.orchestration.mlflow_callback import failure_reason, name_of
+from isod.training.folder import Row
 
 
 def clock(seconds: float) -> str:
@@ -38,17 +38,13 @@ class ProgressView(Callback):
         self._began = time.monotonic()
         self._drawn = -float("inf")
         self._running: dict[str, str] = {}  # trial id → "UIS-seed0 300/600 mAP 0.123"
-        self._done = 0
+        self.done = 0  # trials that ended, well or not
         self._share: dict[str, float] = {}  # trial id → share of its iterations
+        self._latest: dict[str, Row] = {}  # trial id → its last validation
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks; a stream (a notebook's standard output, say) need not allow that."""
         return {**vars(self), "_stream": None}
-
-    @staticmethod
-    def _name(trial: Trial) -> str:
-        run = trial.config["run"]
-        return trial_name(run["sampler"].name, run["seed"])
 
     def _write(self, text: str, *, lasting: bool) -> None:
         start, end = ("\r\x1b[K", "\n" if lasting else "") if self._live else ("", "\n")
@@ -65,33 +61,48 @@ class ProgressView(Callback):
         elapsed = now - self._began
         left = f", about {clock(elapsed / share - elapsed)} left" if share > 0.03 else ""
         running = " · ".join(self._running.values())
-        self._write(f"[{clock(elapsed)}] {self._done}/{self._total} runs{left} · {running}"[:200], lasting=False)
+        self._write(f"[{clock(elapsed)}] {self.done}/{self._total} runs{left} · {running}"[:200], lasting=False)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._running[trial.trial_id] = f"{self._name(trial)} starting"
+        self._running[trial.trial_id] = f"{name_of(trial)} starting"
         self._draw()
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
+        for sentence in result["said"]:
+            self.tell(f"{name_of(trial)}: {sentence}")
+        if not result["rows"]:
+            return
         self._share[trial.trial_id] = result["iteration"] / self._iterations
-        quality = f"mAP {result['metrics']['mAP']:.3f}"
-        self._running[trial.trial_id] = f"{self._name(trial)} {result['iteration']}/{self._iterations} {quality}"
+        quality = f"mAP {result['rows'][-1][1]['mAP']:.3f}"
+        self._latest[trial.trial_id] = result["rows"][-1]
+        self._running[trial.trial_id] = f"{name_of(trial)} {result['iteration']}/{self._iterations} {quality}"
         self._draw()
 
     def _ended(self, trial: Trial, text: str) -> None:
         self._share[trial.trial_id] = 1.0
-        self._done += 1
+        self.done += 1
         self._running.pop(trial.trial_id, None)
+        self.tell(text)
+
+    def tell(self, text: str) -> None:
+        """A line that stays."""
         self._write(f"[{clock(time.monotonic() - self._began)}] {text}", lasting=True)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        result = trial.last_result
+        if reason := (trial.last_result or {}).get("failed"):
+            self._ended(trial, f"{name_of(trial)} FAILED: {reason}")
+            return
+        step, metrics = self._latest[trial.trial_id]
         self._ended(
             trial,
-            f"{self._name(trial)} done: mAP {result['metrics']['mAP']:.4f} after {result['iteration']} iterations,"
-            f" {result['metrics']['time/seconds']:.0f} s of training",
+            f"{name_of(trial)} done: mAP {metrics['mAP']:.4f} after {step} iterations,"
+            f" {metrics['time/seconds']:.0f} s of training",
         )
 
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self.tell(f"{name_of(trial)} was lost ({failure_reason(trial)}): it goes on from its last checkpoint")
+
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._ended(trial, f"{self._name(trial)} FAILED: {failure_reason(trial)}")
+        self._ended(trial, f"{name_of(trial)} FAILED: {failure_reason(trial)}")

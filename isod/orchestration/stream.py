@@ -13,41 +13,51 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from isod.config import RunConfig
-from isod.data.store import Crops, CropStore
-from isod.orchestration.table_actor import TableActor
+from isod.data.store import Crops, CropSplit, CropStore
+from isod.orchestration.table_actor import Assignment, TableActor
 from isod.ragged import pad_objects
+from isod.sampling.examples import as_arrays, as_tensors
 from isod.sampling.table import Draw
 from isod.training.examples import TrainingExamples
 from isod.training.stream import Batch, TableSummary
 
 
 class DecodeWorker:
-    """Worker k of K yields the batches of steps start + k, start + k + K, …: one row, and so one block, a step.
+    """Worker k of K yields the batches of steps start + k, start + k + K, … of one run after the other, one row, and so
+    one block, a step.
 
     A row cannot be cut, so a step arrives whole; and it leaves the worker at once, because a block is closed as soon as
     it exceeds ``target_max_block_size``, which the stream sets to a single byte.
     """
 
-    def __init__(self, store_uri: str, table: Any, start: int, stop: int, workers: int) -> None:
-        self._split = CropStore.open(store_uri).split("train")
+    def __init__(self, table: Any, workers: int) -> None:
         self._table = table
-        self._start, self._stop, self._workers = start, stop, workers
+        self._workers = workers
 
     def __call__(self, batch: dict[str, NDArray]) -> Iterator[dict[str, NDArray]]:
-        for first in batch["worker"].tolist():
-            steps = range(self._start + first, self._stop, self._workers)
-            asked = [self._table.draw.remote(step) for step in steps[:1]]
-            for step, following in zip_longest(steps, steps[1:]):
-                draw: Draw = ray.get(asked.pop())
-                if following is not None:  # asked for early: the answer may have to wait for scores
-                    asked.append(self._table.draw.remote(following))
-                yield pack(step, draw, self._split.read(draw.indices))
+        run, split = 0, None
+        while True:
+            run, store_uri, start, stop = ray.get(self._table.assignment.remote(run))
+            if split is None or split.uri != store_uri:
+                split = CropStore.open(store_uri).split("train")
+            yield from self._steps(run, split, range(start + int(batch["worker"][0]), stop, self._workers))
+
+    def _steps(self, run: int, split: CropSplit, steps: range) -> Iterator[dict[str, NDArray]]:
+        asked = [self._table.draw.remote(run, step) for step in steps[:1]]
+        for step, following in zip_longest(steps, steps[1:]):
+            draw: Draw | None = ray.get(asked.pop())
+            if draw is None:
+                return
+            if following is not None:  # asked for early: the answer may have to wait for scores
+                asked.append(self._table.draw.remote(run, following))
+            yield pack(run, step, draw, split.read(draw.indices, quarantine=True))
 
 
-def pack(step: int, draw: Draw, crops: Crops) -> dict[str, NDArray]:
+def pack(run: int, step: int, draw: Draw, crops: Crops) -> dict[str, NDArray]:
     """One batch as a row of fixed-shape tensors; ragged objects are padded to the batch's largest count."""
     boxes, labels, dont_care, counts = pad_objects(crops.boxes, crops.labels, crops.dont_care)
     row = {
+        "run": np.int64(run),
         "step": np.int64(step),
         "indices": draw.indices,
         "probabilities": draw.probabilities,
@@ -58,12 +68,13 @@ def pack(step: int, draw: Draw, crops: Crops) -> dict[str, NDArray]:
         "labels": labels,
         "dont_care": dont_care,
         "counts": counts,
+        "unreadable": crops.unreadable,
     }
     return {name: np.asarray(value)[None] for name, value in row.items()}
 
 
-def unpack(row: dict[str, NDArray]) -> Batch:
-    """The inverse of ``pack``; images stay where they are, in shared memory, and are read-only."""
+def unpack(row: dict[str, NDArray]) -> tuple[int, Batch]:
+    """The run and the batch that ``pack`` made a row of; images stay in shared memory, and are read-only."""
     value = {name: column[0] for name, column in row.items()}
     draw = Draw(
         indices=value["indices"],
@@ -79,8 +90,9 @@ def unpack(row: dict[str, NDArray]) -> Batch:
         boxes=[value["boxes"][b, :n] for b, n in enumerate(counts)],
         labels=[value["labels"][b, :n] for b, n in enumerate(counts)],
         dont_care=[value["dont_care"][b, :n] for b, n in enumerate(counts)],
+        unreadable=value["unreadable"],
     )
-    return Batch(int(value["step"]), draw, crops)
+    return int(value["run"]), Batch(int(value["step"]), draw, crops)
 
 
 def workers_place() -> dict[str, Any]:
@@ -93,81 +105,113 @@ def workers_place() -> dict[str, Any]:
 
 
 class RayStream:
-    """A trial's one table actor and one stream, for its whole life.
+    """One table actor and one Ray Data stream, for one run after the other.
+
+    Starting a stream costs seconds, so a process that runs several trials keeps it: ``begin`` turns it to the next one.
 
     Args:
-        store_uri: the crop store, readable from every node.
-        config: the run.
-        examples: which may be drawn.
         workers: decode processes.
         cpus_per_worker: CPUs that each of them uses, out of what the trial reserved.
     """
 
-    def __init__(
+    def __init__(self, *, workers: int, cpus_per_worker: float) -> None:
+        self.workers = workers
+        self.cpus_per_worker = cpus_per_worker
+        self._run = 0
+        self._table: Any = ray.remote(TableActor).options(num_cpus=0, max_concurrency=1000).remote()
+        self._rows: Iterator[dict[str, NDArray]] | None = None
+
+    def begin(
         self,
         store_uri: str,
         config: RunConfig,
         examples: TrainingExamples,
         *,
-        workers: int,
-        cpus_per_worker: float,
-    ) -> None:
+        start: int = 0,
+        state: dict[str, Any] | None = None,
+    ) -> RayStream:
+        """Turn to a run; what was left of the one before is dropped.
+
+        Args:
+            store_uri: the crop store, readable from every node.
+            start: first step to draw.
+            state: the saved table and draws, where the run goes on.
+        """
         training = config.training
-        self._store_uri = store_uri
-        self._workers = workers
-        self._cpus_per_worker = cpus_per_worker
-        self._table: Any = (
-            ray.remote(TableActor)
-            .options(num_cpus=0, max_concurrency=1000)
-            .remote(
-                config.sampler,
-                examples,
-                seed=training.seed,
-                batch_size=training.batch_size,
-                lag=training.lag,
-                steps=training.iterations,
-            )
+        self._run += 1
+        self._examples = examples
+        assignment = Assignment(
+            number=self._run,
+            store_uri=store_uri,
+            sampler=config.sampler,
+            examples=examples,
+            seed=training.seed,
+            batch_size=training.batch_size,
+            lag=training.lag,
+            start=start,
+            stop=training.iterations,
+            state=None if state is None else as_arrays(state),
         )
+        ray.get(self._table.begin.remote(assignment))
+        return self
+
+    @property
+    def num_examples(self) -> int:
+        return self._examples.count
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        workers = min(self._workers, max(1, stop - start))
-        context = DataContext.get_current().copy()
-        context.target_max_block_size = 1
-        context.enable_progress_bars = False
-        context.enable_operator_progress_bars = False
-        with DataContext.current(context):
-            # blocks made right here: ray.data.range and from_arrow would each run tasks that want a CPU of their own
-            items = [{"worker": k} for k in range(workers)]
-            stream = ray.data.from_items(items, override_num_blocks=workers).map_batches(
-                DecodeWorker,
-                fn_constructor_args=(self._store_uri, self._table, start, stop, workers),
-                batch_size=1,
-                compute=ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
-                num_cpus=self._cpus_per_worker,
-                **workers_place(),
-            )
-            early: dict[int, Batch] = {}
-            step = start
-            # prefetching here would hold batches whose scores are owed, and wait for itself when the lag is 0
-            for row in stream.iterator().iter_batches(batch_size=None, prefetch_batches=0, batch_format="numpy"):
-                batch = unpack(row)
-                early[batch.step] = batch
-                while step in early:
-                    yield early.pop(step)
-                    step += 1
-        if step != stop:
-            raise RuntimeError(f"the stream ended at step {step} of {stop}")
+        """The batches of steps start … stop − 1 of the present run, ``start`` being what ``begin`` was given."""
+        early: dict[int, Batch] = {}
+        step = start
+        while step < stop:
+            row = next(self._start_once(), None)
+            if row is None:
+                raise RuntimeError(f"the stream ended at step {step} of {stop}")
+            run, batch = unpack(row)
+            if run != self._run:
+                continue
+            early[batch.step] = batch
+            while step in early and step < stop:
+                yield early.pop(step)
+                step += 1
+
+    def _start_once(self) -> Iterator[dict[str, NDArray]]:
+        """The rows of the Ray Data stream, which starts when the first one is asked for."""
+        if self._rows is None:
+            context = DataContext.get_current().copy()
+            context.target_max_block_size = 1
+            context.enable_progress_bars = False
+            context.enable_operator_progress_bars = False
+            with DataContext.current(context):
+                # blocks made right here: ray.data.range and from_arrow would each run tasks that want their own CPU
+                items = [{"worker": k} for k in range(self.workers)]
+                stream = ray.data.from_items(items, override_num_blocks=self.workers).map_batches(
+                    DecodeWorker,
+                    fn_constructor_args=(self._table, self.workers),
+                    batch_size=1,
+                    compute=ActorPoolStrategy(size=self.workers, max_tasks_in_flight_per_actor=1),
+                    num_cpus=self.cpus_per_worker,
+                    **workers_place(),
+                )
+                # prefetching here would hold batches whose scores are owed, and wait for itself when the lag is 0
+                batches = stream.iterator().iter_batches(batch_size=None, prefetch_batches=0, batch_format="numpy")
+                self._rows = iter(batches)
+        return self._rows
 
     def send_scores(self, step: int, indices: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
         # nobody waits for an answer: refused scores surface in the draw, or in the summary, that must see them
-        self._table.update.options(num_returns=0).remote(step, indices, scores)
+        self._table.update.options(num_returns=0).remote(self._run, step, indices, scores)
 
     def summary(self, step: int) -> TableSummary:
-        return TableSummary(ray.get(self._table.effective_sample_size.remote(step)))
+        return ray.get(self._table.summary.remote(self._run, step))
 
     def statistics(self, step: int) -> dict[str, NDArray]:
-        return ray.get(self._table.statistics.remote(step))
+        return ray.get(self._table.statistics.remote(self._run, step))
+
+    def state_dict(self, step: int) -> dict[str, Any]:
+        return as_tensors(ray.get(self._table.snapshot.remote(self._run, step)))
 
     def close(self) -> None:
-        """Ends the table actor; its draws and scores are gone."""
+        """Ends the table actor, and with it the workers; its draws and scores are gone."""
         ray.kill(self._table)
+        self._rows = None

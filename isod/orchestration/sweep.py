@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import platform
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +14,19 @@ from typing import Any
 import ray
 from ray import tune
 
-from isod.config import Preset, RunConfig, SamplerConfig
+from isod.config import Preset, RunConfig, SamplerConfig, flatten
 from isod.data.store import CropStore
 from isod.errors import InputError
 from isod.orchestration.cluster import connect
-from isod.orchestration.mlflow_callback import MLflowCallback
+from isod.orchestration.mlflow_callback import COMMIT_TAG, MLflowCallback, begin_sweep, resume_sweep
 from isod.orchestration.progress import ProgressView
 from isod.orchestration.resources import concurrent_trials, reservation
 from isod.orchestration.tracking import open_experiment
-from isod.orchestration.trial import run_config, run_trial
+from isod.orchestration.trial import run_config, run_trial, trial_name
 from isod.training.examples import check_examples
+
+ATTEMPTS = 4  # at a trial whose process, table, worker or machine is lost
+PATIENCE = 120.0  # seconds that a finished sweep waits for an MLflow server that is away
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,7 @@ class Sweep:
     experiment: str
     out: Path  # absolute; Tune's state and per-example statistics; shared storage on a cluster of several nodes
     address: str | None = None  # Ray's; None starts it here
+    resume: bool = False  # go on with the sweep of this name that began last, instead of beginning one
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class SweepResult:
 
     parent_run_id: str
     failed: dict[str, str]  # trial name → the sentence it failed with
+    unfinished: int  # trials that were not run to their end
+    undelivered: str  # why MLflow lacks some of the results; empty if it has all
 
 
 def source_commit() -> str:
@@ -73,10 +80,12 @@ def run_sweep(sweep: Sweep) -> SweepResult:
     base = RunConfig(
         sampler=sweep.samplers[0], detector=preset.detector, training=preset.training, holdout=preset.holdout
     )
-    grid = [
+    # Within a seed those first that take longest: a hold-out model is trained before the run itself.
+    samplers = sorted(sweep.samplers, key=lambda sampler: not sampler.holdout)
+    grid: list[dict[str, Any]] = [
         {"sampler": sampler, "seed": seed, "training": dict(sweep.training.get(sampler.name, {}))}
         for seed in range(sweep.seeds)
-        for sampler in sweep.samplers
+        for sampler in samplers
     ]
     for params in grid[: len(sweep.samplers)]:
         check_examples(run_config(base, params), store.split("train"))
@@ -96,35 +105,49 @@ def run_sweep(sweep: Sweep) -> SweepResult:
             raise
         print(f"waiting for the cluster to grow: {error}")
 
+    shared = {key: value for key, value in flatten(base).items() if not key.startswith(("sampler.", "training.seed"))}
+    tags = {
+        COMMIT_TAG: source_commit(),
+        "isod.demo": str(store.meta.demo).lower(),
+        "isod.machine": f"{platform.node()}: {cpus:g} CPUs, {gpus:g} GPUs in Ray",
+    }
+    open_sweep = resume_sweep if sweep.resume else begin_sweep
+    record = open_sweep(client, experiment_id, sweep.name, {"store": sweep.store, **shared}, tags)
+    todo = [p for p in grid if trial_name(p["sampler"].name, p["seed"]) not in record.finished]
+    if len(todo) < len(grid):
+        print(f"{len(grid) - len(todo)} of {len(grid)} runs are finished and not run again")
+    runs = str(sweep.out / "runs" / record.parent_run_id)
+    progress = ProgressView(len(todo), base.training.iterations)
     mlflow = MLflowCallback(
         client,
         experiment_id,
-        sweep=sweep.name,
+        record,
         base=base,
         params={"store": sweep.store},
-        tags={
-            "isod.commit": source_commit(),
-            "isod.demo": str(store.meta.demo).lower(),
-            "isod.machine": f"{platform.node()}: {cpus:g} CPUs, {gpus:g} GPUs in Ray",
-        },
-        out=str(sweep.out),
+        tags=tags,
+        runs=runs,
+        say=progress.tell,
     )
-    trainable = functools.partial(run_trial, base=base, store_uri=sweep.store, out=str(sweep.out), resources=resources)
-    tuner = tune.Tuner(
-        tune.with_resources(trainable, reservation(resources)),
-        param_space={"run": tune.grid_search(grid)},
-        tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
-        run_config=tune.RunConfig(
-            name=f"tune-{mlflow.parent_run_id}",
-            storage_path=str(sweep.out),
-            callbacks=[mlflow, ProgressView(len(grid), base.training.iterations)],
-            verbose=0,
-        ),
+    trainable = functools.partial(
+        run_trial, base=base, store_uri=sweep.store, runs=runs, holdout=str(sweep.out / "holdout"), resources=resources
     )
-    finished = False
+    complete = False
     try:
-        tuner.fit()
-        finished = True
+        if todo:
+            tuner = tune.Tuner(
+                tune.with_resources(trainable, reservation(resources)),
+                param_space={"run": tune.grid_search(todo)},
+                tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
+                run_config=tune.RunConfig(
+                    name=f"tune-{record.parent_run_id}-{time.time_ns()}",
+                    storage_path=str(sweep.out),
+                    callbacks=[mlflow, progress],
+                    failure_config=tune.FailureConfig(max_failures=ATTEMPTS - 1),
+                    verbose=0,
+                ),
+            )
+            tuner.fit()
+        complete = progress.done == len(todo)
     finally:
-        mlflow.finish("FINISHED" if finished else "KILLED")
-    return SweepResult(mlflow.parent_run_id, mlflow.failed)
+        undelivered = mlflow.finish("FINISHED" if complete else "KILLED", patience=PATIENCE)
+    return SweepResult(record.parent_run_id, mlflow.failed, len(todo) - progress.done, undelivered)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,44 +15,75 @@ from isod.errors import InputError
 from isod.sampling.schedule import DrawSchedule
 from isod.sampling.table import Draw
 from isod.training.examples import TrainingExamples
-from isod.training.stream import table_statistics
+from isod.training.stream import TableSummary, table_statistics, table_summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """One run, as its table and its decode workers need to know it. Picklable."""
+
+    number: int  # of the run within this actor's life, from 1
+    store_uri: str
+    sampler: SamplerConfig
+    examples: TrainingExamples
+    seed: int
+    batch_size: int
+    lag: int
+    start: int  # first step to draw
+    stop: int  # step after the last one
+    state: dict[str, Any] | None = None  # of the schedule, numpy arrays, where the run goes on
 
 
 class TableActor:
-    """One trial's table (spec §10). Draw t is handed out once the scores of step t − 1 − lag have been applied.
+    """The table of the trial that runs now (spec §10). Draw t is handed out once the scores of step t − 1 − lag have
+    been applied.
 
     Calls may arrive in any order: the schedule applies updates by step number, so the draws do not depend on how many
-    workers ask for them or who asks first. It is turned into an actor where it is created
+    workers ask for them or who asks first. It outlives a trial and serves the next one of the same process: whatever
+    still asks for the run before gets None. It is turned into an actor where it is created
     (``ray.remote(TableActor).options(...)``), so that it can also be tested as a plain object.
     """
 
-    def __init__(
-        self,
-        sampler: SamplerConfig,
-        examples: TrainingExamples,
-        *,
-        seed: int,
-        batch_size: int,
-        lag: int,
-        steps: int,
-    ) -> None:
-        self._table = examples.table(sampler, seed=seed)
-        self._schedule = DrawSchedule(self._table, batch_size=batch_size, lag=lag, steps=steps)
+    def __init__(self) -> None:
         self._changed = asyncio.Condition()
-        self._refused: Exception | None = None  # why an update was refused: nobody may wait for it for ever
+        self._assignment: Assignment | None = None
 
-    async def draw(self, step: int) -> Draw:
-        """The draw of ``step``, as soon as the scores that it must see are in.
+    async def begin(self, assignment: Assignment) -> None:
+        """Make the table of a run, and let its workers start."""
+        async with self._changed:
+            table = assignment.examples.table(assignment.sampler, seed=assignment.seed)
+            self._schedule = DrawSchedule(
+                table, batch_size=assignment.batch_size, lag=assignment.lag, steps=assignment.stop
+            )
+            if assignment.state is not None:
+                self._schedule.load_state_dict(assignment.state)
+            self._table = table
+            self._refused: Exception | None = None  # why an update was refused: nobody may wait for it for ever
+            self._assignment = assignment
+            self._changed.notify_all()
+
+    async def assignment(self, after: int) -> tuple[int, str, int, int]:
+        """(number, store_uri, start, stop) of the first run after number ``after``, as soon as it begins."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._number > after)
+        assert self._assignment is not None
+        run = self._assignment
+        return run.number, run.store_uri, run.start, run.stop
+
+    async def draw(self, run: int, step: int) -> Draw | None:
+        """The draw of ``step``, as soon as the scores that it must see are in; None if the run is over.
 
         Raises:
             InputError: scores were refused that this draw, or an earlier one, must see.
         """
-        await self._until(lambda: self._schedule.ready(step))
-        return self._schedule.draw(step)
+        await self._until(run, lambda: self._schedule.ready(step))
+        return self._schedule.draw(step) if run == self._number else None
 
-    async def update(self, step: int, indices: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
+    async def update(self, run: int, step: int, indices: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
         """Takes the scores of ``step``; raises InputError for scores that are not finite and ≥ 0."""
         async with self._changed:
+            if run != self._number:
+                return
             try:
                 self._schedule.update(step, indices, scores)
             except Exception as error:
@@ -59,18 +92,32 @@ class TableActor:
             finally:
                 self._changed.notify_all()
 
-    async def effective_sample_size(self, step: int) -> float:
-        """(Σs)²/(N·Σs²) once the scores of every step ≤ ``step`` are in."""
-        await self._until(lambda: self._schedule.applied > step)
-        return self._table.effective_sample_size()
+    async def summary(self, run: int, step: int) -> TableSummary:
+        """What the table says of itself once the scores of every step ≤ ``step`` are in."""
+        await self._until(run, lambda: self._schedule.applied > step)
+        return table_summary(self._table)
 
-    async def statistics(self, step: int) -> dict[str, NDArray]:
+    async def statistics(self, run: int, step: int) -> dict[str, NDArray]:
         """Per-example arrays [N] once the scores of every step ≤ ``step`` are in."""
-        await self._until(lambda: self._schedule.applied > step)
+        await self._until(run, lambda: self._schedule.applied > step)
         return table_statistics(self._table)
 
-    async def _until(self, holds: Callable[[], bool]) -> None:
+    async def snapshot(self, run: int, step: int) -> dict[str, Any]:
+        """The schedule's state, numpy arrays, once the scores of every step ≤ ``step`` are in."""
+        await self._until(run, lambda: self._schedule.applied > step)
+        return self._schedule.snapshot()
+
+    @property
+    def _number(self) -> int:
+        return 0 if self._assignment is None else self._assignment.number
+
+    async def _until(self, run: int, holds: Callable[[], bool]) -> None:
+        """Wait until something holds of a run, or the run is over."""
+
+        def settled() -> bool:
+            return run != self._number or holds() or self._refused is not None
+
         async with self._changed:
-            await self._changed.wait_for(lambda: holds() or self._refused is not None)
-            if not holds():
+            await self._changed.wait_for(settled)
+            if run == self._number and not holds():
                 raise InputError(f"the stream stopped: {self._refused}")

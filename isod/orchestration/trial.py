@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 from ray import tune
+from ray.exceptions import RayError
 
 from isod.config import ResourceConfig, RunConfig
 from isod.data.store import CropStore
+from isod.errors import InputError
 from isod.orchestration.stream import RayStream
-from isod.training.holdout import training_examples
-from isod.training.local import write_examples
-from isod.training.run import Trainer, ValidationCrops, choose_device, train
+from isod.training.examples import TrainingExamples
+from isod.training.folder import Row, RunFolder, run_in_folder
+from isod.training.run import choose_device
 
 
 def run_config(base: RunConfig, params: dict[str, Any]) -> RunConfig:
@@ -28,45 +30,80 @@ def trial_name(sampler: str, seed: int) -> str:
     return f"{sampler}-seed{seed}"
 
 
-def run_trial(params: dict[str, Any], *, base: RunConfig, store_uri: str, out: str, resources: ResourceConfig) -> None:
-    """Trains and reports ``{"iteration": …, "metrics": {…}}`` at every validation; Tune's function trainable.
+def trial_folder(runs: str, config: RunConfig) -> RunFolder:
+    """Where a trial of a sweep leaves its results."""
+    return RunFolder(Path(runs) / trial_name(config.sampler.name, config.training.seed))
+
+
+_stream: RayStream | None = None  # of this process; kept for its next trial
+
+
+def kept_stream(resources: ResourceConfig) -> RayStream:
+    """The stream of the trial that ran in this process before, or a new one: starting one takes seconds."""
+    global _stream
+    if _stream is None or (_stream.workers, _stream.cpus_per_worker) != (
+        resources.decode_workers,
+        resources.cpus_per_worker,
+    ):
+        drop_stream()
+        _stream = RayStream(workers=resources.decode_workers, cpus_per_worker=resources.cpus_per_worker)
+    return _stream
+
+
+def drop_stream() -> None:
+    """End the kept stream: after a failure nobody knows what it still holds."""
+    global _stream
+    if _stream is not None:
+        _stream.close()
+        _stream = None
+
+
+def run_trial(
+    params: dict[str, Any], *, base: RunConfig, store_uri: str, runs: str, holdout: str, resources: ResourceConfig
+) -> None:
+    """Trains, from the last checkpoint if there is one, and reports to Tune at every validation.
+
+    A report is ``{"iteration": …, "rows": [(iteration, metrics), …], "said": [sentence, …]}``: one row, or after a
+    restart first all those of the earlier attempt. A run that cannot succeed, however often it is tried (bad input, a
+    loss that is not finite), ends with a report that has ``"failed": sentence``; anything else that is raised is for
+    Tune to try again.
 
     Args:
         params: ``{"run": {"sampler": SamplerConfig, "seed": int}}``, from the sweep's grid.
-        out: folder for the per-example statistics; shared storage where the cluster has several nodes.
+        runs: folder for the trials' results; shared storage where the cluster has several nodes.
+        holdout: folder for the hold-out models' scores.
     """
     config = run_config(base, params["run"])
-    store = CropStore.open(store_uri)
-    split = store.split("train")
-    device = choose_device("cuda" if resources.gpus_per_trial > 0 else "cpu")
+    said: list[str] = []
+    last = 0
+
+    def send(rows: list[Row], **more: Any) -> None:
+        nonlocal said, last
+        last = rows[-1][0] if rows else last
+        tune.report({"iteration": last, "rows": rows, "said": said, "failed": "", **more})
+        said = []
+
+    def make_stream(examples: TrainingExamples, state: dict[str, Any] | None) -> RayStream:
+        start = 0 if state is None else int(state["applied"])
+        return kept_stream(resources).begin(store_uri, config, examples, start=start, state=state)
+
     torch.set_num_threads(resources.threads)
-    examples = training_examples(
-        config, store, device=device, workers=resources.decode_workers, cache=Path(out) / "holdout"
-    )
-    stream = RayStream(
-        store_uri,
-        config,
-        examples,
-        workers=resources.decode_workers,
-        cpus_per_worker=resources.cpus_per_worker,
-    )
     try:
-        trainer = Trainer(config, store.meta, device)
-        validation = ValidationCrops(store.split("val"), config.training.batch_size)
-        last = config.training.iterations
-        path = examples_path(out, config)
-
-        def report(metrics: dict[str, float], iteration: int) -> None:
-            if iteration == last:  # written before the last report: the driver picks it up with that
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_examples(path, split, stream.statistics(last - 1))
-            tune.report({"iteration": iteration, "metrics": metrics})
-
-        train(trainer, stream, validation, report)
-    finally:
-        stream.close()
-
-
-def examples_path(out: str, config: RunConfig) -> Path:
-    """Where a trial leaves its per-example statistics for the driver to store."""
-    return Path(out) / trial_name(config.sampler.name, config.training.seed) / "examples.parquet"
+        run_in_folder(
+            config,
+            CropStore.open(store_uri),
+            trial_folder(runs, config),
+            make_stream,
+            device=choose_device("cuda" if resources.gpus_per_trial > 0 else "cpu"),
+            workers=resources.decode_workers,
+            holdout_cache=Path(holdout),
+            report=lambda metrics, iteration: send([(iteration, metrics)]),
+            replay=send,
+            checkpoint_share=resources.checkpoint_share,
+            say=said.append,
+        )
+    except BaseException as error:
+        drop_stream()
+        if isinstance(error, RayError) or not isinstance(error, InputError | FloatingPointError):
+            raise  # a lost process, machine or disk: the next attempt goes on from the checkpoint
+        send([], failed=str(error))

@@ -114,4 +114,15 @@ def as_tensors(state: Any) -> Any:
         return {key: as_tensors(value) for key, value in state.items()}
     if isinstance(state, list):
         return [as_tensors(value) for value in state]
-    return torch.from_numpy(state) if isinstance(state, np.ndarray) else state
+    if isinstance(state, np.ndarray):
+        return torch.from_numpy(state if state.flags.writeable else state.copy())  # what Ray hands over is read-only
+    return state
+
+
+def as_arrays(state: Any) -> Any:
+    """The inverse of ``as_tensors``. Needs no torch."""
+    if isinstance(state, dict):
+        return {key: as_arrays(value) for key, value in state.items()}
+    if isinstance(state, list):
+        return [as_arrays(value) for value in state]
+    return as_numpy(state)

@@ -89,8 +89,7 @@ def holdout_scores(
     stream = LocalStream(split, table, schedule, workers=workers)
     trainer = Trainer(run, store.meta, device)
     for batch in stream.batches(0, run.training.iterations):
-        scores, _ = trainer.step(batch)
-        stream.send_scores(batch.step, batch.draw.indices, scores)
+        stream.send_scores(batch.step, batch.draw.indices, trainer.step(batch).scores)
     offset = np.zeros(len(split))
     for indices in in_batches(eligible, run.training.batch_size):
         offset[indices] = trainer.score(split.read(indices))

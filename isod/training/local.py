@@ -2,69 +2,37 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
-from numpy.typing import NDArray
 
-from isod.config import RunConfig, flatten, require
+from isod.config import RunConfig, require
 from isod.data.store import CropSplit, CropStore
 from isod.errors import InputError
 from isod.sampling.schedule import DrawSchedule
 from isod.training.examples import TrainingExamples, check_examples
-from isod.training.holdout import training_examples
-from isod.training.run import Trainer, ValidationCrops, train
+from isod.training.folder import RunFolder, output_folder, run_in_folder, run_settings
 from isod.training.stream import LocalStream
 
 
-def output_folder(path: Path) -> Path:
-    """The folder, made if need be, as an absolute path. Raises InputError if nothing can be written there."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise InputError(f"cannot write to the folder {path} ({error.strerror}): choose another --out") from None
-    return path.resolve()
-
-
-def local_stream(config: RunConfig, split: CropSplit, examples: TrainingExamples, *, workers: int) -> LocalStream:
-    """The run's own table over its examples, and the stream of its draws."""
+def local_stream(
+    config: RunConfig,
+    split: CropSplit,
+    examples: TrainingExamples,
+    *,
+    workers: int,
+    state: dict[str, Any] | None = None,
+) -> LocalStream:
+    """The run's own table over its examples, and the stream of its draws; from a saved ``state`` if given."""
     table = examples.table(config.sampler, seed=config.training.seed)
     training = config.training
     schedule = DrawSchedule(table, batch_size=training.batch_size, lag=training.lag, steps=training.iterations)
+    if state is not None:
+        schedule.load_state_dict(state)
     return LocalStream(split, table, schedule, workers=workers)
-
-
-def write_examples(path: Path, split: CropSplit, statistics: dict[str, NDArray]) -> None:
-    """Per-example statistics as Parquet: index, frame_id, draw_count, mean_importance, last_step."""
-    frame = pd.DataFrame({"index": np.arange(len(split)), "frame_id": split.annotations().frame_ids, **statistics})
-    frame.to_parquet(path, index=False)
-
-
-class MetricsTable:
-    """metrics.csv: one row per validation, written as it comes."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._columns: list[str] | None = None
-
-    def append(self, metrics: dict[str, float], iteration: int) -> None:
-        """Adds the row of one validation; the first row settles the columns."""
-        row = {"iteration": iteration, **metrics}
-        first = self._columns is None
-        self._columns = self._columns or list(row)
-        with self._path.open("w" if first else "a", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            if first:
-                writer.writeheader()
-            writer.writerow(row)
 
 
 def run_local(
@@ -75,35 +43,61 @@ def run_local(
     device: torch.device,
     workers: int,
     threads: int,
+    resume: bool = False,
+    checkpoint_share: float = 0.01,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Trains one sampler with one seed and writes config.json, metrics.csv, examples.parquet and model.pt to ``out``.
+    """Trains one sampler with one seed and writes config.json and the files of isod.training.folder to ``out``.
 
     Args:
         workers: threads that read and decode crops.
         threads: torch's CPU threads; part of what makes two runs equal to the last bit.
+        resume: go on with the run that ``out`` holds, from its last checkpoint.
     Raises:
-        InputError: a store that cannot be used, a batch larger than the data set, a folder that holds another run.
+        InputError: a store that cannot be used, a batch larger than the data set, a folder that holds another run, or
+            with ``resume`` none.
     """
     store = CropStore.open(store_uri)
-    require(not (out / "metrics.csv").exists(), "--out must be a folder without an earlier run", str(out))
+    folder = RunFolder(out)
+    settings = run_settings(config, store_uri)
+    if resume:
+        require((out / "config.json").exists(), "--resume goes on with the run in --out, and there is none", str(out))
+        _require_same(settings, out / "config.json")
+        if folder.finished:
+            say(f"the run in {out} has finished")
+            return
+    else:
+        require(not folder.begun, "--out must be a folder without an earlier run, unless you --resume it", str(out))
     split = store.split("train")
     check_examples(config, split)
     out = output_folder(out)
-    (out / "config.json").write_text(json.dumps({"store": store_uri, **flatten(config)}, indent=2) + "\n")
+    if not resume:
+        (out / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     torch.set_num_threads(threads)
-    examples = training_examples(config, store, device=device, workers=workers, cache=out / "holdout")
-    stream = local_stream(config, split, examples, workers=workers)
-    trainer = Trainer(config, store.meta, device)
-    table = MetricsTable(out / "metrics.csv")
 
     def report(metrics: dict[str, float], iteration: int) -> None:
-        table.append(metrics, iteration)
         say(
             f"iteration {iteration:>7}/{config.training.iterations}  loss {metrics['train/loss']:.4f}"
             f"  mAP {metrics['mAP']:.4f}  ESS/N {metrics['sampler/ess']:.3f}  {metrics['time/seconds']:.1f} s"
         )
 
-    train(trainer, stream, ValidationCrops(store.split("val"), config.training.batch_size), report)
-    write_examples(out / "examples.parquet", split, stream.statistics(config.training.iterations - 1))
-    torch.save(trainer.model.state_dict(), out / "model.pt")
+    run_in_folder(
+        config,
+        store,
+        RunFolder(out),
+        lambda examples, state: local_stream(config, split, examples, workers=workers, state=state),
+        device=device,
+        workers=workers,
+        holdout_cache=out / "holdout",
+        report=report,
+        checkpoint_share=checkpoint_share,
+        say=say,
+    )
+
+
+def _require_same(settings: dict[str, str | int | float | bool], path: Path) -> None:
+    found = json.loads(path.read_text())
+    changed = sorted(name for name in settings.keys() | found.keys() if settings.get(name) != found.get(name))
+    if changed:
+        text = ", ".join(f"{name} was {found.get(name)} and is {settings.get(name)}" for name in changed)
+        raise InputError(f"--resume needs the settings that the run began with, see {path}: {text}")

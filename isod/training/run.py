@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,13 @@ from torch import Tensor
 from isod.config import RunConfig, TrainingConfig
 from isod.data.store import Crops, CropSplit, StoreMeta
 from isod.detector import Detector, Objects, detect, detection_loss
+from isod.errors import InputError
 from isod.evaluation import DetectionEvaluator
 from isod.sampling import sample_scores
+from isod.sampling.gain import UNIFORM_ABOVE, ess_in_words
+from isod.training.checkpoint import Checkpoints
+from isod.training.measure import example_losses, object_margins
+from isod.training.record import RunRecord, StepResult
 from isod.training.stream import Batch, Stream
 
 CACHE_BYTES = 512 * 2**20  # decoded validation crops are kept in memory up to this size
@@ -48,9 +54,17 @@ def in_batches(indices: NDArray[np.int64], batch_size: int) -> list[NDArray[np.i
 
 
 class ValidationCrops:
-    """The validation split in fixed batches; decoded once where it fits in memory."""
+    """The validation split in fixed batches; decoded once where it fits in memory.
 
-    def __init__(self, split: CropSplit, batch_size: int) -> None:
+    A crop that does not decode is left out, and told.
+
+    Args:
+        say: where to tell.
+    """
+
+    def __init__(self, split: CropSplit, batch_size: int, *, say: Callable[[str], None] = print) -> None:
+        self._say = say
+        self._unreadable: set[int] = set()
         self._split = split
         self._batches = in_batches(split.readable, batch_size)
         self._cache: list[Crops] | None = []
@@ -61,7 +75,10 @@ class ValidationCrops:
             return
         kept: list[Crops] = []
         for indices in self._batches:
-            crops = self._split.read(indices)
+            crops = self._split.read(indices, quarantine=True)
+            if crops.unreadable.any():
+                self._tell(crops)
+                crops = crops.without(crops.unreadable)
             if self._cache is not None:
                 kept.append(crops)
                 if sum(item.images.nbytes for item in kept) > CACHE_BYTES:
@@ -70,6 +87,11 @@ class ValidationCrops:
             yield crops
         if self._cache is not None:
             self._cache = kept
+
+    def _tell(self, crops: Crops) -> None:
+        for index in set(crops.indices[crops.unreadable].tolist()) - self._unreadable:
+            self._unreadable.add(index)
+            self._say(f"the image of validation example {index} does not decode: it is left out of every metric")
 
 
 class Trainer:
@@ -96,11 +118,11 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             return self.model(images)
 
-    def step(self, batch: Batch) -> tuple[NDArray[np.float64], dict[str, float]]:
-        """One optimizer step.
+    def step(self, batch: Batch) -> StepResult:
+        """One optimizer step. All that it returns is one copy to the host.
 
-        Returns:
-            The sample scores [B] of the batch and the losses; together they are the step's one copy to the host.
+        A crop that did not decode (``batch.crops.unreadable``) weighs nothing in the loss and scores 0.
+
         Raises:
             FloatingPointError: if the loss is not finite; the weights are then those before the step.
         """
@@ -112,8 +134,9 @@ class Trainer:
             images = torch.where(flip[:, None, None, None], images.flip(-1), images)
             objects = objects.mirrored(flip, images.shape[-1])
         weights = None
-        if (batch.draw.weights != 1).any():
-            weights = torch.from_numpy(batch.draw.weights).to(self.device)
+        shares = np.where(batch.crops.unreadable, 0.0, batch.draw.weights)
+        if (shares != 1).any():
+            weights = torch.from_numpy(shares).to(self.device)
         loss, outcome = detection_loss(
             *self._forward(images),
             objects,
@@ -125,7 +148,8 @@ class Trainer:
         self.optimizer.zero_grad()
         loss.total.backward()
         scores = sample_scores(outcome, self.config.sampler)
-        host = torch.cat([scores, torch.stack([loss.total.detach(), loss.class_loss, loss.box_loss])]).cpu()
+        parts = [scores, *example_losses(outcome), object_margins(outcome)]
+        host = torch.cat([*parts, torch.stack([loss.total.detach(), loss.class_loss, loss.box_loss])]).cpu()
         values = host.double().numpy()
         if not np.isfinite(values[-3]):
             raise FloatingPointError(
@@ -133,7 +157,39 @@ class Trainer:
             )
         self.optimizer.step()
         total, class_loss, box_loss = values[-3:].tolist()
-        return values[:-3], {"train/loss": total, "train/class_loss": class_loss, "train/box_loss": box_loss}
+        rows = values[:-3].reshape(4, -1)  # [4, B]: scores, class losses, box losses, margins
+        return StepResult(
+            scores=np.where(batch.crops.unreadable, 0.0, rows[0]),
+            class_losses=rows[1],
+            box_losses=rows[2],
+            margins=rows[3],
+            losses={"train/loss": total, "train/class_loss": class_loss, "train/box_loss": box_loss},
+        )
+
+    def largest_batch(self, batch: Batch) -> int:
+        """How many crops of a batch that was out of memory fit, by trying half, a quarter …; 0 if not even one does.
+
+        The network's running statistics are worth nothing afterwards.
+        """
+        size = len(batch.crops.indices) // 2
+        while size:
+            part = batch.crops.without(np.arange(len(batch.crops.indices)) >= size)
+            try:
+                images, objects = to_device(part, self.device)
+                detection_loss(*self._forward(images), objects)[0].total.backward()
+                return size
+            except torch.OutOfMemoryError:
+                size //= 2
+        return 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network and optimizer."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
     @torch.inference_mode()
     def score(self, crops: Crops) -> NDArray[np.float64]:
@@ -168,36 +224,89 @@ class Trainer:
 
 
 def train(
-    trainer: Trainer, stream: Stream, validation: ValidationCrops, report: Callable[[dict[str, float], int], None]
-) -> None:
-    """The loop: fetch, step, send scores back, sometimes validate and report.
+    trainer: Trainer,
+    stream: Stream,
+    validation: ValidationCrops,
+    report: Callable[[dict[str, float], int], None],
+    *,
+    record: RunRecord | None = None,
+    checkpoints: Checkpoints | None = None,
+    say: Callable[[str], None] = print,
+) -> RunRecord:
+    """The loop: fetch, step, send scores back, sometimes validate, report and write a checkpoint.
 
     Args:
         report: called with the metrics and the number of iterations done, at every multiple of ``validate_every`` and
             after the last iteration. Training losses are means since the last report; ``time/seconds`` is training time
             from the first batch on, without validation.
+        record: of this run; a fresh one if not given. Training goes on after the ``record.iteration`` steps done.
+        checkpoints: written after a report, and when the run is interrupted (KeyboardInterrupt); none if not given.
+        say: where to tell what the person who waits should know.
+    Returns:
+        The record at the end.
     """
     training = trainer.config.training
-    sums: dict[str, float] = {}
-    seconds = 0.0
-    reported = 0
+    record = record or RunRecord(stream.num_examples)
+
+    def save() -> None:
+        if checkpoints is not None and record.iteration:
+            table = stream.state_dict(record.iteration - 1)
+            state = {**trainer.state_dict(), "table": table, "record": record.state_dict()}
+            checkpoints.save(record.iteration, record.seconds, state)
+
     began: float | None = None
-    for batch in stream.batches(0, training.iterations):
-        began = began or time.perf_counter()  # a stream takes seconds to start, once
-        scores, losses = trainer.step(batch)
-        stream.send_scores(batch.step, batch.draw.indices, scores)
-        losses["sampler/repeats"] = 1 - len(np.unique(batch.draw.indices)) / len(batch.draw.indices)
-        for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + value
-        done = batch.step + 1
-        if done % training.validate_every == 0 or done == training.iterations:
-            seconds += time.perf_counter() - began
-            metrics = trainer.validate(validation)
-            metrics |= {name: value / (done - reported) for name, value in sums.items()}
-            metrics |= {
-                "sampler/ess": stream.summary(batch.step).effective_sample_size,
-                "time/seconds": seconds,
-            }
-            report(metrics, done)
-            sums, reported = {}, done
-            began = time.perf_counter()
+    try:
+        for batch in stream.batches(record.iteration, training.iterations):
+            began = began or time.perf_counter()  # a stream takes seconds to start, once
+            result = _step(trainer, batch)
+            stream.send_scores(batch.step, batch.draw.indices, result.scores)
+            record.add(batch.draw.indices, result)
+            if batch.crops.unreadable.any():
+                _tell_unreadable(batch, record, say)
+            done = record.iteration
+            if done % training.validate_every == 0 or done == training.iterations:
+                record.seconds += time.perf_counter() - began
+                summary = stream.summary(batch.step)
+                metrics = {
+                    **trainer.validate(validation),
+                    **record.close_window(),
+                    "sampler/ess": summary.effective_sample_size,
+                    "time/seconds": record.seconds,
+                }
+                if summary.primed and not record.warned:
+                    record.warned = True
+                    if trainer.config.sampler.heuristic and summary.effective_sample_size > UNIFORM_ABOVE:
+                        ess = summary.effective_sample_size
+                        say(f"effective sample size over N after the first epoch: {ess:.2f}, {ess_in_words(ess)}")
+                report(metrics, done)
+                if checkpoints is not None and (done == training.iterations or checkpoints.due(record.seconds)):
+                    save()
+                began = time.perf_counter()
+    except KeyboardInterrupt:
+        save()
+        raise
+    return record
+
+
+def _step(trainer: Trainer, batch: Batch) -> StepResult:
+    """The trainer's step; out of memory becomes the sentence that says what to do."""
+    try:
+        return trainer.step(batch)
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition(".")[0]
+    trainer.optimizer.zero_grad()  # the failed step's tensors are gone with its traceback, this is the rest
+    size, fits = len(batch.crops.indices), trainer.largest_batch(batch)
+    advice = (
+        f"{fits} fit: set --batch-size {fits}" if fits else "not even one fits: make the network or the crops smaller"
+    )
+    raise InputError(f"out of memory at step {batch.step} with a batch of {size} crops ({reason}); {advice}")
+
+
+def _tell_unreadable(batch: Batch, record: RunRecord, say: Callable[[str], None]) -> None:
+    """Each crop that does not decode, once."""
+    for index in set(batch.draw.indices[batch.crops.unreadable].tolist()) - record.unreadable:
+        record.unreadable.add(index)
+        say(
+            f"the image of training example {index} does not decode: it keeps its index, weighs nothing and scores 0 "
+            f"({len(record.unreadable)} so far)"
+        )

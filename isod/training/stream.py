@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +30,16 @@ class TableSummary:
     """What the importance table says about itself after some step."""
 
     effective_sample_size: float  # (Σs)²/(N·Σs²), a share of N
+    primed: bool  # whether the first epoch is over
 
 
 class Stream(Protocol):
     """A source of drawn batches that takes scores back."""
+
+    @property
+    def num_examples(self) -> int:
+        """N, rows of the training split."""
+        ...
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of steps start … stop − 1, in order. Batch t may wait for the scores of step t − 1 − lag."""
@@ -51,6 +57,10 @@ class Stream(Protocol):
         """Per example [N], after the scores of every step ≤ ``step``: draw_count, mean_importance, last_step."""
         ...
 
+    def state_dict(self, step: int) -> dict[str, Any]:
+        """Table and draws under way, after the scores of every step ≤ ``step``; as torch tensors and plain numbers."""
+        ...
+
 
 def table_statistics(table: ImportanceTable) -> dict[str, NDArray]:
     """The per-example arrays [N] that a run leaves behind."""
@@ -59,6 +69,11 @@ def table_statistics(table: ImportanceTable) -> dict[str, NDArray]:
         "mean_importance": table.mean_importance,
         "last_step": table.last_step,
     }
+
+
+def table_summary(table: ImportanceTable) -> TableSummary:
+    """The summary of a table as it is now."""
+    return TableSummary(table.effective_sample_size(), table.primed)
 
 
 class LocalStream:
@@ -76,6 +91,10 @@ class LocalStream:
         self._table = table
         self._workers = workers
 
+    @property
+    def num_examples(self) -> int:
+        return len(self._split)
+
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         pending: deque[tuple[int, Draw, Future[Crops]]] = deque()
         with ThreadPoolExecutor(self._workers) as pool:
@@ -83,7 +102,7 @@ class LocalStream:
             for step in range(start, stop):
                 while upcoming < stop and self._schedule.ready(upcoming):
                     draw = self._schedule.draw(upcoming)
-                    pending.append((upcoming, draw, pool.submit(self._split.read, draw.indices)))
+                    pending.append((upcoming, draw, pool.submit(self._split.read, draw.indices, quarantine=True)))
                     upcoming += 1
                 if not pending:
                     raise RuntimeError(f"step {step} waits for scores that were not sent")
@@ -94,7 +113,10 @@ class LocalStream:
         self._schedule.update(step, indices, scores)
 
     def summary(self, step: int) -> TableSummary:
-        return TableSummary(self._table.effective_sample_size())
+        return table_summary(self._table)
 
     def statistics(self, step: int) -> dict[str, NDArray]:
         return table_statistics(self._table)
+
+    def state_dict(self, step: int) -> dict[str, Any]:
+        return self._schedule.state_dict()

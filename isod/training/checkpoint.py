@@ -1,0 +1,107 @@
+"""Checkpoints of one run: written whole or not at all, the last good one always there, no pickled code."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isod.errors import InputError
+
+FORMAT = 1
+KEPT = 2  # newest ones; should the last be damaged, the one before it serves
+
+
+class Checkpoints:
+    """The checkpoints of one run in a folder of its own, ``checkpoint-<iteration>.pt``.
+
+    Args:
+        folder: is made when the first one is written.
+        settings: everything that the run depends on, flat; a checkpoint of other settings is refused.
+        share: of the training time that checkpoints may take. One that comes too soon after the last is left out.
+        say: where to tell that one could not be written, or read.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: dict[str, str | int | float | bool],
+        *,
+        share: float = 0.01,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._share = share
+        self._say = say
+        self._saved_at = 0.0  # training seconds at the last one
+        self.cost = 0.0  # seconds that all of them took
+        self._last_cost = 0.0
+
+    def due(self, seconds: float) -> bool:
+        """Whether another one is worth its time after so many seconds of training."""
+        return (seconds - self._saved_at) * self._share >= self._last_cost
+
+    def save(self, iteration: int, seconds: float, state: dict[str, Any]) -> None:
+        """Write one. A full disk is told and survived: the earlier ones stay.
+
+        Args:
+            iteration: steps done; names the file.
+            seconds: of training so far.
+            state: tensors, plain numbers and nests of them.
+        """
+        began = time.perf_counter()
+        path = self._folder / f"checkpoint-{iteration:09d}.pt"
+        part = path.with_suffix(".part")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                torch.save({"format": FORMAT, "settings": self._settings, "iteration": iteration, **state}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+            for old in self._paths()[KEPT:]:
+                old.unlink()
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            self._say(f"checkpoint at iteration {iteration} not written ({error.strerror or error}); the run goes on")
+        self._last_cost = time.perf_counter() - began
+        self.cost += self._last_cost
+        self._saved_at = seconds
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest one that can be read; None if there is none.
+
+        Raises:
+            InputError: it is of other settings, with the names of those that differ.
+        """
+        for path in self._paths():
+            try:
+                state = torch.load(path, weights_only=True)
+                found, settings = state["format"], state["settings"]
+            except Exception as error:  # torch raises whatever a damaged file leads it to
+                self._say(f"{path} is damaged and left out ({type(error).__name__})")
+                continue
+            if found != FORMAT:
+                raise InputError(f"{path} has format {found}, and this isod reads format {FORMAT}: start the run anew")
+            if settings != self._settings:
+                names = settings.keys() | self._settings.keys()
+                changes = sorted(n for n in names if settings.get(n) != self._settings.get(n))
+                text = ", ".join(f"{n} was {settings.get(n)} and is {self._settings.get(n)}" for n in changes)
+                raise InputError(f"{path} is of a run with other settings ({text}): use the same, or another folder")
+            self._saved_at = float(state["record"]["seconds"])
+            return state
+        return None
+
+    def clear(self) -> None:
+        """Delete them: the run has finished."""
+        for path in self._paths():
+            path.unlink()
+
+    def _paths(self) -> list[Path]:
+        """Newest first."""
+        return sorted(self._folder.glob("checkpoint-*.pt"), reverse=True)

@@ -1,0 +1,165 @@
+"""One run and the folder that it leaves its results in: the same for ``isod train`` and for a sweep's trials.
+
+metrics.csv        one row per validation, written as they come
+checkpoint-*.pt    while the run goes on
+examples.parquet   per-example statistics
+model.pt           the network's weights; written last: the run has finished
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from isod.config import RunConfig, flatten
+from isod.data.store import CropSplit, CropStore
+from isod.errors import InputError
+from isod.training.checkpoint import Checkpoints
+from isod.training.examples import TrainingExamples
+from isod.training.holdout import training_examples
+from isod.training.record import RunRecord
+from isod.training.run import Trainer, ValidationCrops, train
+from isod.training.stream import Stream
+
+Row = tuple[int, dict[str, float]]  # iteration, metrics
+
+METRICS, EXAMPLES, MODEL = "metrics.csv", "examples.parquet", "model.pt"
+
+
+def output_folder(path: Path) -> Path:
+    """The folder, made if need be, as an absolute path. Raises InputError if nothing can be written there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write to the folder {path} ({error.strerror}): choose another --out") from None
+    return path.resolve()
+
+
+def run_settings(config: RunConfig, store_uri: str) -> dict[str, str | int | float | bool]:
+    """Everything that a run depends on, flat: config.json, and what a checkpoint must agree with."""
+    return {"store": store_uri, **flatten(config)}
+
+
+class MetricsTable:
+    """metrics.csv: one row per validation. Written whole each time, so that no interruption leaves half a row."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.rows: list[dict[str, float]] = []
+        if path.exists():
+            self.rows = pd.read_csv(path).to_dict("records")  # type: ignore[assignment]
+
+    def keep(self, iteration: int) -> None:
+        """Forget the rows after an iteration: those that the run will write again."""
+        self.rows = [row for row in self.rows if row["iteration"] <= iteration]
+
+    def append(self, metrics: dict[str, float], iteration: int) -> None:
+        """Adds the row of one validation."""
+        self.rows.append({"iteration": iteration, **metrics})
+        part = self._path.with_suffix(".part")
+        pd.DataFrame(self.rows).to_csv(part, index=False)
+        os.replace(part, self._path)
+
+    def history(self) -> list[Row]:
+        """(iteration, metrics) of every row."""
+        return [(int(row["iteration"]), {k: v for k, v in row.items() if k != "iteration"}) for row in self.rows]
+
+
+def write_examples(path: Path, split: CropSplit, statistics: dict[str, NDArray]) -> None:
+    """Per-example statistics as Parquet: index, frame_id, draw_count, mean_importance, last_step, margin."""
+    frame = pd.DataFrame({"index": np.arange(len(split)), "frame_id": split.annotations().frame_ids, **statistics})
+    part = path.with_suffix(".part")
+    frame.to_parquet(part, index=False)
+    os.replace(part, path)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where one run leaves its results, and how far it has come there."""
+
+    path: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return (self.path / MODEL).exists()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything of a run."""
+        return self.finished or (self.path / METRICS).exists() or any(self.path.glob("checkpoint-*.pt"))
+
+
+MakeStream = Callable[[TrainingExamples, "dict[str, Any] | None"], Stream]
+
+
+def run_in_folder(
+    config: RunConfig,
+    store: CropStore,
+    folder: RunFolder,
+    make_stream: MakeStream,
+    *,
+    device: torch.device,
+    workers: int,
+    holdout_cache: Path,
+    report: Callable[[dict[str, float], int], None],
+    replay: Callable[[list[Row]], None] = lambda rows: None,
+    checkpoint_share: float = 0.01,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Train one run to its end, from its last checkpoint if the folder has one.
+
+    Args:
+        make_stream: the stream of the run's draws, from the examples and, after a restart, the saved table.
+        workers: threads that read crops for a hold-out model.
+        holdout_cache: where hold-out scores are kept for the runs that share them.
+        report: called with the metrics and the iteration of each validation.
+        replay: called once, first, with the validations that an earlier attempt left, if there was one.
+        checkpoint_share: of the training time that checkpoints may take.
+    Raises:
+        InputError: a checkpoint of other settings, or a batch that does not fit.
+        FloatingPointError: the loss is not finite.
+    """
+    split = store.split("train")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(folder.path, run_settings(config, store.uri), share=checkpoint_share, say=say)
+    table = MetricsTable(folder.path / METRICS)
+    if folder.finished:
+        replay(table.history())
+        return
+    saved = checkpoints.load()
+    examples = training_examples(config, store, device=device, workers=workers, cache=holdout_cache)
+    trainer = Trainer(config, store.meta, device)
+    record = RunRecord(len(split), getattr(split, "wrong_examples", lambda: None)())
+    if saved is not None:
+        trainer.load_state_dict(saved)
+        record.load_state_dict(saved["record"])
+        say(f"going on after iteration {record.iteration}")
+    table.keep(record.reported)
+    if table.rows:
+        replay(table.history())
+
+    def append(metrics: dict[str, float], iteration: int) -> None:
+        table.append(metrics, iteration)
+        report(metrics, iteration)
+
+    stream = make_stream(examples, None if saved is None else saved["table"])
+    validation = ValidationCrops(store.split("val"), config.training.batch_size, say=say)
+    train(trainer, stream, validation, append, record=record, checkpoints=checkpoints, say=say)
+    statistics = stream.statistics(config.training.iterations - 1) | record.examples()
+    write_examples(folder.path / EXAMPLES, split, statistics)
+    part = folder.path / f"{MODEL}.part"
+    torch.save(trainer.model.state_dict(), part)
+    os.replace(part, folder.path / MODEL)
+    checkpoints.clear()
