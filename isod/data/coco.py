@@ -75,6 +75,10 @@ class CocoReader:
             for split, (images, path) in self._paths.items()
         }
 
+    def known_faults(self, split: Split) -> None:
+        """COCO's format has no place for them."""
+        return None
+
     def frames(self, split: Split) -> list[CocoFrameRef]:
         """The images of a split, in the order of their ids."""
         return self._frames[split]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import simplejpeg
 from PIL import Image
 
 from isod.config import require
-from isod.data.dataset import FrameRef, LostFrame, Objects
+from isod.data.dataset import Fault, FrameRef, LostFrame, Objects
 from isod.data.region import Region, clip, scale
 from isod.data.store_writer import Row
 
@@ -155,21 +156,62 @@ def make_crop(
     crop = region.cut(frame.image)
     if crop.size == 0:
         raise LostFrame(f"its image {frame.path} has {width}×{height} pixels and ends before the region of interest")
-    objects = clip(objects, Region(region.x0, region.y0, region.x0 + crop.shape[1], region.y0 + crop.shape[0]),
-                   settings.min_visible)  # fmt: skip
-    untouched = crop.shape == frame.image.shape
-    if settings.resize is not None:
-        factors = settings.resize[0] / region.width, settings.resize[1] / region.height
-        new_width, new_height = (max(1, round(side * f)) for side, f in zip(crop.shape[1::-1], factors, strict=True))
-        if (new_height, new_width) != crop.shape[:2]:
-            objects = scale(objects, new_width / crop.shape[1], new_height / crop.shape[0])
-            # PIL's bilinear filter widens with the reduction, so that no pixel is skipped.
-            crop = np.asarray(Image.fromarray(crop).resize((new_width, new_height), Image.Resampling.BILINEAR))
-            untouched = False
-    if untouched and frame.is_rgb_jpeg:
-        return frame.data, (crop.shape[0], crop.shape[1]), objects
+    objects, size = objects_in_crop(objects, region, (height, width), settings)
+    if size == (height, width) and crop.shape == frame.image.shape and frame.is_rgb_jpeg:
+        return frame.data, size, objects
+    if size != crop.shape[:2]:
+        # PIL's bilinear filter widens with the reduction, so that no pixel is skipped.
+        crop = np.asarray(Image.fromarray(crop).resize(size[::-1], Image.Resampling.BILINEAR))
     encoded = simplejpeg.encode_jpeg(np.ascontiguousarray(crop), quality=settings.jpeg_quality, colorsubsampling="420")
-    return encoded, (crop.shape[0], crop.shape[1]), objects
+    return encoded, size, objects
+
+
+def objects_in_crop(
+    objects: Objects, region: Region, image_size: tuple[int, int], settings: PrepareSettings
+) -> tuple[Objects, tuple[int, int]]:
+    """What a crop keeps of the objects of an image, in its own pixels, and the crop's (height, width).
+
+    Args:
+        region: begins inside the image; where the image ends sooner, the crop does.
+        image_size: (height, width), pixels.
+    """
+    seen = Region(region.x0, region.y0, min(region.x1, image_size[1]), min(region.y1, image_size[0]))
+    objects = clip(objects, seen, settings.min_visible)
+    if settings.resize is None:
+        return objects, (seen.height, seen.width)
+    width, height = (
+        max(1, round(side * new / old))
+        for side, new, old in zip(
+            (seen.width, seen.height), settings.resize, (region.width, region.height), strict=True
+        )
+    )
+    return scale(objects, width / seen.width, height / seen.height), (height, width)
+
+
+def faults_in_crops(
+    faults: Sequence[Fault], frames: Sequence[FrameRef], settings: PrepareSettings, lost: Container[int]
+) -> list[Fault]:
+    """Known faults of frames as the crops show them: clipped, moved and resized as the crops' objects are.
+
+    Args:
+        faults: of frames, boxes in full-image pixels.
+        frames: of the whole split.
+        lost: the rows that have no image; their faults are left out.
+    Returns:
+        For each fault an entry per crop that keeps enough of its box, so none outside of the region of interest.
+    """
+    columns, rows = settings.tiles or (1, 1)
+    found = []
+    for fault in faults:
+        size, count = frames[fault.index].size, settings.tiles_per_frame
+        readable = [tile for tile in range(count) if fault.index * count + tile not in lost]
+        if not readable or size is None:
+            continue
+        regions = (settings.roi or Region(0, 0, size[1], size[0])).tiles(columns, rows)
+        for tile in readable:
+            kept, _ = objects_in_crop(Objects.build([fault.box], [0], [False]), regions[tile], size, settings)
+            found += [replace(fault, index=fault.index * count + tile, box=tuple(box)) for box in kept.boxes.tolist()]
+    return found
 
 
 def decode_image(data: bytes, expected: tuple[int, int] | None) -> tuple[np.ndarray, bool]:

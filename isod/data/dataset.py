@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
+FaultKind = Literal["wrong_class", "missing_box"]
 
 
 class LostFrame(Exception):
@@ -39,6 +40,23 @@ class Objects:
     def __getitem__(self, keep: np.ndarray) -> Objects:
         """The objects that a mask or an index array selects."""
         return Objects(self.boxes[keep], self.labels[keep], self.dont_care[keep])
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One annotation that is known to be wrong, such as those planted in the demo data."""
+
+    index: int  # place of its frame in the split; in a crop store, of its row
+    kind: FaultKind
+    box: tuple[float, float, float, float]  # of the object, xyxy, pixels of the full image; in a store, of the crop
+    class_name: str  # what the object really is
+    annotated_as: str | None  # what the annotation says; None: nothing
+
+    @classmethod
+    def from_entry(cls, index: int, entry: dict[str, Any]) -> Fault:
+        """From an entry of the demo's truth file or of a store. Raises KeyError, TypeError or ValueError if damaged."""
+        x0, y0, x1, y1 = map(float, entry["box"])
+        return cls(index, entry["kind"], (x0, y0, x1, y1), entry["class"], entry["annotated_as"])
 
 
 class FrameRef(Protocol):
@@ -89,4 +107,8 @@ class Reader(Protocol):
 
     def frames(self, split: Split) -> Sequence[FrameRef]:
         """The frames of a split, in an order that never changes: a frame's place in it is its index for life."""
+        ...
+
+    def known_faults(self, split: Split) -> list[Fault] | None:
+        """The annotations of a split that are known to be wrong; None where nobody has counted them."""
         ...

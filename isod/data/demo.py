@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -22,6 +22,7 @@ import numpy as np
 import simplejpeg
 
 from isod.config import require
+from isod.data.dataset import Fault
 from isod.data.demo_scene import (
     CLASS_NAMES,
     FRAME_HEIGHT,
@@ -91,6 +92,28 @@ def write_demo(
 def is_demo(root: str | os.PathLike[str]) -> bool:
     """Whether a folder holds demo data of ours."""
     return (Path(root) / MARKER).is_file()
+
+
+def planted_faults(root: str | os.PathLike[str], frame_ids: Sequence[str]) -> list[Fault] | None:
+    """The wrong annotations that ``write_demo`` put on these frames; None if the folder has no list of them.
+
+    Args:
+        frame_ids: in the order that a fault's index counts.
+    Raises:
+        InputError: the list is damaged.
+    """
+    path = Path(root) / TRUTH
+    places = {frame_id: place for place, frame_id in enumerate(frame_ids)}
+    try:
+        return [
+            Fault.from_entry(places[entry["frame_id"]], entry)
+            for entry in json.loads(path.read_text())["faults"]
+            if entry["frame_id"] in places
+        ]  # fmt: skip
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error!r}): make the demo data again, or remove this file") from None
 
 
 def _begin(root: Path, job: dict[str, Any]) -> bool:

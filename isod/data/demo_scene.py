@@ -12,13 +12,13 @@ Frame i of a seed depends on (settings, seed, i) alone, whatever the number of f
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from isod.config import require
-from isod.data.dataset import Split
+from isod.data.dataset import FaultKind, Split
 from isod.data.region import FAR
 
 CLASS_NAMES = ("Pedestrian", "Vehicle", "VulnerableVehicle", "Animal")  # labels 1…4, as ZodReader numbers them
@@ -72,9 +72,6 @@ class DemoSettings:
                     (share, self.missing_box))  # fmt: skip
 
 
-Fault = Literal["wrong_class", "missing_box"]
-
-
 @dataclass(frozen=True)
 class DemoObject:
     """One object as it is, and as it is annotated."""
@@ -83,7 +80,7 @@ class DemoObject:
     label: int  # true class, 1…4
     dont_care: bool = False  # drawn so that nobody can tell its class, and annotated as unclear
     occluded: bool = False
-    fault: Fault | None = None
+    fault: FaultKind | None = None
     annotated_label: int = field(default=0)  # 0 if unclear or not annotated
 
     def moved(self, dx: float, dy: float) -> DemoObject:

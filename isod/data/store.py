@@ -5,6 +5,7 @@ Layout::
     STORE/store.json    what the store holds, written last: without it there is no store
     STORE/train.lance   one row per frame, in the reader's order; row number = index for life
     STORE/val.lance
+    STORE/faults.json   annotations known to be wrong; only where the dataset knows them (demo data)
 
 A frame that could not be read keeps its row, with no image and the reason in ``error``. Where frames were cut into T
 tiles there are T rows per frame, one after the other with the same frame_id, tiles row by row from the top left: index
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -27,7 +28,7 @@ import pyarrow as pa
 import pyarrow.fs
 import simplejpeg
 
-from isod.data.dataset import SPLITS, Objects, Split
+from isod.data.dataset import SPLITS, Fault, Objects, Split
 from isod.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 FORMAT = "isod crop store"
 FORMAT_VERSION = 1
 META_FILE = "store.json"
+FAULTS_FILE = "faults.json"
 
 SCHEMA = pa.schema(
     [
@@ -239,6 +241,31 @@ class CropSplit:
         return Annotations(table["frame_id"].to_pylist(), tiles, [o.boxes for o in objects],
                            [o.labels for o in objects], [o.dont_care for o in objects])  # fmt: skip
 
+    def known_faults(self) -> list[Fault] | None:
+        """Annotations known to be wrong, boxes in crop pixels; None where the store does not know.
+
+        Raises InputError if the list is damaged.
+        """
+        text = read_text(self.uri, FAULTS_FILE)
+        if text is None:
+            return None
+        try:
+            faults = faults_from_json(text, self.name)
+            if any(not 0 <= fault.index < len(self) for fault in faults):
+                raise ValueError("an index is outside of the split")
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.uri}/{FAULTS_FILE} is damaged ({error!r}): prepare the store again") from None
+        return faults
+
+    def wrong_examples(self) -> np.ndarray | None:
+        """[N] bool: whether a row has an annotation known to be wrong; None where the store does not know."""
+        faults = self.known_faults()
+        if faults is None:
+            return None
+        wrong = np.zeros(len(self), dtype=bool)
+        wrong[[fault.index for fault in faults]] = True
+        return wrong
+
     def _take(self, indices: Sequence[int] | np.ndarray, columns: list[str]) -> pa.Table:
         """Rows of readable frames, in the order asked for."""
         wanted = np.asarray(indices)
@@ -271,6 +298,22 @@ class CropSplit:
                 )
             self._lance = dataset
         return self._lance
+
+
+def faults_to_json(faults: Mapping[Split, Sequence[Fault]]) -> str:
+    """The text of faults.json."""
+    entries = [
+        {"split": split, "index": fault.index, "kind": fault.kind, "box": fault.box, "class": fault.class_name,
+         "annotated_as": fault.annotated_as}
+        for split in faults for fault in faults[split]
+    ]  # fmt: skip
+    return json.dumps({"what": "annotations known to be wrong; boxes xyxy in crop pixels", "faults": entries}, indent=1)
+
+
+def faults_from_json(text: str, split: Split) -> list[Fault]:
+    """A split's part of faults.json. Raises KeyError, TypeError or ValueError if the text is none."""
+    entries = [entry for entry in json.loads(text)["faults"] if entry["split"] == split]
+    return [Fault.from_entry(int(entry["index"]), entry) for entry in entries]
 
 
 _opened_in: int | None = None  # the process that opened Lance; a fork of it must not

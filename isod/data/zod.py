@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from isod.data.dataset import LostFrame, Objects, Split
-from isod.data.demo import is_demo
+from isod.data.dataset import Fault, LostFrame, Objects, Split
+from isod.data.demo import is_demo, planted_faults
 from isod.data.region import areas
 from isod.errors import InputError
 
@@ -110,6 +110,10 @@ class ZodReader:
                 )
             )
         return refs
+
+    def known_faults(self, split: Split) -> list[Fault] | None:
+        """Those planted in the demo data; ZOD itself has no list. Raises InputError if the demo's is damaged."""
+        return planted_faults(self.root, self._ids(split))
 
     @cached_property
     def _dataset(self) -> Any:

@@ -24,11 +24,20 @@ import ray
 import rich.console
 import rich.progress
 
-from isod.data.crops import PrepareSettings, make_rows
+from isod.data.crops import PrepareSettings, faults_in_crops, make_rows
 from isod.data.dataset import SPLITS, FrameRef, Reader, Split
 from isod.data.options import reader_from, settings_from
 from isod.data.region import FAR, SIZES, size_index
-from isod.data.store import META_FILE, CropStore, StoreMeta, filesystem, read_text, write_text
+from isod.data.store import (
+    FAULTS_FILE,
+    META_FILE,
+    CropStore,
+    StoreMeta,
+    faults_to_json,
+    filesystem,
+    read_text,
+    write_text,
+)
 from isod.data.store_writer import Row, commit, disk_full_is_bad_input, is_disk_full, write_fragment
 from isod.data.zod import ZodReader
 from isod.errors import InputError
@@ -124,6 +133,7 @@ def prepare(
         _require_same(job, meta.settings, f"{uri} holds a finished crop store")
         return PrepareReport(uri, meta, 0.0, 0, complete_before=True)
 
+    faults = {split: reader.known_faults(split) for split in SPLITS}
     with disk_full_is_bad_input(uri):
         chunks = _begin(uri, job, frames, settings.chunk_frames)
         done = _finished(uri, chunks)
@@ -133,7 +143,17 @@ def prepare(
             with _progress_bar(progress, sum(map(len, frames.values()))) as advance:
                 advance(sum(len(chunk.frames) for chunk in chunks if chunk.entry in done))
                 _run(uri, todo, reader.class_names, settings, advance)
-        meta = _finish(uri, chunks, reader, job, settings.tiles_per_frame)
+        meta = _commit_splits(uri, chunks, reader, job, settings.tiles_per_frame)
+        in_crops = {
+            split: faults_in_crops(known, frames[split], settings, meta.lost[split])
+            for split, known in faults.items()
+            if known is not None
+        }
+        if in_crops:
+            write_text(uri, FAULTS_FILE, faults_to_json(in_crops))
+        write_text(uri, META_FILE, meta.to_json())
+        files, path = filesystem(uri)
+        files.delete_dir(f"{path}/{JOURNAL}")
     return PrepareReport(uri, meta, time.monotonic() - began, len(done), complete_before=False)
 
 
@@ -249,8 +269,10 @@ def _count(rows: Sequence[Row], class_names: Sequence[str]) -> dict[str, dict[st
     return {name: dict(zip(SIZES, line, strict=True)) for name, line in zip(names, table.tolist(), strict=True)}
 
 
-def _finish(uri: str, chunks: Sequence[Chunk], reader: Reader, job: dict[str, Any], tiles_per_frame: int) -> StoreMeta:
-    """Commit the splits, write store.json, remove the journal."""
+def _commit_splits(
+    uri: str, chunks: Sequence[Chunk], reader: Reader, job: dict[str, Any], tiles_per_frame: int
+) -> StoreMeta:
+    """Commit the splits; what store.json is to say."""
     done = _finished(uri, chunks)
     assert len(done) == len(chunks), "every chunk has a journal entry now"
     files, path = filesystem(uri)
@@ -283,8 +305,6 @@ def _finish(uri: str, chunks: Sequence[Chunk], reader: Reader, job: dict[str, An
     )
     for split in SPLITS:
         commit(uri, split, [result.fragment for result in results[split]])
-    write_text(uri, META_FILE, meta.to_json())
-    files.delete_dir(f"{path}/{JOURNAL}")
     return meta
 
 
