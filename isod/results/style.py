@@ -1,9 +1,13 @@
-"""How a sampler looks, in every figure: hue for its heuristic, dashes for its variant."""
+"""How a sampler looks, in every figure of every report: hue for its heuristic, dashes and marker for its variant."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
+
+from isod.config import SAMPLERS
 
 Dash = str | tuple[int, tuple[float, ...]]
 
@@ -12,9 +16,9 @@ LONG: Dash = (0, (6, 1.5))
 DASH_DOT: Dash = (0, (5, 1.5, 1.2, 1.5))
 DOTS: Dash = (0, (1.5, 1.3))
 
-# Figures are saved with text as text (small files, selectable) and stable ids (same runs, same bytes).
 RC: Any = {
     "font.size": 10,
+    "text.parse_math": False,  # a class may be called a$b
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -25,41 +29,47 @@ RC: Any = {
     "axes.titlelocation": "left",
     "legend.frameon": False,
     "lines.linewidth": 1.8,
-    "svg.hashsalt": "isod",
+    "svg.hashsalt": "isod",  # same runs, same bytes
 }
+SOFT = "#6a6a6a"  # text beside the data
 
 
 @dataclass(frozen=True)
 class Look:
-    """Colour and line style of one sampler."""
+    """How one sampler is drawn. Filled markers are the uncertainty heuristic's, hollow ones all others'."""
 
     color: str
     dash: Dash = SOLID
+    marker: str = ""
+    filled: bool = False
 
 
-# The colours also differ in lightness, so that they stay apart in grey and for colour-blind readers.
+# The colours also differ in lightness and the lines in marker, so that they stay apart in grey and for colour-blind
+# readers.
 LOOKS: dict[str, Look] = {
-    "baseline": Look("#3a3a3a"),
-    "LIS": Look("#d55e00", LONG),
-    "LIS-RB": Look("#f0a04b", DASH_DOT),
-    "LIS-RHO": Look("#9c3b00", DOTS),
-    "LIS-IR": Look("#e8743b", DASH_DOT),
-    "UIS": Look("#0072b2", SOLID),
-    "UIS-RB": Look("#56b4e9", DASH_DOT),
-    "UIS-IR": Look("#00487a", DOTS),
+    "baseline": Look("#2b2b2b"),
+    "LIS": Look("#d55e00", LONG, "o"),
+    "LIS-RB": Look("#f0a04b", DASH_DOT, "^"),
+    "LIS-RHO": Look("#8a2f00", DOTS, "D"),
+    "LIS-IR": Look("#e8746b", DASH_DOT, "v"),
+    "UIS": Look("#0072b2", SOLID, "o", filled=True),
+    "UIS-RB": Look("#3f9bd6", DASH_DOT, "^", filled=True),
+    "UIS-IR": Look("#004a80", DOTS, "v", filled=True),
 }
-OTHERS = (
-    Look("#009e73", LONG),
-    Look("#cc79a7", DASH_DOT),
-    Look("#8c6d1f", DOTS),
-    Look("#7b61c4", LONG),
-    Look("#4d9221", DASH_DOT),
-    Look("#c51b7d", DOTS),
-)
+_COLORS = ("#009e73", "#cc79a7", "#8c6d1f", "#7b61c4", "#4d9221", "#c51b7d", "#35978f")
+_VARIANTS = ((LONG, "s"), (DASH_DOT, "P"), (DOTS, "X"), (SOLID, "h"))
+OTHERS = tuple(Look(color, dash, marker) for (dash, marker), color in product(_VARIANTS, _COLORS))
+LOOKS |= zip([name for name in SAMPLERS if name not in LOOKS], OTHERS, strict=False)
 
 
-def look_of(sampler: str, samplers: list[str]) -> Look:
-    """The sampler's own look; one that has none takes the next of ``OTHERS`` in the order of the sweep."""
+def look_of(sampler: str, samplers: Sequence[str]) -> Look:
+    """The sampler's own look; one that isod does not name takes the next free one in the order of the sweep.
+
+    Args:
+        samplers: all of the sweep, whether drawn here or not: a sampler looks the same in every figure.
+    """
     if sampler in LOOKS:
         return LOOKS[sampler]
-    return OTHERS[[s for s in samplers if s not in LOOKS].index(sampler) % len(OTHERS)]
+    taken = {LOOKS[s] for s in samplers if s in LOOKS}
+    free = [look for look in OTHERS if look not in taken] or list(OTHERS)
+    return free[[s for s in samplers if s not in LOOKS].index(sampler) % len(free)]

@@ -1,0 +1,86 @@
+"""Whether runs of one sampler agree on which examples matter (thesis §6.2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+TOP = 100  # most drawn examples of a run, as the thesis looks at
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Over all pairs of runs."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def importance_by_seed(examples: pd.DataFrame, sampler: str) -> pd.DataFrame:
+    """[example × seed] mean importance; NaN where a run never drew the example; no columns for a sampler that scores
+    nothing."""
+    return _by_seed(examples, sampler, "mean_importance").pipe(lambda wide: wide.loc[:, (wide > 0).any()])
+
+
+def rank_correlation(wide: pd.DataFrame) -> Agreement:
+    """Spearman's correlation of every pair of columns, over the examples that both have; NaN below two columns."""
+    if wide.notna().all(axis=None):  # the usual case; pandas' own loop over pairs takes ten times as long
+        matrix = np.atleast_2d(np.corrcoef(wide.rank().to_numpy(), rowvar=False))
+    else:
+        matrix = wide.corr(method="spearman").to_numpy()
+    return _agreement(matrix[np.triu_indices(len(matrix), k=1)])
+
+
+def consistency_table(examples: pd.DataFrame) -> pd.DataFrame:
+    """How alike the runs of each sampler are.
+
+    Args:
+        examples: as ``load_examples`` gives them, with ``draw_count`` and ``mean_importance``.
+    Returns:
+        Index: sampler, of those that score. Columns:
+            runs: how many have statistics.
+            importance, importance_low, importance_high: rank correlation of mean importance between two runs, mean
+                over the pairs and the extremes; NaN for one run.
+            top_shared: share of the ``TOP`` most drawn examples of a run that are also among another's, mean over
+                the pairs; what chance alone shares is ``TOP`` over the number of examples.
+            uniform: draws per example that was drawn at all.
+            most_drawn: draws of the most drawn example, mean over the runs.
+    """
+    rows = []
+    for sampler in examples["sampler"].unique():
+        wide = importance_by_seed(examples, sampler)
+        if wide.empty:
+            continue
+        draws = _by_seed(examples, sampler, "draw_count")
+        top = [set(draws[seed].nlargest(TOP).index) for seed in draws]
+        shared = [len(one & two) / max(1, min(len(one), len(two))) for one, two in combinations(top, 2)]
+        rho = rank_correlation(wide)
+        rows.append({
+            "sampler": str(sampler), "runs": wide.shape[1],
+            "importance": rho.mean, "importance_low": rho.low, "importance_high": rho.high,
+            "top_shared": float(np.mean(shared)) if shared else np.nan,
+            "uniform": float(np.nanmean(draws.to_numpy())), "most_drawn": float(draws.max().mean()),
+        })  # fmt: skip
+    columns = ["runs", "importance", "importance_low", "importance_high", "top_shared", "uniform", "most_drawn"]
+    return pd.DataFrame(rows, columns=["sampler", *columns]).set_index("sampler")
+
+
+def _by_seed(examples: pd.DataFrame, sampler: str, column: str) -> pd.DataFrame:
+    """[example × seed] of a statistic, over the examples that the run drew."""
+    rows = examples.loc[(examples["sampler"] == sampler) & (examples["draw_count"] > 0), ["index", "seed", column]]
+    seeds, column_of = np.unique(rows["seed"], return_inverse=True)
+    size = int(rows["index"].max()) + 1 if len(rows) else 0
+    values = np.full((size, len(seeds)), np.nan)
+    values[rows["index"], column_of] = rows[column]
+    return pd.DataFrame(values, columns=[int(seed) for seed in seeds]).dropna(how="all")
+
+
+def _agreement(values: np.ndarray) -> Agreement:
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return Agreement(np.nan, np.nan, np.nan)
+    return Agreement(float(known.mean()), float(known.min()), float(known.max()))
