@@ -52,7 +52,8 @@ def margin_figure(examples: pd.DataFrame, samplers: Sequence[str] | None = None)
             _say(axes[0], "n/a: no run has margins")
             return figure
         margins = seen.loc[kept, "margin"].to_numpy(dtype=float)
-        x = np.linspace(*np.quantile(margins, [0.001, 0.999]) + np.array([-1e-6, 1e-6]), BINS // 2)
+        low, high = np.quantile(margins, [0.001, 0.999])
+        x = np.linspace(float(low) - 1e-6, float(high) + 1e-6, BINS // 2)
         y = count_edges(int(seen.loc[kept, "draw_count"].max()))
         grids = {}
         for sampler in shown:
