@@ -109,7 +109,7 @@ def run(study: Study, options: argparse.Namespace) -> int:
     from isod.orchestration.cluster import connect
     from isod.orchestration.sweep import Sweep, run_sweep
     from isod.results.command import results_command
-    from isod.training.local import output_folder
+    from isod.training.folder import output_folder
 
     out = output_folder(options.out)
     connect(options.address)  # before the demo data is prepared, which would start Ray on this machine

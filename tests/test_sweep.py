@@ -101,7 +101,7 @@ def test_a_trial_is_the_local_run(sweep, runs, tmp_path, sampler):
     assert local.isna().any().any()  # a stratum without ground truth has no points
     assert sorted(recorded["time/seconds"]) == [6, 12, 14]
 
-    assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["examples.parquet"]
+    assert [item.path for item in client.list_artifacts(run.info.run_id)] == ["examples.parquet", "model.pt"]
     artifact = client.download_artifacts(run.info.run_id, "examples.parquet", str(tmp_path))
     examples = pd.read_parquet(artifact)
     pd.testing.assert_frame_equal(examples, pd.read_parquet(tmp_path / "local/examples.parquet"), check_exact=True)

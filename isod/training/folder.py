@@ -141,7 +141,7 @@ def run_in_folder(
     saved = checkpoints.load()
     examples = training_examples(config, store, device=device, workers=workers, cache=holdout_cache)
     trainer = Trainer(config, store.meta, device)
-    record = RunRecord(len(split), getattr(split, "wrong_examples", lambda: None)())
+    record = RunRecord(len(split), split.wrong_examples())
     if saved is not None:
         trainer.load_state_dict(saved)
         record.load_state_dict(saved["record"])

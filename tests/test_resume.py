@@ -1,0 +1,210 @@
+"""A run that was stopped and went on is the run that was not, to the last bit."""
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from isod.config import SAMPLERS, DetectorConfig, HoldoutConfig
+from isod.data.store import CropStore
+from isod.errors import InputError
+from isod.sampling.strategies import STRATEGIES
+from isod.training.checkpoint import Checkpoints
+from isod.training.examples import TrainingExamples
+from isod.training.folder import RunFolder
+from isod.training.local import local_stream, run_local
+from isod.training.run import Trainer, ValidationCrops, train
+from tests.tiny_run import UNTIMED, tiny_run
+
+CPU = torch.device("cpu")
+HOLDOUT = HoldoutConfig(share=0.25, epochs=1, batch_size=8, detector=DetectorConfig(width=0.125, blocks=(1, 1, 1, 1)))
+
+
+def go(config, store, out, say=lambda line: None, **options):
+    """A run with a checkpoint after every validation."""
+    run_local(config, store, out, device=CPU, workers=1, threads=1, checkpoint_share=1.0, say=say, **options)
+    return out
+
+
+def interrupt_at(iteration):
+    """A listener that presses Ctrl-C when this validation is announced."""
+
+    def say(line):
+        if line.startswith(f"iteration {iteration:>7}/"):
+            raise KeyboardInterrupt
+
+    return say
+
+
+def assert_same_results(first, second):
+    one, other = (pd.read_csv(folder / "metrics.csv").drop(columns=UNTIMED) for folder in (first, second))
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+    one, other = (pd.read_parquet(folder / "examples.parquet") for folder in (first, second))
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+    one, other = (torch.load(folder / "model.pt", weights_only=True) for folder in (first, second))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+# One sampler per strategy, and one per way of adding up scores that keeps a second number.
+KINDS = ["baseline", "UIS", "UIS-RB", "UIS-UR", "LIS-RHO", "UIS-decayed", "loss-rank", "LIS-RHO-rank", "self-paced",
+         "InfoBatch", "replacement", "prediction-variance", "forgetting"]  # fmt: skip
+
+
+def test_every_strategy_is_among_those_tried():
+    assert {SAMPLERS[name].strategy for name in KINDS} == set(STRATEGIES)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_an_interrupted_run_goes_on_as_if_nothing_had_been(tiny_store, tmp_path, name):
+    """Stopped in the first epoch (7 of 8 steps) and again behind it (14), between two validations of ten."""
+    config = replace(tiny_run(name, iterations=20, validate_every=7), holdout=HOLDOUT)
+    whole = go(config, tiny_store, tmp_path / "whole")
+    halves = tmp_path / "halves"
+    for number, iteration in enumerate((7, 14)):
+        with pytest.raises(KeyboardInterrupt):
+            go(config, tiny_store, halves, say=interrupt_at(iteration), resume=number > 0)
+        assert not RunFolder(halves).finished
+    go(config, tiny_store, halves, resume=True)
+    assert_same_results(whole, halves)
+    assert not list(halves.glob("checkpoint*"))
+
+
+def test_a_killed_process_goes_on_as_if_nothing_had_been(tiny_store, tmp_path):
+    """kill -9 of `isod train` with steps behind its last checkpoint."""
+    command = [sys.executable, "-m", "isod.cli", "train", tiny_store, "--sampler", "UIS", "--preset", "demo",
+               "--width", "0.125", "--batch-size", "8", "--iterations", "60", "--validate-every", "6"]  # fmt: skip
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True, timeout=300)
+    process = subprocess.Popen([*command, "--out", str(halves)], stdout=subprocess.DEVNULL)
+    while not list(halves.glob("checkpoint-*.pt")):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait(60)
+    assert not RunFolder(halves).finished
+    done = subprocess.run(
+        [*command, "--out", str(halves), "--resume"], check=True, capture_output=True, text=True, timeout=300
+    )
+    assert "going on after iteration" in done.stdout
+    assert_same_results(whole, halves)
+
+
+def test_ctrl_c_writes_a_checkpoint_and_ends_cleanly(tiny_store, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "isod.cli", "train", tiny_store, "--preset", "demo", "--width", "0.125",
+               "--batch-size", "8", "--iterations", "100000", "--validate-every", "20", "--out", str(out)]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (out / "metrics.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error == "isod: stopped\n"
+    assert list(out.glob("checkpoint-*.pt"))
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interrupted(tiny_store, tmp_path):
+    """A run of 21 iterations that was stopped at 14: checkpoints of 7 and 14."""
+    config = tiny_run(iterations=21, validate_every=7)
+    with pytest.raises(KeyboardInterrupt):
+        go(config, tiny_store, tmp_path / "run", say=interrupt_at(14))
+    assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == [
+        "checkpoint-000000007.pt",
+        "checkpoint-000000014.pt",
+    ]
+    return config, tmp_path / "run"
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_serves(tiny_store, tmp_path, interrupted):
+    config, out = interrupted
+    newest = out / "checkpoint-000000014.pt"
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    said = []
+    go(config, tiny_store, out, resume=True, say=said.append)
+    assert f"{newest} is damaged and left out" in said[0]
+    assert said[1] == "going on after iteration 7"
+    assert_same_results(go(config, tiny_store, tmp_path / "whole"), out)
+
+
+def test_a_run_does_not_go_on_with_other_settings(tiny_store, interrupted):
+    config, out = interrupted
+    other = replace(config, training=replace(config.training, lr=0.5))
+    with pytest.raises(InputError, match=r"config.json: training.lr was 0.002 and is 0.5"):
+        go(other, tiny_store, out, resume=True)
+    checkpoints = Checkpoints(out, {"training.lr": 0.5})
+    with pytest.raises(
+        InputError, match=r"checkpoint-000000014.pt is of a run with other settings \(.*training.lr was 0.002"
+    ):
+        checkpoints.load()
+
+
+def test_resume_wants_a_run_and_a_fresh_start_wants_none(tiny_store, tmp_path, interrupted):
+    config, out = interrupted
+    with pytest.raises(InputError, match="--resume goes on with the run in --out, and there is none"):
+        go(config, tiny_store, tmp_path / "empty", resume=True)
+    with pytest.raises(InputError, match="--out must be a folder without an earlier run, unless you --resume it"):
+        go(config, tiny_store, out)
+    go(config, tiny_store, out, resume=True)
+    said = []
+    go(config, tiny_store, out, resume=True, say=said.append)
+    assert said == [f"the run in {out} has finished"]
+
+
+def test_a_checkpoint_holds_no_code(interrupted):
+    _, out = interrupted
+    state = torch.load(out / "checkpoint-000000014.pt", weights_only=True)
+    assert {"model", "optimizer", "table", "record", "settings", "iteration"} <= state.keys()
+    assert state["table"]["applied"] == state["iteration"] == 14
+    assert len(state["table"]["draws"]) == 3  # a lag of 2
+
+
+def test_checkpoints_take_no_more_than_their_share(tmp_path):
+    """With 1 %, one that took c seconds is followed by none within 100·c seconds of training."""
+    checkpoints = Checkpoints(tmp_path, {}, share=0.01)
+    assert checkpoints.due(0.0)
+    checkpoints.save(1, 5.0, {"big": torch.zeros(2_000_000)})
+    assert checkpoints.cost > 0
+    assert not checkpoints.due(5.0 + 99 * checkpoints.cost)
+    assert checkpoints.due(5.0 + 101 * checkpoints.cost)
+
+
+def test_a_full_disk_keeps_the_earlier_checkpoints_and_the_run(tmp_path):
+    said = []
+    checkpoints = Checkpoints(tmp_path, {}, say=said.append)
+    checkpoints.save(1, 1.0, {"record": {"seconds": 1.0}})
+    (tmp_path / "checkpoint-000000002.part").symlink_to("/dev/full")  # every write to it: no space left
+    checkpoints.save(2, 2.0, {"record": {"seconds": 2.0}})
+    assert said == ["checkpoint at iteration 2 not written (No space left on device); the run goes on"]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000000001.pt"]
+    assert Checkpoints(tmp_path, {}).load()["iteration"] == 1
+
+
+# --- out of memory ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("room", "advice"), [(3, "2 fit: set --batch-size 2"), (0, "not even one fits")])
+def test_out_of_memory_says_which_batch_would_fit(tiny_store, room, advice):
+    """A device with room for so many crops: more raise what CUDA raises."""
+
+    class SmallDevice(Trainer):
+        def _forward(self, images):
+            if len(images) > room:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return super()._forward(images)
+
+    store, config = CropStore.open(tiny_store), tiny_run()
+    split = store.split("train")
+    stream = local_stream(config, split, TrainingExamples(len(split), split.readable), workers=1)
+    with pytest.raises(InputError, match=rf"out of memory at step 0 with a batch of 8 crops .*; {advice}"):
+        train(SmallDevice(config, store.meta, CPU), stream, ValidationCrops(store.split("val"), 8), lambda *row: None)
