@@ -4,39 +4,74 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 
-from isod.results.intervals import NOT_REACHED, Interval, bootstrap_interval, null_interval
+from isod.errors import InputError
+from isod.results.intervals import (
+    NOT_REACHED,
+    Interval,
+    bootstrap_interval,
+    chance_of,
+    difference_interval,
+    fixed_target,
+    iterations_to,
+    null_interval,
+    probability_of_improvement,
+    ratio_minus_one,
+    target_interval,
+)
 from isod.results.runs import BASELINE, HEADLINE, Runs
 from isod.results.speedup import best_iteration, passing_iteration, speedup
 
+COLUMNS = (
+    "seeds", "reached", "speedup", "interval_low", "interval_high", "chance", "iterations",
+    "final", "final_sd", "difference", "difference_low", "difference_high", "beats", "best", "best_iteration",
+    "target", "target_seeds", "target_iterations", "target_speedup", "target_low", "target_high",
+    "seconds", "wall_clock_speedup", "seconds_per_run", "ess",
+)  # fmt: skip
+MISSABLE = ("speedup", "wall_clock_speedup", "target_speedup")  # NaN of these, beside a baseline, is "not reached"
+ENDS = ("interval_low", "interval_high", "target_low", "target_high")  # NOT_REACHED of these likewise
+
 
 def speedup_table(runs: Runs, metric: str = HEADLINE) -> pd.DataFrame:
-    """What each sampler saves and where it ends, from mean curves over seeds.
+    """What each sampler saves and where it ends, by any metric for which more is better.
 
-    Index: sampler, the baseline first. NaN where a value does not exist. Columns:
+    Index: sampler, the baseline first; a sampler without a value of the metric has no row. NaN where a value does not
+    exist. "Paired" is over the seeds that both have. Columns:
         seeds: number of finished runs.
         reached: whether the mean curve surpasses the baseline's best (False for the baseline itself).
         speedup: eq. 5.1, fraction; NaN unless reached.
-        interval_low, interval_high: its 95 % bootstrap interval over the seeds that both have; −1 is "not reached",
+        interval_low, interval_high: its 95 % interval, paired bootstrap (``bootstrap_interval``); −1 is "not reached",
             NaN below three seeds.
+        chance: how often equal samplers would show at least this speed-up, 0 … 1 (``chance_of``, paired); NaN below
+            three seeds.
         iterations: at which the baseline's best is surpassed; for the baseline, at which it is first reached.
         final, final_sd: mean and sample standard deviation over seeds at the last validation.
+        difference: of the final values to the baseline's, mean of the paired differences; difference_low,
+            difference_high: its 95 % interval (Student's t), NaN below three seeds.
+        beats: probability that a run of it ends higher than a run of the baseline (``probability_of_improvement``).
         best, best_iteration: maximum of the mean curve.
+        target: a value that every baseline seed reaches (``fixed_target``); the same for every sampler.
+        target_seeds: how many of its seeds reach the target.
+        target_iterations: median over its seeds of the iterations to the target; infinite if half of them miss it.
+        target_speedup: the baseline's over its own, minus 1; NaN if those are infinite, and for the baseline.
+        target_low, target_high: 95 % interval of that (``target_interval``, paired); −1 is "not reached", NaN below
+            five seeds.
         seconds: training seconds of the mean curve at ``iterations``, validation left out.
-        wall_clock_speedup: the baseline's ``seconds`` over this one's, minus 1.
+        wall_clock_speedup: the baseline's ``seconds`` over this one's, minus 1; NaN unless reached.
         seconds_per_run: mean training seconds of a whole run.
         ess: effective sample size of the scores over N at the last validation, mean over seeds.
     """
-    baseline = runs.mean_curve(metric, BASELINE) if BASELINE in runs.samplers else None
+    curves = {sampler: runs.curve(metric, sampler).reindex(runs.grid) for sampler in runs.samplers}
+    curves = {sampler: c for sampler, c in curves.items() if not c.mean(axis=1, skipna=False).isna().all()}
+    baseline = curves.get(BASELINE)
     seconds_to_best = math.nan
     rows = []
-    for sampler in runs.samplers:
-        curve, clock = runs.curve(metric, sampler), runs.mean_curve("time/seconds", sampler)
-        if curve.empty or curve.isna().all(axis=None):
-            continue
-        mean, ess = curve.mean(axis=1, skipna=False), runs.mean_curve("sampler/ess", sampler)
-        row = {
+    for sampler, curve in curves.items():
+        mean = curve.mean(axis=1, skipna=False)
+        clock, ess = runs.mean_curve("time/seconds", sampler), runs.mean_curve("sampler/ess", sampler)
+        row: dict[str, object] = {
             "sampler": sampler,
             "seeds": curve.shape[1],
             "reached": False,
@@ -48,25 +83,70 @@ def speedup_table(runs: Runs, metric: str = HEADLINE) -> pd.DataFrame:
             "ess": ess.iloc[-1] if len(ess) else math.nan,
         }
         if baseline is not None:
-            passed = best_iteration(mean) if sampler == BASELINE else passing_iteration(baseline, mean)
-            interval = None if sampler == BASELINE else _paired_interval(runs, metric, sampler)
-            gain = speedup(baseline, mean)
-            seconds = float(clock.get(passed, math.nan)) if passed is not None else math.nan
-            if sampler == BASELINE:  # comes first
-                seconds_to_best = seconds
-            row |= {
-                "reached": gain is not None,
-                "speedup": math.nan if gain is None else gain,
-                "iterations": math.nan if passed is None else passed,
-                "seconds": seconds,
-                "wall_clock_speedup": math.nan if gain is None or seconds == 0 else seconds_to_best / seconds - 1,
-                "interval_low": interval.low if interval else math.nan,
-                "interval_high": interval.high if interval else math.nan,
-            }
+            row |= _to_target(baseline, curve)
+            if sampler == BASELINE:
+                seconds_to_best = float(clock.get(best_iteration(mean), math.nan))  # comes first
+                row |= {"iterations": row["best_iteration"], "seconds": seconds_to_best}
+            else:
+                row |= _beside(baseline, curve, clock, seconds_to_best)
         rows.append(row)
-    columns = ["seeds", "reached", "speedup", "interval_low", "interval_high", "iterations", "final", "final_sd"]
-    columns += ["best", "best_iteration", "seconds", "wall_clock_speedup", "seconds_per_run", "ess"]
-    return pd.DataFrame(rows, columns=["sampler", *columns]).set_index("sampler")
+    table = pd.DataFrame(rows, columns=["sampler", *COLUMNS]).set_index("sampler")
+    table.attrs["metric"] = metric
+    return table
+
+
+def _beside(baseline: pd.DataFrame, curve: pd.DataFrame, clock: pd.Series, seconds_to_best: float) -> dict[str, object]:
+    """What a row of the table says about the sampler beside the baseline; both [iteration × seed]."""
+    ours, theirs = baseline.mean(axis=1, skipna=False), curve.mean(axis=1, skipna=False)
+    gain, passed = speedup(ours, theirs), passing_iteration(ours, theirs)
+    seconds = math.nan if passed is None else float(clock.get(passed, math.nan))
+    a, b, grid = *_paired(baseline, curve), baseline.index.to_numpy()
+    interval, chance = (bootstrap_interval(a, b, grid), chance_of(a, b, grid)) if len(a) else (None, None)
+    differences = (b[:, -1] - a[:, -1])[~np.isnan(b[:, -1] - a[:, -1])]
+    around = difference_interval(differences)
+    ends = baseline.iloc[-1].dropna().to_numpy(), curve.iloc[-1].dropna().to_numpy()
+    return {
+        "reached": gain is not None,
+        "speedup": math.nan if gain is None else gain,
+        "interval_low": interval.low if interval else math.nan,
+        "interval_high": interval.high if interval else math.nan,
+        "chance": math.nan if chance is None else chance,
+        "iterations": math.nan if passed is None else passed,
+        "seconds": seconds,
+        "wall_clock_speedup": math.nan if gain is None or seconds == 0 else seconds_to_best / seconds - 1,
+        "difference": differences.mean() if len(differences) else math.nan,
+        "difference_low": around.low if around else math.nan,
+        "difference_high": around.high if around else math.nan,
+        "beats": probability_of_improvement(*ends) if min(map(len, ends)) else math.nan,
+    }
+
+
+def _to_target(baseline: pd.DataFrame, curve: pd.DataFrame) -> dict[str, object]:
+    """What a row of the table says about the fixed target; both [iteration × seed]."""
+    grid, of_seeds = baseline.index.to_numpy(), baseline.to_numpy().T
+    target = fixed_target(of_seeds)
+    theirs = iterations_to(curve.to_numpy().T, target, grid)
+    row: dict[str, object] = {
+        "target": target,
+        "target_seeds": int(np.isfinite(theirs).sum()),
+        "target_iterations": float(np.median(theirs)),
+    }
+    if curve is baseline:
+        return row
+    gain = ratio_minus_one(np.median(iterations_to(of_seeds, target, grid)), np.median(theirs))
+    a, b = _paired(baseline, curve)
+    interval = target_interval(iterations_to(a, target, grid), iterations_to(b, target, grid))
+    return row | {
+        "target_speedup": math.nan if gain == NOT_REACHED and np.isinf(np.median(theirs)) else float(gain),
+        "target_low": interval.low if interval else math.nan,
+        "target_high": interval.high if interval else math.nan,
+    }
+
+
+def _paired(baseline: pd.DataFrame, curve: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """[seed × iteration] of the seeds that both have."""
+    seeds = baseline.columns.intersection(curve.columns)
+    return baseline[seeds].to_numpy().T, curve[seeds].to_numpy().T
 
 
 def baseline_null(runs: Runs, metric: str = HEADLINE) -> Interval | None:
@@ -74,13 +154,20 @@ def baseline_null(runs: Runs, metric: str = HEADLINE) -> Interval | None:
     if BASELINE not in runs.samplers:
         return None
     curve = runs.curve(metric, BASELINE)
-    return null_interval(curve.to_numpy().T, curve.index.to_numpy())
+    return None if curve.empty else null_interval(curve.to_numpy().T, curve.index.to_numpy())
 
 
-def _paired_interval(runs: Runs, metric: str, sampler: str) -> Interval | None:
-    ours, theirs = runs.curve(metric, BASELINE), runs.curve(metric, sampler)
-    seeds = ours.columns.intersection(theirs.columns)
-    return bootstrap_interval(ours[seeds].to_numpy().T, theirs[seeds].to_numpy().T, ours.index.to_numpy())
+def spoken(table: pd.DataFrame) -> pd.DataFrame:
+    """The table as files keep it: "not reached" spelled out wherever a curve never surpasses, None for what is not."""
+    out = table.astype(object).where(table.notna(), None)
+    beside = (table.index != BASELINE) & (BASELINE in table.index)
+    for column in MISSABLE:
+        missed = ~table["reached"] if column != "target_speedup" else np.isinf(table["target_iterations"])
+        out.loc[beside & missed, column] = "not reached"
+    out["target_iterations"] = out["target_iterations"].where(~np.isinf(table["target_iterations"]), "not reached")
+    for column in ENDS:
+        out[column] = out[column].where(table[column] != NOT_REACHED, "not reached")
+    return out
 
 
 def percent(fraction: float) -> str:
@@ -104,21 +191,33 @@ def interval_text(low: float, high: float) -> str:
     return f"{percent(low).removesuffix(' %')} … {percent(high)}"
 
 
+def difference_text(mean: float, low: float, high: float) -> str:
+    """+0.013 (−0.002 … +0.028); without the interval where too few seeds leave none; "–" for NaN."""
+    if math.isnan(mean):
+        return "–"
+    ends = "n/a" if math.isnan(low) else f"{low:+.3f} … {high:+.3f}"
+    return f"{mean:+.3f} ({ends})".replace("-", "−")
+
+
 def printable(table: pd.DataFrame) -> pd.DataFrame:
     """The table as people read it: text cells, headings with units, index reset."""
     rows = []
     for sampler, row in zip(map(str, table.index), table.to_dict("records"), strict=True):
         own = sampler == BASELINE
-        missing = "–" if own or BASELINE not in table.index else "not reached"
+        alone = own or BASELINE not in table.index
         sd = "" if math.isnan(row["final_sd"]) else f" ± {row['final_sd']:.3f}"
         rows.append(
             {
                 "sampler": sampler,
                 "seeds": str(row["seeds"]),
-                "speed-up": percent(row["speedup"]) if row["reached"] else missing,
+                "speed-up": percent(row["speedup"]) if row["reached"] else "–" if alone else "not reached",
                 "95 % interval": "–" if own else interval_text(row["interval_low"], row["interval_high"]),
+                "chance": "–" if own else "n/a" if math.isnan(row["chance"]) else f"{row['chance']:.3f}",
                 "iterations": f"{row['iterations']:.0f}" if not math.isnan(row["iterations"]) else "–",
-                "final mAP": f"{row['final']:.3f}{sd}",
+                "to target": _to_target_text(row, alone),
+                f"final {table.attrs.get('metric', HEADLINE)}": f"{row['final']:.3f}{sd}",
+                "difference (95 %)": difference_text(row["difference"], row["difference_low"], row["difference_high"]),
+                "beats": "–" if math.isnan(row["beats"]) else f"{row['beats']:.2f}",
                 "best": f"{row['best']:.3f}",
                 "in time": percent(row["wall_clock_speedup"]),
                 "s/run": _seconds(row["seconds_per_run"]),
@@ -128,19 +227,37 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def format_table(runs: Runs, columns: int = 100) -> str:
-    """The headline table for a terminal that many columns wide, with what one needs to read it."""
-    table = speedup_table(runs)
+def _to_target_text(row: dict, alone: bool) -> str:
+    if alone:
+        return "–"
+    return "not reached" if math.isinf(row["target_iterations"]) else percent(row["target_speedup"])
+
+
+def format_table(runs: Runs, columns: int = 100, metric: str = HEADLINE) -> str:
+    """The headline table for a terminal that many columns wide, with what one needs to read it.
+
+    It is two tables under one another, how fast and how high; each leaves out its last column where space is short.
+
+    Raises:
+        InputError: no run has a value of the metric.
+    """
+    table = speedup_table(runs, metric)
+    if table.empty:
+        raise InputError(f"no finished run logged {metric!r}; the runs have: {', '.join(runs.metrics)}")
     cells = printable(table)
-    for column in (None, "best", "s/run", "seeds"):  # what the report also has goes first where space is short
-        cells = cells.drop(columns=column) if column else cells
-        widths = {c: max(len(c), *cells[c].str.len()) for c in cells.columns}
-        if sum(widths.values()) + 2 * (len(widths) - 1) <= columns:
-            break
+    fast = ["sampler", "seeds", "speed-up", "95 % interval", "chance", "iterations", "to target", "in time"]
+    high = ["sampler", f"final {metric}", "difference (95 %)", "beats", "best", "ESS/N", "s/run"]
+    return "\n".join([*_lines(cells[fast], columns), "", *_lines(cells[high], columns), "", *notes(runs, table)])
+
+
+def _lines(cells: pd.DataFrame, columns: int) -> list[str]:
+    widths = {c: max(len(c), *cells[c].str.len()) for c in cells.columns}
+    while sum(widths.values()) + 2 * (len(widths) - 1) > columns and len(widths) > 2:
+        widths.popitem()
     lines = ["  ".join(c.ljust(w) for c, w in widths.items()).rstrip()]
     lines += ["  ".join(row[c].ljust(w) for c, w in widths.items()).rstrip() for _, row in cells.iterrows()]
     lines.insert(1, "─" * max(map(len, lines)))
-    return "\n".join([*lines, "", *notes(runs, table)])
+    return lines
 
 
 def notes(runs: Runs, table: pd.DataFrame) -> list[str]:
@@ -148,16 +265,22 @@ def notes(runs: Runs, table: pd.DataFrame) -> list[str]:
     out = []
     if runs.is_demo:
         out.append("DEMO data: a stand-in made by isod; these numbers say nothing about real images.")
+    metric = table.attrs.get("metric", HEADLINE)
     if BASELINE in table.index:
         row = table.loc[[BASELINE]].to_dict("records")[0]
         best = f"{row['best']:.3f} at iteration {row['iterations']:.0f}"
-        out.append(f"Speed-up: iterations to surpass the baseline's best mean mAP, {best}.")
-        null = baseline_null(runs)
-        out.append(
-            f"Noise alone, baseline against itself: {interval_text(null.low, null.high)}."
-            if null
-            else "Intervals need three seeds or more: with fewer, read a speed-up as an anecdote."
-        )
+        out.append(f"Speed-up: iterations to surpass the baseline's best mean {metric}, {best}.")
+        null = baseline_null(runs, metric)
+        if null:
+            out.append(
+                f"Noise alone, baseline against itself: {interval_text(null.low, null.high)} in 95 % of studies."
+            )
+            out.append("Chance: how often equal samplers would show at least this speed-up (seeds' names exchanged).")
+        else:
+            out.append("Intervals need three seeds or more: with fewer, read a speed-up as an anecdote.")
+        target = f"{metric} {row['target']:.3f}, which every baseline run reaches"
+        out.append(f"To target: median iterations of single runs to {target}.")
+        out.append("Beats: probability that a run of it ends higher than a run of the baseline.")
     else:
         out.append("No baseline run has finished, so there is no speed-up.")
     if len(runs.left_out):

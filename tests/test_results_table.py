@@ -1,0 +1,123 @@
+"""The speed-up table on runs small enough to work out by hand."""
+
+import math
+
+import pytest
+
+from isod.errors import InputError
+from isod.results import format_table, speedup_table
+from isod.results.table import baseline_null, difference_text, notes, printable, spoken
+from tests.made_runs import made_runs
+
+GRID = (100, 200, 300, 400)
+
+
+def run(*values, metric="mAP"):
+    return {"mAP": dict(zip(GRID, values if metric == "mAP" else [0.1] * 4, strict=True))} | {
+        metric: {step: v for step, v in zip(GRID, values, strict=True) if not math.isnan(v)}
+    }
+
+
+@pytest.fixture
+def runs():
+    """Baseline best at 400; UIS passes its best at 200 in every seed; LIS never, but two of its three seeds get to the
+    target."""
+    return made_runs(
+        {("baseline", s): run(0.10, 0.20, 0.30, 0.40 + 0.01 * s) for s in range(3)}
+        | {("UIS", s): run(0.10, 0.50, 0.50, 0.50) for s in range(3)}
+        | {("LIS", s): run(0.10, 0.10, 0.40, 0.20) for s in (0, 1)}
+        | {("LIS", 2): run(0.10, 0.10, 0.10, 0.20)}
+    )
+
+
+def test_by_hand(runs):
+    table = speedup_table(runs)
+    assert list(table.index) == ["baseline", "LIS", "UIS"]
+    baseline, lis, uis = (table.loc[s] for s in table.index)
+    assert (uis["speedup"], uis["interval_low"], uis["interval_high"]) == (1.0, 1.0, 1.0)  # 400 / 200 − 1
+    assert baseline["target"] == 0.40  # the lowest best of its seeds, 0.40, 0.41, 0.42
+    assert (baseline["target_seeds"], baseline["target_iterations"]) == (3, 400)
+    assert (uis["target_speedup"], uis["target_iterations"]) == (1.0, 200)
+    assert (lis["target_seeds"], lis["target_iterations"]) == (2, 300)  # 300, 300, never
+    assert lis["target_speedup"] == pytest.approx(400 / 300 - 1)
+    assert not lis["reached"]
+    assert math.isnan(lis["speedup"])
+    assert math.isnan(uis["target_low"])  # three seeds are too few for the interval of a median
+    assert lis["difference"] == pytest.approx(0.20 - 0.41)
+    # Paired differences −0.20, −0.21, −0.22: sd 0.01, and 4.3027 · 0.01/√3 to either side
+    assert (lis["difference_low"], lis["difference_high"]) == pytest.approx((-0.23484, -0.18516), abs=1e-5)
+    assert (lis["beats"], uis["beats"]) == (0.0, 1.0)
+    assert (uis["chance"], lis["chance"]) == (1 / 8, 1.0)
+    assert math.isnan(baseline["difference"])
+
+
+def test_not_reached_is_said_everywhere():
+    never = made_runs(
+        {("baseline", s): run(0.1, 0.2, 0.3, 0.4) for s in range(5)}
+        | {("UIS", s): run(0.1, 0.1, 0.1, 0.1) for s in range(5)}
+    )
+    kept = spoken(speedup_table(never))
+    for column in (
+        "speedup", "wall_clock_speedup", "interval_low", "interval_high",
+        "target_speedup", "target_iterations", "target_low", "target_high",
+    ):  # fmt: skip
+        assert kept.loc["UIS", column] == "not reached", column
+    assert kept.loc["baseline", "speedup"] is None
+    assert kept.loc["UIS", "iterations"] is None
+    shown = printable(speedup_table(never)).set_index("sampler").loc["UIS"]
+    assert (shown["speed-up"], shown["95 % interval"], shown["to target"]) == ("not reached",) * 3
+    assert baseline_null(never).high == -1
+    assert "Noise alone, baseline against itself: not reached in 95 % of studies." in notes(never, speedup_table(never))
+
+
+def test_one_seed_leaves_intervals_not_available(runs):
+    one = made_runs(
+        {("baseline", 0): run(0.1, 0.2, 0.3, 0.4), ("UIS", 0): run(0.1, 0.5, 0.5, 0.5)},
+    )
+    row = printable(speedup_table(one)).set_index("sampler").loc["UIS"]
+    assert row["speed-up"] == "+100 %"
+    assert row["95 % interval"] == row["chance"] == "n/a"
+    assert row["difference (95 %)"] == "+0.100 (n/a)"
+    assert spoken(speedup_table(one)).loc["UIS", "interval_low"] is None
+    assert baseline_null(one) is None
+    assert "±" not in format_table(one)
+
+
+def test_seeds_that_only_one_has_do_not_pair():
+    runs = made_runs(
+        {("baseline", s): run(0.1, 0.2, 0.3, 0.4) for s in (0, 1, 2)}
+        | {("UIS", s): run(0.1, 0.2, 0.3, 0.5 if s == 2 else 0.6) for s in (2, 3, 4)}
+    )
+    row = speedup_table(runs).loc["UIS"]
+    assert row["seeds"] == 3
+    assert row["difference"] == pytest.approx(0.1)  # of seed 2
+    assert math.isnan(row["interval_low"])
+    assert math.isnan(row["chance"])
+    assert row["beats"] == 1
+
+
+def test_any_metric_and_gaps_in_it():
+    nan = math.nan
+    runs = made_runs(
+        {("baseline", s): run(nan, 0.2, 0.3, nan, metric="AP/Cat") for s in range(3)}
+        | {("UIS", s): run(0.1, 0.4, 0.4, 0.4, metric="AP/Cat") for s in range(3)}
+        | {("LIS", s): run(nan, nan, nan, nan, metric="AP/Cat") for s in range(3)}
+    )
+    table = speedup_table(runs, "AP/Cat")
+    assert list(table.index) == ["baseline", "UIS"]
+    assert table.loc["UIS", "speedup"] == 300 / 200 - 1
+    assert math.isnan(table.loc["baseline", "final"])  # no value at the last validation
+    assert math.isnan(table.loc["UIS", "difference"])
+    assert math.isnan(table.loc["UIS", "beats"])
+    assert "final AP/Cat" in format_table(runs, metric="AP/Cat")
+    with pytest.raises(InputError, match="no finished run logged 'AP/Dog'; the runs have: AP/Cat, mAP"):
+        format_table(runs, metric="AP/Dog")
+
+
+def test_text_fits(runs):
+    for columns in (100, 80, 60):
+        lines = format_table(runs, columns=columns).splitlines()
+        assert max(map(len, lines[:11])) <= columns
+    assert max(map(len, format_table(runs).splitlines())) <= 100
+    assert difference_text(0.0131, -0.0021, 0.0283) == "+0.013 (−0.002 … +0.028)"
+    assert difference_text(math.nan, math.nan, math.nan) == "–"
