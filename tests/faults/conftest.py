@@ -1,0 +1,173 @@
+"""What the fault tests share: a small sweep, and ways to wait for a moment and to hit a process."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from isod.config import SAMPLERS, Preset, ResourceConfig, RunConfig
+from isod.orchestration.sweep import Sweep
+from isod.orchestration.trial import run_config
+from isod.training.local import run_local
+from tests.tiny_run import DETECTOR, UNTIMED, tiny_run
+
+RESOURCES = ResourceConfig(decode_workers=1, cpus_per_worker=0.25, cpus_per_trial=0.75, checkpoint_share=1.0)
+TRAINING = tiny_run(iterations=240, validate_every=12).training  # long enough to be hit in the middle
+TRIAL, TABLE, WORKER = "ray::ImplicitFunc", "ray::TableActor", "ray::MapWorker"
+
+
+def until(holds: Callable[[], object], seconds: float = 120) -> None:
+    """Wait for a condition; it is asked often, so that a fault comes right behind it."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def processes(title: str, root: int | None = None) -> list[psutil.Process]:
+    """Descendants of a process (this one) whose title begins so."""
+    found = []
+    for process in psutil.Process(root).children(recursive=True):
+        try:
+            if " ".join(process.cmdline()).startswith(title):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def in_background(work: Callable[[], object]) -> Callable[[], None]:
+    """Run something beside the sweep; call the result to wait for it and to get its failure."""
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+
+    def join() -> None:
+        thread.join(300)
+        assert not thread.is_alive()
+        if failure:
+            raise failure[0]
+
+    return join
+
+
+def rows_of(out: Path, trial: str) -> int:
+    """Validations that a trial has written so far."""
+    for path in out.glob(f"runs/*/{trial}/metrics.csv"):
+        return len(path.read_text().splitlines()) - 1
+    return 0
+
+
+@pytest.fixture
+def sweep(tiny_store, tmp_path):
+    """One UIS trial."""
+    return Sweep(
+        name="faults",
+        store=tiny_store,
+        preset=Preset(detector=DETECTOR, training=TRAINING, resources=RESOURCES, seeds=1),
+        samplers=[SAMPLERS["UIS"]],
+        seeds=1,
+        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+        experiment="faults",
+        out=tmp_path,
+    )
+
+
+def config_of(sweep: Sweep, sampler: str) -> RunConfig:
+    base = replace(tiny_run(), training=sweep.preset.training, holdout=sweep.preset.holdout)
+    return run_config(base, {"sampler": SAMPLERS[sampler], "seed": 0})
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tiny_store, tmp_path_factory):
+    """Metrics of the run that nothing happened to, by sampler; iteration → value per metric."""
+    made: dict[str, pd.DataFrame] = {}
+
+    def table(sampler: str) -> pd.DataFrame:
+        if sampler not in made:
+            out = tmp_path_factory.mktemp("undisturbed") / "run"
+            config = replace(tiny_run(sampler), training=TRAINING)
+            run_local(config, tiny_store, out, device=torch.device("cpu"), workers=1, threads=1, say=lambda line: None)
+            made[sampler] = pd.read_csv(out / "metrics.csv", index_col="iteration")
+        return made[sampler]
+
+    return table
+
+
+def assert_recorded(uri: str, experiment: str, expected: dict[str, pd.DataFrame]) -> None:
+    """MLflow has one finished run per trial, and each with every point of the undisturbed run once, to the last bit."""
+    client = MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    (parent,) = (run for run in runs if "isod.sweep" in run.data.tags)
+    children = {run.data.params["sampler"]: run for run in runs if run is not parent}
+    assert len(children) == len(runs) - 1
+    assert children.keys() == expected.keys()
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for sampler, table in expected.items():
+        run_id = children[sampler].info.run_id
+        for name in table.columns.difference(UNTIMED):
+            points = client.get_metric_history(run_id, name) if name in children[sampler].data.metrics else []
+            assert [(p.step, p.value) for p in sorted(points, key=lambda p: p.step)] == [
+                (step, value) for step, value in table[name].dropna().items()
+            ], name
+        assert {item.path for item in client.list_artifacts(run_id)} == {"examples.parquet", "model.pt"}
+
+
+class Server:
+    """A real MLflow server on this machine's loopback, which can be ended and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
+                   "--workers", "1", "--backend-store-uri", f"sqlite:///{self._folder}/server.db",
+                   "--artifacts-destination", str(self._folder / "artifacts")]  # fmt: skip
+        with (self._folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+        def answers() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+        until(answers)
+
+    def kill(self) -> None:
+        if self._process is None:
+            return
+        for process in [*psutil.Process(self._process.pid).children(recursive=True), self._process]:
+            process.kill()
+        self._process.wait(60)
+        self._process = None
+
+
+@pytest.fixture
+def server(tmp_path):
+    made = Server(tmp_path)
+    made.start()
+    yield made
+    made.kill()
