@@ -1,4 +1,4 @@
-"""isod demo | prepare | train | results: the command line.
+"""isod demo | prepare | train | results | triage: the command line.
 
 Bad input ends with one sentence on standard error and exit code 2.
 """
@@ -111,6 +111,20 @@ def _results(options: argparse.Namespace) -> None:
     print(f"report: {results_command(options.tracking_uri, options.experiment, options.out)}")
 
 
+def _triage(options: argparse.Namespace) -> None:
+    from isod.results.triage import triage_command
+
+    page = triage_command(
+        options.tracking_uri,
+        options.run_name,
+        options.store,
+        options.out,
+        experiment=options.experiment,
+        top=options.top,
+    )
+    print(f"contact sheet: {page}, for annotators: {page.with_suffix('.csv')}")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every subcommand; each sets ``run`` to the function that carries it out."""
     parser = argparse.ArgumentParser(prog="isod", description="Importance sampling for object detectors.")
@@ -142,6 +156,15 @@ def build_parser() -> argparse.ArgumentParser:
     results.add_argument("--experiment", required=True, metavar="NAME")
     results.add_argument("--out", type=Path, required=True, metavar="DIR")
     results.set_defaults(run=_results)
+
+    triage = commands.add_parser("triage", help="the examples a run drew most, and what may be wrong with their labels")
+    triage.add_argument("--tracking-uri", required=True, metavar="URI")
+    triage.add_argument("--run", required=True, dest="run_name", metavar="RUN", help="run id, or a name: UIS-seed0")
+    triage.add_argument("--experiment", metavar="NAME", help="where to look for the run (default: everywhere)")
+    triage.add_argument("--store", required=True, metavar="STORE", help="crop store that the run trained on")
+    triage.add_argument("--out", type=Path, required=True, metavar="DIR")
+    triage.add_argument("--top", type=int, default=100, metavar="N", help="how many examples (default %(default)s)")
+    triage.set_defaults(run=_triage)
     return parser
 
 
