@@ -39,8 +39,12 @@ def connect(tracking_uri: str) -> MlflowClient:
 @contextmanager
 def explained(tracking_uri: str) -> Iterator[None]:
     """Turn MLflow's and the database's errors into one sentence, and give an absent server seconds, not minutes."""
-    patience = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
-    ours = {k: v for k, v in patience.items() if k not in os.environ}
+    settings = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # one per file, on standard error
+    }
+    ours = {k: v for k, v in settings.items() if k not in os.environ}
     os.environ.update(ours)
     try:
         yield

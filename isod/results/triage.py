@@ -19,12 +19,14 @@ from isod.config import DetectorConfig
 from isod.data.store import CropStore
 from isod.detector import Detector
 from isod.errors import InputError
+from isod.results.examples import ARTIFACT as EXAMPLES
+from isod.results.runs import PARENT_TAG, SWEEP_TAG
 from isod.results.tracking import connect, explained
-from isod.results.triage_sheet import make_sheet, summary, write_sheet
+from isod.results.triage_page import summary, write_sheet
+from isod.results.triage_sheet import make_sheet
 
-EXAMPLES, MODEL = "examples.parquet", "model.pt"
+MODEL = "model.pt"
 COLUMNS = ("index", "frame_id", "draw_count", "mean_importance")  # that every examples.parquet has
-SWEEP_TAG = "isod.sweep"
 LISTED = 6  # runs that a message names
 
 
@@ -62,12 +64,13 @@ def triage_command(
     found = load_run(tracking_uri, run, experiment)
     require_same_data(found, crops)
     sheet = make_sheet(
-        f"{found.name} of {found.experiment}",
+        f"run {found.name} (experiment {found.experiment})",
         found.examples,
         crops,
         None if found.weights is None else load_detector(found, crops),
         detector_config(found.params),
         top=top,
+        trained_on=found.params.get("store"),
     )
     page = write_sheet(sheet, Path(out))
     print(summary(sheet))
@@ -126,7 +129,7 @@ def _find(client: MlflowClient, tracking_uri: str, run: str, experiment: str | N
 def _why_no_examples(client: MlflowClient, run: Run, name: str) -> str:
     if SWEEP_TAG in run.data.tags:
         children = client.search_runs(
-            [run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'", max_results=LISTED
+            [run.info.experiment_id], f"tags.`{PARENT_TAG}` = '{run.info.run_id}'", max_results=LISTED
         )
         names = ", ".join(sorted(item.info.run_name or item.info.run_id for item in children)) or "none"
         return f"run {name!r} is a whole sweep: choose one of its runs ({names})"
@@ -149,7 +152,10 @@ def _read_examples(path: str, name: str) -> pd.DataFrame:
         raise InputError(f"{EXAMPLES} of run {name!r} has no column {', '.join(missing)}: isod did not write it")
     if "margin" not in examples:  # runs of an isod that did not record it
         examples["margin"] = np.nan
-    return examples.sort_values("index", ignore_index=True)
+    examples = examples.sort_values("index", ignore_index=True)
+    if not np.array_equal(examples["index"], np.arange(len(examples))):
+        raise InputError(f"{EXAMPLES} of run {name!r} has not one row for each example: isod did not write it")
+    return examples
 
 
 def _read_weights(path: str, name: str) -> dict[str, torch.Tensor]:

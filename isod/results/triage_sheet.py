@@ -1,75 +1,33 @@
-"""The contact sheet of the most drawn examples: one HTML page that stands alone, and a CSV for annotators."""
+"""What the contact sheet of triage holds: the most drawn examples, their boxes and predictions, and the guesses."""
 
 from __future__ import annotations
 
 import base64
-import csv
 import io
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import resources
-from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
 import simplejpeg
 import torch
 from PIL import Image
 
-import isod
 from isod.config import DetectorConfig
 from isod.data.dataset import Fault
 from isod.data.store import CropStore
 from isod.detector import Detector, detect
 from isod.errors import InputError
 from isod.evaluation.label_problems import PROBLEMS, Guess, guess_problems, precision_at
+from isod.results.triage_marks import Mark, place_words
 
 NONE_SEEN = "none seen"  # the guess where the predictions contradict no label
-MEANINGS = {
-    "overlooked": "an object predicted where nothing is annotated",
-    "swapped": "an object predicted where one of another class is annotated",
-    "badly placed": "the annotated class predicted, with a box that overlaps the annotated one by less than half",
-    NONE_SEEN: "the predictions contradict no label",
-}
 THESIS_K = 100  # how many examples the thesis looked at (§6.1.1)
 BATCH = 16  # crops that go through the network at once
 WIDEST = 960  # pixels of a picture in the page: 500 of them stay below some 30 MB
 JPEG_QUALITY = 80
 
-
 Prediction = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes [n, 4] xyxy crop pixels, labels [n], scores [n]
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A box as the page draws it."""
-
-    x: float  # crop pixels, as are y, width and height
-    y: float
-    width: float
-    height: float
-    words: str
-    kind: str  # truth, dont-care, prediction, contradiction (one that a guess rests on) or fault
-
-    def text_y(self, size: tuple[int, int]) -> float:
-        """Baseline of the words in a crop of (height, width): above the box for labels, below it for what is guessed.
-
-        Where there is no room, on the other side; inside, where a box fills the crop.
-        """
-        line = size[1] / 36  # the page's font size
-        above, below = self.y - 0.25 * line, self.y + self.height + 0.95 * line
-        first, second = (below, above) if self.kind in ("prediction", "contradiction") else (above, below)
-        for y in (first, second):
-            if 0.8 * line <= y <= size[0] - 0.2 * line:
-                return round(y, 2)
-        return round(self.y + self.height - 0.3 * line, 2)
-
-    def ends_right(self, size: tuple[int, int]) -> bool:
-        """Whether the words end at the right side of the box, as they would leave the crop otherwise."""
-        return self.x + 0.6 * size[1] / 36 * len(self.words) > size[1]
 
 
 @dataclass(frozen=True)
@@ -120,6 +78,7 @@ class Sheet:
 
     run: str  # "UIS-seed0 of thesis-grid"
     store: str
+    trained_on: str | None  # the store that the run names
     demo: bool
     examples: int  # readable ones of the train split
     drawn: int  # how many of them were drawn at least once
@@ -146,13 +105,21 @@ def most_drawn(examples: pd.DataFrame) -> np.ndarray:
 
 
 def make_sheet(
-    run: str, examples: pd.DataFrame, store: CropStore, detector: Detector | None, config: DetectorConfig, *, top: int
+    run: str,
+    examples: pd.DataFrame,
+    store: CropStore,
+    detector: Detector | None,
+    config: DetectorConfig,
+    *,
+    top: int,
+    trained_on: str | None = None,
 ) -> Sheet:
     """Read the ``top`` most drawn examples, let the detector look at them, and compare it with their labels.
 
     Args:
         examples: one row per row of the store's train split, in its order, with a column ``margin``.
         detector: in evaluation mode; None leaves out predictions and guesses.
+        trained_on: the store that the run names, for a note where it was moved.
     """
     split = store.split("train")
     readable = np.zeros(len(split), dtype=bool)
@@ -167,6 +134,7 @@ def make_sheet(
     return Sheet(
         run=run,
         store=store.uri,
+        trained_on=trained_on,
         demo=store.meta.demo,
         examples=int(readable.sum()),
         drawn=len(order),
@@ -200,6 +168,7 @@ def _cards(
             guesses = [] if predicted is None else guess_problems(*predicted, boxes, labels, dont_care)
             known = None if faults is None else [fault for fault in faults if fault.index == index]
             row = examples.iloc[index]
+            size = store.meta.crop_size if image is None else (image.shape[0], image.shape[1])
             yield Card(
                 rank=start + place + 1,
                 index=index,
@@ -208,10 +177,10 @@ def _cards(
                 draw_count=int(row["draw_count"]),
                 mean_importance=float(row["mean_importance"]),
                 margin=float(row["margin"]),
-                size=store.meta.crop_size if image is None else (image.shape[0], image.shape[1]),
+                size=size,
                 picture=None if image is None else _data_uri(image),
                 objects=len(labels),
-                marks=_marks(boxes, labels, dont_care, predicted, guesses, known or [], names),
+                marks=place_words(_marks(boxes, labels, dont_care, predicted, guesses, known or [], names), size),
                 findings=[_finding(guess, predicted, labels, names) for guess in guesses if predicted is not None],
                 faults=None if known is None else [_fault_words(fault) for fault in known],
             )
@@ -235,7 +204,7 @@ def _marks(
     for number, (box, label, score) in enumerate(zip(*(predicted or ((), (), ())), strict=True)):
         kind = "contradiction" if number in contradicting else "prediction"
         marks.append(_mark(box, f"{names[label]} {score:.2f}", kind))
-    return marks + [_mark(np.array(fault.box), _fault_words(fault), "fault") for fault in faults]
+    return marks + [_mark(np.array(fault.box), "", "fault") for fault in faults]
 
 
 def _predict(
@@ -283,8 +252,8 @@ def _mark(box: np.ndarray, words: str, kind: str) -> Mark:
 
 
 def _fault_words(fault: Fault) -> str:
-    return (
-        f"{fault.class_name} {'not annotated' if fault.annotated_as is None else f'annotated as {fault.annotated_as}'}"
+    return f"{fault.class_name} " + (
+        "not annotated" if fault.annotated_as is None else f"annotated as {fault.annotated_as}"
     )
 
 
@@ -298,102 +267,3 @@ def _finding(guess: Guess, predicted: Prediction, labels: np.ndarray, names: Seq
     }[guess.problem]
     x0, y0, x1, y1 = predicted[0][guess.prediction].tolist()
     return Finding(guess.problem, words, guess.score, guess.iou, seen, annotated, (x0, y0, x1, y1))
-
-
-def write_sheet(sheet: Sheet, out: Path) -> Path:
-    """Write triage.html and triage.csv into a folder, which is made if need be; the path of the page.
-
-    Raises InputError if the folder cannot be written.
-    """
-    page = render(sheet)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / "triage.csv").open("w", newline="", encoding="utf-8") as file:
-            lines = [_csv_line(sheet, card) for card in sheet.cards]
-            writer = csv.DictWriter(file, list(lines[0]))
-            writer.writeheader()
-            writer.writerows(lines)
-        (out / "triage.html").write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write the sheet into {out}: {error.strerror or error}") from error
-    return out / "triage.html"
-
-
-def _csv_line(sheet: Sheet, card: Card) -> dict[str, object]:
-    """One row of triage.csv; the columns of the guess are empty where there is none."""
-    first = card.findings[0] if card.findings else None
-    x0, y0, x1, y1 = (round(value, 1) for value in first.box) if first else ("",) * 4
-    line: dict[str, object] = {
-        "rank": card.rank,
-        "index": card.index,
-        "frame_id": _as_text(card.frame_id),
-        "tile_column": "" if card.tile is None else card.tile[0],
-        "tile_row": "" if card.tile is None else card.tile[1],
-        "draw_count": card.draw_count,
-        "mean_importance": f"{card.mean_importance:.6g}",
-        "margin": "" if math.isnan(card.margin) else f"{card.margin:.6g}",
-        "guess": "" if sheet.threshold is None else card.guess,
-        "score": f"{first.score:.3f}" if first else "",
-        "predicted_class": _as_text(first.predicted_class) if first else "",
-        "annotated_class": _as_text(first.annotated_class) if first else "",
-        "x0": x0, "y0": y0, "x1": x1, "y1": y1,
-        "all_guesses": _as_text("; ".join(f"{f.problem}: {f.words}" for f in card.findings)),
-    }  # fmt: skip
-    if sheet.demo:
-        line["demo_planted_error"] = "unknown" if card.faults is None else _as_text("; ".join(card.faults))
-    return line
-
-
-def _as_text(value: str) -> str:
-    """A name from the data as a cell that no spreadsheet takes for a formula."""
-    return "'" + value if value[:1] in tuple("=+-@\t\r") and value else value
-
-
-def summary(sheet: Sheet) -> str:
-    """What the terminal says."""
-    lines = [lead(sheet)]
-    if sheet.threshold is None:
-        lines.append("The run left no model.pt, so there are no predictions and no guesses.")
-    else:
-        width = max(len(name) for name, _, _ in sheet.tally)
-        known = sheet.wrong_share is not None
-        lines.append(f"{'guess'.ljust(width)}  examples" + ("  of them with a planted error" if known else ""))
-        lines += [f"{name.ljust(width)}  {cards:>8}" + (f"  {wrong:>28}" if known else "")
-                  for name, cards, wrong in sheet.tally]  # fmt: skip
-    return "\n".join([*lines, *precision_lines(sheet)])
-
-
-def lead(sheet: Sheet) -> str:
-    """Which examples these are, in a sentence."""
-    data = "demo data, a synthetic stand-in" if sheet.demo else ""
-    of = f"{sheet.drawn} that were drawn, {sheet.examples} in all" if sheet.drawn < sheet.examples else sheet.examples
-    equal = "; all were drawn equally often, so these have the highest mean importance" if sheet.alike else ""
-    return f"The {len(sheet.cards)} most drawn examples of {sheet.run} (of {of}{equal})" + (f", {data}" if data else "")
-
-
-def precision_lines(sheet: Sheet) -> list[str]:
-    """How many of the most drawn examples have a label error that is known, beside chance; empty if none is known."""
-    if sheet.wrong_share is None:
-        return []
-    at = ", ".join(f"{value:.0%} of the {k} most drawn examples" for k, value in sheet.precision).replace("%", " %")
-    return [f"Planted label errors (demo data): {at}, {100 * sheet.wrong_share:.1f} % of all."]
-
-
-def render(sheet: Sheet) -> str:
-    """The page."""
-    template = resources.files("isod.results").joinpath("triage.html.j2").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"short": short, "number": lambda value: "" if math.isnan(value) else repr(float(value))}
-    return environment.from_string(template).render(
-        sheet=sheet,
-        lead=lead(sheet),
-        precision=precision_lines(sheet),
-        meanings=MEANINGS,
-        version=isod.__version__,
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-    )
-
-
-def short(value: float) -> str:
-    """Three digits; a dash for what there is not."""
-    return "–" if math.isnan(value) else f"{value:.3g}".replace("-", "−")
