@@ -1,6 +1,7 @@
 """isod demo | prepare | train | results | triage: the command line.
 
-Bad input ends with one sentence on standard error and exit code 2.
+Bad input ends with one sentence on standard error and exit code 2; a regression that ``isod results`` was asked to fail
+on, with one line per class and size and exit code 1.
 """
 
 from __future__ import annotations
@@ -105,10 +106,22 @@ def _train(options: argparse.Namespace) -> None:
     print(f"config.json, metrics.csv, examples.parquet, model.pt: {options.out}")
 
 
-def _results(options: argparse.Namespace) -> None:
-    from isod.results.command import results_command
+def _results(options: argparse.Namespace) -> int:
+    from isod.results.command import RegressionError, results_command
 
-    print(f"report: {results_command(options.tracking_uri, options.experiment, options.out)}")
+    try:
+        results_command(
+            options.tracking_uri,
+            options.experiment,
+            options.out,
+            sweep=options.sweep,
+            metric=options.metric,
+            fail_on_regression=options.fail_on_regression,
+        )
+    except RegressionError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 def _triage(options: argparse.Namespace) -> None:
@@ -155,6 +168,13 @@ def build_parser() -> argparse.ArgumentParser:
     results.add_argument("--tracking-uri", required=True, metavar="URI")
     results.add_argument("--experiment", required=True, metavar="NAME")
     results.add_argument("--out", type=Path, required=True, metavar="DIR")
+    results.add_argument("--sweep", metavar="RUN_ID", help="parent run of the sweep (default: the one started last)")
+    results.add_argument("--metric", default="mAP", metavar="NAME", help="of the printed table, e.g. AP_small/Animal")
+    results.add_argument(
+        "--fail-on-regression",
+        action="store_true",
+        help="exit code 1 if a class or size ended lower than the baseline by more than its own seed-to-seed spread",
+    )
     results.set_defaults(run=_results)
 
     triage = commands.add_parser("triage", help="the examples a run drew most, and what may be wrong with their labels")

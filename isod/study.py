@@ -141,8 +141,7 @@ def run(study: Study, options: argparse.Namespace) -> int:
         print(f"{result.unfinished} runs were not finished: {again}", file=sys.stderr)
     if result.undelivered:
         print(f"{result.undelivered}: all results are in {out / 'runs'}; {again} and delivers them", file=sys.stderr)
-    report = results_command(tracking_uri, experiment, out / "report", sweep=result.parent_run_id)
-    print(f"\nreport: {report}")
+    results_command(tracking_uri, experiment, out / "report", sweep=result.parent_run_id)
     server = tracking_uri.startswith(("http:", "https:"))
     print(f"compare runs: {tracking_uri if server else f'mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}'}")
     return 1 if result.failed or result.unfinished or result.undelivered else 0

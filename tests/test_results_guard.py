@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from isod import cli
 from isod.results import guard_table
 from isod.results.guard import guard_sentence, regressions, spreads_tolerated
 from tests.made_runs import made_runs
+from tests.mlflow_store import Store
 
 GROUND_TRUTH = {
     "GT/Car": 30,
@@ -108,3 +110,49 @@ def test_one_seed_gives_no_verdict():
     assert alone.empty
     assert list(alone.columns) == list(table.columns)
     assert "nothing to judge" in guard_sentence(alone)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("mlflow"))
+
+
+@pytest.mark.parametrize(
+    ("other", "seeds", "code", "said"),
+    [
+        ([0.47, 0.48, 0.46], 3, 1, "UIS: AP_small/Car ended at 0.470"),
+        ([0.50, 0.49, 0.52], 3, 0, ""),
+        ([0.10], 1, 2, "isod: --fail-on-regression cannot judge these runs. Guard: n/a"),
+    ],
+)
+def test_fail_on_regression(store, tmp_path, capsys, other, seeds, code, said):
+    parent = store.sweep()
+    for sampler, values in [("baseline", [0.50, 0.51, 0.52][:seeds]), ("UIS", other)]:
+        for seed, value in enumerate(values):
+            metrics = {"mAP": 0.5, "AP_small/Car": value, "GT/Car": 20, "GT_small/Car": 20}
+            store.run(parent, sampler, seed, grid=[100, 200], metrics=lambda *_, metrics=metrics: metrics)
+    arguments = ["results", "--tracking-uri", store.uri, "--experiment", store.experiment, "--sweep", parent]
+    arguments += ["--out", str(tmp_path)]
+    assert cli.main([*arguments, "--fail-on-regression"]) == code
+    assert (tmp_path / "report.html").is_file()
+    assert capsys.readouterr().err.startswith(said)
+    assert cli.main(arguments) == 0  # only where it is asked for
+
+
+def test_table_of_another_metric(store, tmp_path, capsys):
+    parent = store.sweep()
+    for sampler in ("baseline", "UIS"):
+        metrics = {"mAP": 0.5, "AP_small/Car": 0.2, "train/loss": 1.0}
+        store.run(parent, sampler, 0, grid=[100, 200], metrics=lambda *_, metrics=metrics: metrics)
+    arguments = ["results", "--tracking-uri", store.uri, "--experiment", store.experiment, "--sweep", parent]
+    arguments += ["--out", str(tmp_path), "--metric"]
+    assert cli.main([*arguments, "AP_small/Car"]) == 0
+    assert "final AP_small/Car" in capsys.readouterr().out
+    assert cli.main([*arguments, "train/loss"]) == 2
+    assert capsys.readouterr().err == (
+        "isod: a speed-up needs a metric of which more is better (mAP…, AP…, binary_AP…), got 'train/loss'\n"
+    )
+    assert cli.main([*arguments, "AP_small/Dog"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "isod: no finished run logged 'AP_small/Dog'; the runs have: AP_small/Car"
+    )

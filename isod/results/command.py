@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
+from isod.errors import InputError
+from isod.results.guard import guard_sentence, guard_table, regressions
 from isod.results.report import write_report
-from isod.results.runs import load_runs
+from isod.results.runs import HEADLINE, load_runs
 from isod.results.table import format_table
 
 
-def results_command(tracking_uri: str, experiment: str, out: Path | str, sweep: str | None = None) -> Path:
-    """Print the speed-up table and write the report into a folder.
+class RegressionError(Exception):
+    """A stratum got worse and the caller asked for that to fail; the message has one line for each."""
+
+
+def results_command(
+    tracking_uri: str,
+    experiment: str,
+    out: Path | str,
+    sweep: str | None = None,
+    metric: str = HEADLINE,
+    fail_on_regression: bool = False,
+) -> Path:
+    """Print the speed-up table and what got worse, write the report into a folder, and print where it is.
 
     Args:
         tracking_uri, experiment, sweep: as ``load_runs`` takes them; the sweep that started last if not given.
+        metric: of the printed table; the report has its own.
+        fail_on_regression: whether a stratum that got worse, by the rule of ``isod.results.guard``, is an error.
     Returns:
         The path of report.html.
     Raises:
-        InputError: nothing to read, nothing to compare, or nowhere to write.
+        InputError: nothing to read, nothing to compare, nowhere to write, a metric that is not logged or of which less
+            is better; with ``fail_on_regression`` also if there is nothing to judge a regression by.
+        RegressionError: a stratum got worse and ``fail_on_regression`` is set; the report is written all the same.
     """
     runs = load_runs(tracking_uri, experiment, sweep)
-    print(format_table(runs))
-    return write_report(runs, Path(out))
+    guard = guard_table(runs)
+    print(format_table(runs, metric=metric))
+    print(textwrap.fill(guard_sentence(guard), 100))
+    page = write_report(runs, Path(out))
+    print(f"\nreport: {page}")
+    if fail_on_regression:
+        if guard["tolerance"].isna().all():
+            raise InputError(f"--fail-on-regression cannot judge these runs. {guard_sentence(guard)}")
+        if worse := regressions(guard):
+            raise RegressionError("\n".join(worse))
+    return page

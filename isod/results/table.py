@@ -30,6 +30,7 @@ COLUMNS = (
     "target", "target_seeds", "target_iterations", "target_speedup", "target_low", "target_high",
     "seconds", "wall_clock_speedup", "seconds_per_run", "ess",
 )  # fmt: skip
+AVERAGE_PRECISIONS = ("mAP", "AP", "binary_AP")  # what the names of metrics begin with of which more is better
 MISSABLE = ("speedup", "wall_clock_speedup", "target_speedup")  # NaN of these, beside a baseline, is "not reached"
 ENDS = ("interval_low", "interval_high", "target_low", "target_high")  # NOT_REACHED of these likewise
 
@@ -239,8 +240,11 @@ def format_table(runs: Runs, columns: int = 100, metric: str = HEADLINE) -> str:
     It is two tables under one another, how fast and how high; each leaves out its last column where space is short.
 
     Raises:
-        InputError: no run has a value of the metric.
+        InputError: no run has a value of the metric, or it is not an average precision: of a loss less is better, and
+            "surpasses" would mean the opposite.
     """
+    if not metric.startswith(AVERAGE_PRECISIONS):
+        raise InputError(f"a speed-up needs a metric of which more is better (mAP…, AP…, binary_AP…), got {metric!r}")
     table = speedup_table(runs, metric)
     if table.empty:
         raise InputError(f"no finished run logged {metric!r}; the runs have: {', '.join(runs.metrics)}")
