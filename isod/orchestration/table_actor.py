@@ -75,9 +75,14 @@ class TableActor:
 
         Raises:
             InputError: scores were refused that this draw, or an earlier one, must see.
+            RuntimeError: the draw was handed out, and trained on, before.
         """
         await self._until(run, lambda: self._schedule.ready(step))
-        return self._schedule.draw(step) if run == self._number else None
+        if run != self._number:
+            return None
+        if step < self._schedule.applied:  # Ray started a lost worker again, from the run's first step
+            raise RuntimeError(f"draw {step} was handed out before: its decode worker was lost")
+        return self._schedule.draw(step)
 
     async def update(self, run: int, step: int, indices: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
         """Takes the scores of ``step``; raises InputError for scores that are not finite and ≥ 0."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from ray import tune
-from ray.exceptions import RayError
+from ray.exceptions import RayTaskError
 
 from isod.config import ResourceConfig, RunConfig
 from isod.data.store import CropStore
@@ -104,6 +104,7 @@ def run_trial(
         )
     except BaseException as error:
         drop_stream()
-        if isinstance(error, RayError) or not isinstance(error, InputError | FloatingPointError):
-            raise  # a lost process, machine or disk: the next attempt goes on from the checkpoint
-        send([], failed=str(error))
+        cause = error.cause if isinstance(error, RayTaskError) else error  # a worker's own exception
+        if not isinstance(cause, InputError | FloatingPointError):
+            raise  # a lost process or machine: the next attempt goes on from the checkpoint
+        send([], failed=str(cause))

@@ -1,4 +1,4 @@
-"""What a sweep writes to or reads from goes bad while it runs: MLflow away, locked or full, the crop store cut short."""
+"""What a sweep writes to or reads from goes bad: MLflow away, locked or full, the crop store cut short."""
 
 import os
 import shutil
