@@ -12,22 +12,11 @@ from matplotlib.colors import to_rgb
 from isod.config import SAMPLERS, THESIS_SAMPLERS
 from isod.results import figures, load_runs
 from isod.results.style import LOOKS, look_of
-from tests.mlflow_store import GRID, Store, made_up_metrics
+from tests.full_sweep import all_metrics
+from tests.mlflow_store import GRID, Store
 
 HOSTILE = {"Vehicle": "Vulnerable $x_2$ <b>vehicle</b> with a long name"}  # MLflow itself would not allow $ or <
 GROUPS = [("LIS", "UIS"), ("LIS-RB", "UIS-RB"), ("LIS-RHO",), ("LIS-IR", "UIS-IR")]
-
-
-def all_metrics(sampler, seed, step):
-    """What a run logs, with the drawing's own metrics; the baseline has no score to correlate."""
-    rng = np.random.default_rng([seed, step])
-    out = made_up_metrics(sampler, seed, step)
-    out |= {"sampler/repeats": 0.02, "sampler/recent_repeats": 0.1, "sampler/wrong_labels": rng.uniform(0.05, 0.1)}
-    if sampler != "baseline":
-        out["sampler/ess"] = 0.5
-        out["sampler/correlation_class_loss"] = step / GRID[-1] - 0.2
-        out["sampler/correlation_box_loss"] = 0.3
-    return out
 
 
 @pytest.fixture(scope="module")

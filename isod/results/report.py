@@ -1,23 +1,23 @@
-"""One HTML page that stands alone: the headline table, the figures, and what they were made from."""
+"""One HTML page that stands alone: the headline table, the figures, the guard, and what they were made from."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
-from dataclasses import dataclass
+import shlex
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 
 import jinja2
 import pandas as pd
-from matplotlib.figure import Figure
 
 import isod
 from isod.errors import InputError
-from isod.results import figures
+from isod.results.consistency import TOP, consistency_table
+from isod.results.examples import load_examples
+from isod.results.guard import guard_sentence, guard_table
+from isod.results.plates import chapters, lead_plate
 from isod.results.runs import BASELINE, HEADLINE, Runs
 from isod.results.table import baseline_null, interval_text, notes, percent, printable, speedup_table
 from isod.sampling.gain import ess_in_words
@@ -25,35 +25,33 @@ from isod.sampling.gain import ess_in_words
 PER_RUN = {"sampler", "seed"}  # parameters that differ between runs by design
 
 
-@dataclass(frozen=True)
-class Plate:
-    """A figure as the page shows it."""
-
-    title: str
-    caption: str  # one sentence: what to see
-    source: str  # data: URI of the SVG
-    min_width: int  # pixels below which it scrolls instead of shrinking
-    max_width: int  # pixels above which it does not grow
+STATISTICS = ("draw_count", "mean_importance", "margin")  # of single examples, that the figures need
 
 
 def write_report(runs: Runs, out: Path) -> Path:
-    """Write report.html, speedup.csv and speedup.json into a folder, which is made if need be.
+    """Write report.html, and beside it speedup.csv, guard.csv, consistency.csv and speedup.json with all three, into a
+    folder, which is made if need be.
 
     Returns:
         The path of report.html.
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or a run's statistics of examples cannot be read.
     """
     out = Path(out)
-    table = speedup_table(runs)
-    page = _render(runs, table)
+    table, guard, examples = speedup_table(runs), guard_table(runs), load_examples(runs, STATISTICS)
+    consistency = consistency_table(examples)
+    page = _render(runs, table, guard, consistency, examples)
     try:
         out.mkdir(parents=True, exist_ok=True)
         spoken = table.astype(object)
         for column in ("speedup", "wall_clock_speedup"):
             spoken[column] = _spoken(table, column)
         spoken.to_csv(out / "speedup.csv")
-        (out / "speedup.json").write_text(json.dumps(_as_json(runs, spoken), indent=2) + "\n", encoding="utf-8")
+        guard.to_csv(out / "guard.csv", index=False)
+        consistency.to_csv(out / "consistency.csv")
+        (out / "speedup.json").write_text(
+            json.dumps(_as_json(runs, spoken, guard, consistency), indent=2) + "\n", encoding="utf-8"
+        )
         (out / "report.html").write_text(page, encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write the report into {out}: {error.strerror or error}") from error
@@ -81,15 +79,20 @@ def headline(runs: Runs, table: pd.DataFrame) -> str:
 
 
 def gain_sentence(table: pd.DataFrame) -> str:
-    """Whether this data set has anything to gain: the effective sample size of the scores over N (spec §11)."""
+    """Whether this data set has anything to gain: each sampler's effective sample size over N, in words (spec §11)."""
     ess = table["ess"].drop(BASELINE, errors="ignore").dropna()
-    if ess.empty:
+    alike: dict[str, list[str]] = {}
+    for name, value in ess.items():
+        alike.setdefault(ess_in_words(float(value)), []).append(f"{name} {value:.2f}")
+    if not alike:
         return ""
-    listed = ", ".join(f"{name} {value:.2f}" for name, value in ess.items())
-    return f"Effective sample size of the scores over N at the end: {listed}; {ess_in_words(float(ess.min()))}."
+    said = "; ".join(f"{', '.join(names)}, {words}" for words, names in alike.items())
+    return f"Is there anything to gain? Effective sample size of the scores over N at the end: {said}."
 
 
-def _render(runs: Runs, table: pd.DataFrame) -> str:
+def _render(
+    runs: Runs, table: pd.DataFrame, guard: pd.DataFrame, consistency: pd.DataFrame, examples: pd.DataFrame
+) -> str:
     template = resources.files("isod.results").joinpath("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     cells = printable(table)
@@ -104,7 +107,13 @@ def _render(runs: Runs, table: pd.DataFrame) -> str:
         columns=list(cells.columns),
         rows=cells.to_dict("records"),
         notes=[n for n in notes(runs, table) if not n.startswith("DEMO")],
-        plates=_plates(runs, table),
+        lead=lead_plate(runs, list(table.index[table["reached"]])),
+        chapters=chapters(runs, examples),
+        triage=_triage_commands(runs),
+        guard_said=guard_sentence(guard),
+        guard=_guard_cells(guard),
+        consistency=_consistency_cells(consistency),
+        without_statistics=examples.attrs["missing"],
         left_out=runs.left_out.to_dict("records"),
         settings={name: value for name, value in settings.items() if name not in PER_RUN},
         varying=varying,
@@ -114,43 +123,56 @@ def _render(runs: Runs, table: pd.DataFrame) -> str:
     )
 
 
-def _plates(runs: Runs, table: pd.DataFrame) -> list[Plate]:
-    passed = list(table.index[table["reached"]]) if "reached" in table else []
-    who = f"{', '.join(passed)} {'pass' if len(passed) > 1 else 'passes'} it" if passed else "no sampler passes it"
-    plates = [
-        _plate(
-            figures.map_figure(runs),
-            "mAP and speed-up",
-            "Mean over seeds, shaded ±1 standard deviation; the dashed line is the baseline's best, the diamond where "
-            f"it is reached, and each bar the iterations saved on the way there: {who}.",
-        )
+def _guard_cells(guard: pd.DataFrame) -> list[dict[str, str]]:
+    """The guard as people read it; the key "worse" is "worse", "" or, without a verdict, "n/a"."""
+    return [
+        {
+            "sampler": row["sampler"],
+            "class": row["class"],
+            "size": row["size"],
+            "objects": f"{row['ground_truth']}",
+            "baseline": f"{row['baseline']:.3f}"
+            + ("" if math.isnan(row["baseline_sd"]) else f" ± {row['baseline_sd']:.3f}"),
+            "here": f"{row['other']:.3f}",
+            "difference": f"{row['difference']:+.3f}".replace("-", "−"),
+            "tolerated": "n/a" if math.isnan(row["tolerance"]) else f"−{row['tolerance']:.3f}",
+            "worse": "worse" if row["worse"] else "n/a" if math.isnan(row["tolerance"]) else "",
+        }
+        for row in guard.to_dict("records")
     ]
-    if not runs.class_names:
-        return plates
-    rarest = runs.class_names[-1]
-    plates += [
-        _plate(figures.size_figure(runs), "mAP by object size",
-               "Look for a sampler that gains on one size by giving up another; all panels share a scale."),
-        _plate(figures.class_by_size_figure(runs), "AP by class and size",
-               "Moving average (0.8) over the thin raw mean, with the number of objects in brackets: curves over few "
-               "objects jump by themselves."),
-        _plate(figures.rarest_class_figure(runs), f"The rarest class: {rarest}",
-               "Whether drawing by importance reaches what the data holds little of."),
-        _plate(figures.binary_figure(runs), "Binary AP",
-               "The class ignored: where this rises and AP does not, objects are found but misnamed."),
-        _plate(figures.false_positive_figure(runs), "False positives",
-               "Detections shown to people that match nothing: the price a sampler pays when it neglects background; "
-               "number of objects in brackets."),
-    ]  # fmt: skip
-    return plates
 
 
-def _plate(figure: Figure, title: str, caption: str) -> Plate:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    source = "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-    width = figure.get_figwidth()  # inches
-    return Plate(title, caption, source, min_width=round(57 * width), max_width=round(125 * width))
+def _consistency_cells(consistency: pd.DataFrame) -> list[dict[str, str]]:
+    def number(value: float, form: str) -> str:
+        return "n/a" if math.isnan(value) else format(value, form)
+
+    return [
+        {
+            "sampler": str(row["sampler"]),
+            "runs": str(row["runs"]),
+            "rank correlation": number(row["importance"], ".2f"),
+            "lowest … highest": "n/a"
+            if math.isnan(row["importance"])
+            else f"{row['importance_low']:.2f} … {row['importance_high']:.2f}",
+            f"top {TOP} shared": number(100 * row["top_shared"], ".0f") + " %" * (not math.isnan(row["top_shared"])),
+            "draws of the most drawn": f"{row['most_drawn']:.0f}",
+            "drawn uniformly": f"{row['uniform']:.1f}",
+        }
+        for row in consistency.reset_index().to_dict("records")
+    ]
+
+
+def _triage_commands(runs: Runs) -> list[str]:
+    """What shows the most exploited examples as pictures (thesis C.1 to C.3): one run of each sampler that scores."""
+    first = runs.runs.sort_values("seed").groupby("sampler").head(1)
+    run_of = {row.sampler: str(row.Index) for row in first.itertuples()}
+    store = str(runs.runs["params.store"].iloc[0]) if "params.store" in runs.runs else "STORE"
+    return [
+        f"isod triage --tracking-uri {shlex.quote(runs.tracking_uri)} --run {run_of[sampler]} "
+        f"--store {shlex.quote(store)} --out {shlex.quote(f'triage-{sampler}')}"
+        for sampler in runs.samplers
+        if sampler != BASELINE
+    ]
 
 
 def _facts(runs: Runs) -> dict[str, str]:
@@ -177,14 +199,16 @@ def _spoken(table: pd.DataFrame, column: str) -> list[float | str | None]:
     ]
 
 
-def _as_json(runs: Runs, table: pd.DataFrame) -> dict[str, object]:
-    """What is in the table, as strict JSON: null for what does not exist."""
+def _as_json(runs: Runs, table: pd.DataFrame, guard: pd.DataFrame, consistency: pd.DataFrame) -> dict[str, object]:
+    """What is in the tables, as strict JSON: null for what does not exist."""
     null = baseline_null(runs)
 
     def plain(value: object) -> object:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    records = table.reset_index().to_dict("records")
+    def records(frame: pd.DataFrame) -> list[dict[str, object]]:
+        return [{str(k): plain(v) for k, v in record.items()} for record in frame.to_dict("records")]
+
     return {
         "experiment": runs.experiment,
         "sweep": runs.sweep,
@@ -192,6 +216,8 @@ def _as_json(runs: Runs, table: pd.DataFrame) -> dict[str, object]:
         "demo": runs.is_demo,
         "metric": HEADLINE,
         "null_interval": [null.low, null.high] if null else None,
-        "samplers": [{str(k): plain(v) for k, v in record.items()} for record in records],
+        "samplers": records(table.reset_index()),
+        "guard": records(guard),
+        "consistency": records(consistency.reset_index()),
         "left_out": runs.left_out.to_dict("records"),
     }
