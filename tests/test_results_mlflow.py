@@ -170,14 +170,14 @@ def test_report(store, tmp_path, capsys):
     assert "speed-up" in capsys.readouterr().out
     html = page.read_text(encoding="utf-8")
     assert html.count("DEMO") > 3
-    assert not re.search(r"(src|href)=[\"'](?!data:)", html)  # nothing is fetched
+    assert not re.search(r"(src|href)=[\"'](?!data:|#)", html)  # nothing is fetched
     assert "<script" not in html
     assert "2 cores &lt;no GPU&gt;" in html  # autoescape
     assert "abc1234" in html
     assert "LIS-RB" in html  # the failed run is listed
     assert html.index("<table") < html.index("<img")
     pictures = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", html)
-    assert len(pictures) == 6
+    assert len(pictures) == html.count("<figure>") > 6
     assert all(ElementTree.fromstring(base64.b64decode(p)).tag.endswith("svg") for p in pictures)
 
     data = json.loads((page.parent / "speedup.json").read_text(), parse_constant=pytest.fail)

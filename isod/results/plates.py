@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -36,11 +37,18 @@ RASTER_DPI = 150  # of the binned parts; the rest are lines
 
 @dataclass(frozen=True)
 class Plate:
-    """A figure as the page shows it."""
+    """A figure of the report, not drawn yet."""
 
+    draw: Callable[[], Figure]
     title: str
     of_thesis: str  # its number there; "" for one that the thesis has not
     caption: str  # one sentence: what to see
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as the page shows it."""
+
     source: str  # data: URI of the SVG
     min_width: int  # pixels below which it scrolls instead of shrinking
     max_width: int  # pixels above which it does not grow
@@ -48,7 +56,7 @@ class Plate:
 
 @dataclass(frozen=True)
 class Chapter:
-    """Figures that belong together."""
+    """Plates that belong together."""
 
     anchor: str
     title: str
@@ -59,8 +67,8 @@ class Chapter:
 def lead_plate(runs: Runs, passed: Sequence[str]) -> Plate:
     """The figure that answers which sampler is fastest; ``passed`` are those that surpass the baseline's best."""
     who = f"{', '.join(passed)} {'pass' if len(passed) > 1 else 'passes'} it" if passed else "no sampler passes it"
-    return _plate(
-        figures.map_figure(runs),
+    return Plate(
+        partial(figures.map_figure, runs),
         "mAP and speed-up, all samplers",
         "A.1" if len(_comparisons(runs)) > 1 else _numbers(runs, 0) or "A.1",
         "Mean over seeds, shaded ±1 standard deviation; the dashed line is the baseline's best, the diamond where it "
@@ -86,8 +94,8 @@ def _every_chapter(runs: Runs, examples: pd.DataFrame) -> Iterator[Chapter]:
     yield Chapter("drawing", "What was drawn", list(_drawing(runs, examples)))
     yield Chapter("consistency-figures", "Do runs agree on what matters", list(_importance(examples, IN_CHAPTER_6)))
     if split:
-        plate = _plate(
-            figures.false_positive_figure(runs),
+        plate = Plate(
+            partial(figures.false_positive_figure, runs),
             "False positives",
             "6.7",
             "Detections shown to people that match nothing: the price a sampler pays when it neglects "
@@ -122,33 +130,33 @@ def _numbers(runs: Runs, nth: int) -> str:
 def _results(runs: Runs, samplers: Sequence[str] | None, numbers: Sequence[str]) -> Iterator[Plate]:
     """The five figures with which the thesis compares samplers."""
     rarest = runs.class_names[-1]
-    yield _plate(
-        figures.map_figure(runs, samplers),
+    yield Plate(
+        partial(figures.map_figure, runs, samplers),
         "mAP and speed-up",
         numbers[0],
         "Where a bar starts, the sampler surpasses the baseline's best; a bar to the right is slower.",
     )
-    yield _plate(
-        figures.size_figure(runs, samplers),
+    yield Plate(
+        partial(figures.size_figure, runs, samplers),
         "mAP by object size",
         numbers[1],
         "Look for a sampler that gains on one size by giving up another; all panels share a scale.",
     )
-    yield _plate(
-        figures.class_by_size_figure(runs, samplers),
+    yield Plate(
+        partial(figures.class_by_size_figure, runs, samplers),
         "AP by class and size",
         numbers[2],
         f"Moving average ({figures.SMOOTHING}) over the thin raw mean, with the number of objects in "
         f"brackets: curves over few objects jump by themselves.{_shown(runs)}",
     )
-    yield _plate(
-        figures.rarest_class_figure(runs, samplers),
+    yield Plate(
+        partial(figures.rarest_class_figure, runs, samplers),
         f"The rarest class: {rarest}",
         numbers[3],
         "Whether drawing by importance reaches what the data holds little of.",
     )
-    yield _plate(
-        figures.binary_figure(runs, samplers),
+    yield Plate(
+        partial(figures.binary_figure, runs, samplers),
         "Binary AP",
         numbers[4],
         "The class ignored: where this rises and AP does not, objects are found but misnamed.",
@@ -157,27 +165,27 @@ def _results(runs: Runs, samplers: Sequence[str] | None, numbers: Sequence[str])
 
 def _appendix_a(runs: Runs, with_smoothed: bool) -> Iterator[Plate]:
     if with_smoothed:
-        yield _plate(
-            figures.size_figure(runs),
+        yield Plate(
+            partial(figures.size_figure, runs),
             "mAP by object size, all samplers",
             "A.2",
             "The same scale as above, so that the groups can be held against one another.",
         )
-    yield _plate(
-        figures.class_by_size_figure(runs, smoothing=None),
+    yield Plate(
+        partial(figures.class_by_size_figure, runs, smoothing=None),
         "AP by class and size, not smoothed",
         "A.3",
         f"The mean over seeds as it was measured, shaded ±1 standard deviation.{_shown(runs)}",
     )
-    yield _plate(
-        figures.rarest_class_figure(runs, smoothing=None),
+    yield Plate(
+        partial(figures.rarest_class_figure, runs, smoothing=None),
         f"{runs.class_names[-1]}, not smoothed",
         "A.4",
         "How far single validations jump around the moving average.",
     )
     if with_smoothed:
-        yield _plate(
-            figures.binary_figure(runs),
+        yield Plate(
+            partial(figures.binary_figure, runs),
             "Binary AP, all samplers",
             "A.5",
             "Which sampler finds most, whatever it calls it.",
@@ -187,32 +195,32 @@ def _appendix_a(runs: Runs, with_smoothed: bool) -> Iterator[Plate]:
 def _drawing(runs: Runs, examples: pd.DataFrame) -> Iterator[Plate]:
     logged = set(runs.metrics)
     if logged & {"sampler/correlation_class_loss", "sampler/correlation_box_loss"}:
-        yield _plate(
-            figures.correlation_figure(runs),
+        yield Plate(
+            partial(figures.correlation_figure, runs),
             "Correlation of score and loss",
             "6.1",
             "Near 1, a high score means a high loss; the thesis's UIS starts slightly below 0 and rises, "
             "from moderately easy examples to harder ones.",
         )
     if logged & {"sampler/ess", "sampler/repeats", "sampler/recent_repeats"}:
-        yield _plate(
-            figures.drawing_figure(runs),
+        yield Plate(
+            partial(figures.drawing_figure, runs),
             "How concentrated the draws are",
             "",
             "The lower the effective sample size, the fewer examples carry the draws; repeats say how often "
             "one comes back at once.",
         )
     if "sampler/wrong_labels" in logged:
-        yield _plate(
-            figures.wrong_label_figure(runs),
+        yield Plate(
+            partial(figures.wrong_label_figure, runs),
             "Draws of wrong labels",
             "",
             "The baseline's line is the share that the demo data holds; a sampler above it is drawn to label errors.",
         )
     if examples["margin"].notna().any():
         scored = [s for s in figures_examples.sampler_names(examples) if s != BASELINE]
-        yield _plate(
-            figures_examples.margin_figure(examples, scored),
+        yield Plate(
+            partial(figures_examples.margin_figure, examples, scored),
             "Margin by draw count",
             "6.2",
             "Upper left are examples drawn often and misclassified all the same: hard ones, and those with "
@@ -227,15 +235,15 @@ def _importance(examples: pd.DataFrame, samplers: Sequence[str]) -> Iterator[Pla
         if not runs:
             continue
         one, _, two = numbers.get(sampler, ", ").partition(", ")
-        yield _plate(
-            figures_examples.importance_figure(examples, sampler),
+        yield Plate(
+            partial(figures_examples.importance_figure, examples, sampler),
             f"{sampler}: importance and draws",
             one,
             "Where runs lie on one another they agree on how skewed the data is; draws should fall with importance.",
         )
         if runs > 1:
-            yield _plate(
-                figures_examples.consistency_figure(examples, sampler),
+            yield Plate(
+                partial(figures_examples.consistency_figure, examples, sampler),
                 f"{sampler}: the same examples in every run?",
                 two,
                 "The closer the shade keeps to the line, the more an example's importance is its own and "
@@ -249,12 +257,13 @@ def _shown(runs: Runs) -> str:
     return f" Of {several} classes the {figures.MAX_CLASSES} with most objects." if more else ""
 
 
-def _plate(figure: Figure, title: str, of_thesis: str, caption: str) -> Plate:
-    buffer = io.BytesIO()
+def drawn(plate: Plate) -> Picture:
+    """Draws the figure of a plate as SVG."""
+    figure, buffer = plate.draw(), io.BytesIO()
     figure.savefig(buffer, format="svg", dpi=RASTER_DPI, metadata={"Date": None})
     source = "data:image/svg+xml;base64," + base64.b64encode(_rounded(buffer.getvalue())).decode()
     narrow, wide = (round(pixels * figure.get_figwidth()) for pixels in PIXELS_PER_INCH)
-    return Plate(title, of_thesis, caption, source, min_width=narrow, max_width=wide)
+    return Picture(source, min_width=narrow, max_width=wide)
 
 
 def _rounded(svg: bytes) -> bytes:

@@ -17,14 +17,16 @@ from isod.errors import InputError
 from isod.results.consistency import TOP, consistency_table
 from isod.results.examples import load_examples
 from isod.results.guard import guard_sentence, guard_table
-from isod.results.plates import chapters, lead_plate
+from isod.results.plates import chapters, drawn, lead_plate
 from isod.results.runs import BASELINE, HEADLINE, Runs
-from isod.results.table import baseline_null, interval_text, notes, percent, printable, speedup_table
+from isod.results.table import baseline_null, interval_text, notes, percent, printable, speedup_table, spoken
 from isod.sampling.gain import ess_in_words
 
 PER_RUN = {"sampler", "seed"}  # parameters that differ between runs by design
 
 
+FAST = ("sampler", "seeds", "speed-up", "95 % interval", "chance", "iterations", "to target", "in time")  # the first
+# of the two tables that the headline table is cut into: a row of it is too long for a page
 STATISTICS = ("draw_count", "mean_importance", "margin")  # of single examples, that the figures need
 
 
@@ -43,14 +45,11 @@ def write_report(runs: Runs, out: Path) -> Path:
     page = _render(runs, table, guard, consistency, examples)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        spoken = table.astype(object)
-        for column in ("speedup", "wall_clock_speedup"):
-            spoken[column] = _spoken(table, column)
-        spoken.to_csv(out / "speedup.csv")
+        spoken(table).to_csv(out / "speedup.csv")
         guard.to_csv(out / "guard.csv", index=False)
         consistency.to_csv(out / "consistency.csv")
         (out / "speedup.json").write_text(
-            json.dumps(_as_json(runs, spoken, guard, consistency), indent=2) + "\n", encoding="utf-8"
+            json.dumps(_as_json(runs, spoken(table), guard, consistency), indent=2) + "\n", encoding="utf-8"
         )
         (out / "report.html").write_text(page, encoding="utf-8")
     except OSError as error:
@@ -104,11 +103,12 @@ def _render(
         runs=runs,
         headline=headline(runs, table),
         gain=gain_sentence(table),
-        columns=list(cells.columns),
-        rows=cells.to_dict("records"),
+        fast=cells[[*FAST]].to_dict("records"),
+        high=cells[["sampler", *cells.columns.drop([*FAST])]].to_dict("records"),
         notes=[n for n in notes(runs, table) if not n.startswith("DEMO")],
         lead=lead_plate(runs, list(table.index[table["reached"]])),
         chapters=chapters(runs, examples),
+        drawn=drawn,
         triage=_triage_commands(runs),
         guard_said=guard_sentence(guard),
         guard=_guard_cells(guard),
@@ -189,14 +189,6 @@ def _facts(runs: Runs) -> dict[str, str]:
         "Machine": runs.tags.get("isod.machine", "not recorded"),
         "First run started": f"{runs.runs['start'].min():%Y-%m-%d %H:%M UTC}",
     }
-
-
-def _spoken(table: pd.DataFrame, column: str) -> list[float | str | None]:
-    """Numbers, with "not reached" spelled out; empty for the baseline and where there is no baseline."""
-    return [
-        value if reached else None if name == BASELINE or BASELINE not in table.index else "not reached"
-        for name, value, reached in zip(table.index, table[column], table["reached"], strict=True)
-    ]
 
 
 def _as_json(runs: Runs, table: pd.DataFrame, guard: pd.DataFrame, consistency: pd.DataFrame) -> dict[str, object]:
