@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from mlflow.tracking import MlflowClient
 
 from isod.config import SAMPLERS
 from isod.errors import InputError
-from isod.results.tracking import connect, explained
+from isod.results.tracking import connect, explained, read_histories
 
 BASELINE = "baseline"
 HEADLINE = "mAP"  # every finished run has this curve; its steps are the run's validation grid
@@ -37,6 +38,11 @@ class Runs:
     )  # index run_id; sampler, seed (int), start (UTC), and every parameter as text under params.<name>
     curves: pd.DataFrame  # sampler, seed, metric, step, value; one row per logged value
     left_out: pd.DataFrame  # run_id, sampler, seed, status, reason: runs of the sweep that do not enter
+
+    @cached_property
+    def _positions(self) -> dict[tuple[str, str], np.ndarray]:
+        """Rows of ``curves`` by metric and sampler: a report asks for hundreds of curves among a million rows."""
+        return self.curves.groupby(["metric", "sampler"], observed=True).indices  # type: ignore[return-value]
 
     @property
     def samplers(self) -> list[str]:
@@ -63,7 +69,7 @@ class Runs:
 
     def curve(self, metric: str, sampler: str) -> pd.DataFrame:
         """[iteration × seed] values of a metric; no columns if the sampler never logged it."""
-        rows = self.curves[(self.curves["metric"] == metric) & (self.curves["sampler"] == sampler)]
+        rows = self.curves.iloc[self._positions.get((metric, sampler), [])]
         return rows.pivot(index="step", columns="seed", values="value").sort_index()
 
     def mean_curve(self, metric: str, sampler: str) -> pd.Series:
@@ -116,7 +122,7 @@ def load_runs(tracking_uri: str, experiment: str, sweep: str | None = None) -> R
             listed = ", ".join(f"{n} {status}" for status, n in states.items()) or "none started"
             raise InputError(f"sweep {name!r} of experiment {experiment!r} has no finished run ({listed})")
         _require_one_store(table, name)
-        curves = _read_curves(client, table, {r.info.run_id: r for r in children})
+        curves = _read_curves(tracking_uri, table, {r.info.run_id: r for r in children})
     without = table.index[~table.index.isin(curves.loc[curves["metric"] == HEADLINE, "run_id"])]
     if len(without):
         reasons = table.loc[without, ["sampler", "seed"]].assign(status="FINISHED", reason=f"logged no {HEADLINE}")
@@ -201,20 +207,21 @@ def _require_one_store(table: pd.DataFrame, sweep: str) -> None:
         raise InputError(f"the runs of sweep {sweep!r} trained on different stores ({listed}) and cannot be compared")
 
 
-def _read_curves(client: MlflowClient, table: pd.DataFrame, runs: dict[str, Run]) -> pd.DataFrame:
-    """Long table of every metric of every run; of a step logged twice (a resumed run) the later value stays."""
-    parts = []
-    for run_id, sampler, seed in table[["sampler", "seed"]].itertuples():
-        for metric in runs[run_id].data.metrics:
-            history = client.get_metric_history(run_id, metric)
-            values = {m.step: m.value for m in sorted(history, key=lambda m: m.timestamp)}
-            part = pd.DataFrame({"step": list(values), "value": list(values.values())})
-            parts.append(part.assign(run_id=run_id, sampler=sampler, seed=seed, metric=metric))
-    columns = ["run_id", "sampler", "seed", "metric", "step", "value"]
-    if not parts:
-        return pd.DataFrame(columns=columns)
-    curves = pd.concat(parts, ignore_index=True)[columns]
-    return curves.astype({"run_id": "category", "sampler": "category", "metric": "category"})
+def _read_curves(tracking_uri: str, table: pd.DataFrame, runs: dict[str, Run]) -> pd.DataFrame:
+    """Long table of every metric of every run, ordered by run, metric and step."""
+    history = read_histories(tracking_uri, {run_id: list(runs[run_id].data.metrics) for run_id in table.index})
+    ids, row = history["run_id"].cat.categories, history["run_id"].cat.codes.to_numpy()
+    samplers = pd.Categorical(table["sampler"].reindex(ids))
+    return pd.DataFrame(
+        {
+            "run_id": history["run_id"],
+            "sampler": samplers.take(row),
+            "seed": table["seed"].reindex(ids).to_numpy(dtype="int64")[row],
+            "metric": history["metric"],
+            "step": history["step"],
+            "value": history["value"],
+        }
+    )
 
 
 def _require_one_grid(curves: pd.DataFrame) -> None:
