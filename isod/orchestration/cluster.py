@@ -46,7 +46,8 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
         return
     for _ in range(START_ATTEMPTS):
         try:
-            ray.init(num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+            # "local": without it Ray would join a cluster that somebody else runs on this machine
+            ray.init("local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **options)
             return
         except Exception as error:  # Ray raises nothing narrower
             if "timed out during startup" not in str(error):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 
 RETRY_AFTER = 3.0  # seconds between two attempts at the same call
+
+
+def reason(error: Exception) -> str:
+    """What a failed call says, in a line: of a database's error its own words, not the statement and its numbers."""
+    text = " ".join(str(error).split())
+    database = re.search(r"\(\w+\.\w*Error\) ([^\[]+)", text)
+    return (database[1].strip() if database else text[:200]) or type(error).__name__
 
 
 class Outbox:
@@ -59,7 +67,7 @@ class Outbox:
                 call()
             except Exception as error:  # whatever a network, a server or a database raises
                 if not self._error:
-                    self._error = " ".join(str(error).split())[:200] or type(error).__name__
+                    self._error = reason(error)
                     self._say(f"MLflow does not take what is sent ({self._error}): kept, and tried again")
                 with self._changed:
                     if time.monotonic() + self._retry_after > self._closing_at:

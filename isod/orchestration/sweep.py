@@ -7,6 +7,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from isod.orchestration.cluster import connect
 from isod.orchestration.mlflow_callback import COMMIT_TAG, MLflowCallback, begin_sweep, resume_sweep
 from isod.orchestration.progress import ProgressView
 from isod.orchestration.resources import concurrent_trials, reservation
-from isod.orchestration.tracking import open_experiment
+from isod.orchestration.tracking import impatient, open_experiment
 from isod.orchestration.trial import run_config, run_trial, trial_name
 from isod.training.examples import check_examples
 
@@ -118,6 +119,8 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         print(f"{len(grid) - len(todo)} of {len(grid)} runs are finished and not run again")
     runs = str(sweep.out / "runs" / record.parent_run_id)
     progress = ProgressView(len(todo), base.training.iterations)
+    impatience = ExitStack()
+    impatience.enter_context(impatient())  # the outbox is patient
     mlflow = MLflowCallback(
         client,
         experiment_id,
@@ -150,4 +153,5 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         complete = progress.done == len(todo)
     finally:
         undelivered = mlflow.finish("FINISHED" if complete else "KILLED", patience=PATIENCE)
+        impatience.close()
     return SweepResult(record.parent_run_id, mlflow.failed, len(todo) - progress.done, undelivered)

@@ -30,8 +30,10 @@ def open_experiment(tracking_uri: str, experiment: str, artifacts: Path) -> tupl
         raise InputError(f"a tracking URI starts with sqlite:///, http:// or the like, got {tracking_uri!r}")
     for chatty in ("mlflow", "alembic"):  # they announce every step of making a new database
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # whole stacks; the outbox says why in a sentence
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # likewise, at every attempt
     server = tracking_uri.startswith(("http:", "https:"))
-    with _explained(tracking_uri), _impatient():
+    with _explained(tracking_uri), impatient():
         if not server:
             _try_database(tracking_uri)
         client = MlflowClient(tracking_uri)
@@ -64,9 +66,13 @@ def _explained(tracking_uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
-    """Give an absent server seconds. Later, in the middle of a sweep, MLflow's own patience is right."""
-    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+def impatient() -> Iterator[None]:
+    """Give an absent server seconds: MLflow itself would try for minutes, and print what it does."""
+    limits = {
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    }
     ours = {name: value for name, value in limits.items() if name not in os.environ}
     os.environ.update(ours)
     try:
