@@ -60,7 +60,7 @@ def guess_problems(
     order = np.argsort(-scores, kind="stable")
     iou = _iou(boxes, true_boxes)  # [n, m]
     known = np.logical_not(dont_care)  # [m]
-    forgiven = _share_inside(boxes, true_boxes[dont_care]).max(axis=1, initial=0.0) >= FOUND  # [n]
+    forgiven = share_inside(boxes, true_boxes[dont_care]).max(axis=1, initial=0.0) >= FOUND  # [n]
     same = (labels[:, None] == true_labels[None]) & known  # [n, m]
     found = np.zeros(len(true_boxes), dtype=bool)
     finder = np.zeros(len(boxes), dtype=bool)
@@ -108,7 +108,7 @@ def _iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     return box_iou(from_numpy(np.float64(boxes)), from_numpy(np.float64(others))).numpy()
 
 
-def _share_inside(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+def share_inside(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Share [n, m] of each box [n, 4] that lies inside each other one [m, 4]."""
     corner = np.maximum(boxes[:, None, :2], others[None, :, :2])
     sides = np.maximum(np.minimum(boxes[:, None, 2:], others[None, :, 2:]) - corner, 0)
