@@ -124,7 +124,7 @@ def main() -> None:
     every_validation = preset.training.validate_every
     print(f"{name}, torch {torch.__version__}; preset {options.preset}, batch {size}, {EXAMPLES} examples")
     print(
-        f"{options.width}×{options.height}: step {step * 1e3:.1f} ms, {every_validation} to a validation: {window:.1f} s"
+        f"{options.width}×{options.height}: step {step * 1e3:.1f} ms, {every_validation} a validation: {window:.1f} s"
     )
     print("\n| book-keeping | ms | share of the training time |\n|---|---|---|")
     print(f"| records for the figures, a step | {(with_record - step) * 1e3:.2f} | {(with_record / step - 1):.2%} |")
