@@ -8,13 +8,26 @@ import pytest
 import torch
 from torchvision.models.detection import FCOS
 
+from tests.full_sweep import write_full_sweep
+from tests.mlflow_store import GRID, Store
+
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 CELL_SECONDS = 240  # a few are enough on a core of its own
 
 
+@pytest.fixture(scope="module")
+def mlflow_runs(tmp_path_factory):
+    """A small MLflow store for the notebooks that read one."""
+    store = Store(tmp_path_factory.mktemp("mlflow"))
+    write_full_sweep(store, ["baseline", "LIS", "UIS"], grid=GRID[::4])
+    return store
+
+
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_a_notebook_runs(path, tmp_path, monkeypatch):
+def test_a_notebook_runs(path, tmp_path, monkeypatch, mlflow_runs):
+    monkeypatch.setenv("ISOD_TRACKING_URI", mlflow_runs.uri)
+    monkeypatch.setenv("ISOD_EXPERIMENT", mlflow_runs.experiment)
     for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / "jupyter"))  # neither read from nor write to the user's home
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -1,0 +1,85 @@
+"""What a person sees in MLflow's own UI: a real server, a real browser."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from urllib.parse import quote
+
+import pytest
+
+from tests.browser import dump_dom, needs_chromium
+from tests.full_sweep import write_full_sweep
+from tests.mlflow_store import GRID, Store
+
+SECONDS = 90  # for the server to answer; a fifth of it where nothing else runs
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("mlflow"))
+    write_full_sweep(store, ["baseline", "UIS"], seeds=1, grid=GRID[::4])
+    return store
+
+
+@pytest.fixture(scope="module")
+def server(store):
+    """Address of ``mlflow server`` on a free port of the loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri, "--host", "127.0.0.1",
+               "--port", str(port), "--workers", "1"]  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    process = subprocess.Popen(command, cwd=store.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + SECONDS
+        while True:
+            try:
+                with urllib.request.urlopen(f"{address}/health", timeout=5):
+                    break
+            except (urllib.error.URLError, OSError):
+                assert process.poll() is None, "mlflow server ended"
+                assert time.monotonic() < until, "mlflow server does not answer"
+                time.sleep(0.2)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def page_with(url, *words):
+    """The page once it shows all these words: its scripts ask the server for more while they run."""
+    for milliseconds in (5_000, 15_000, 30_000):
+        dom = dump_dom(url, milliseconds=milliseconds)
+        if all(word in dom for word in words):
+            return dom
+    raise AssertionError(f"{[word for word in words if word not in dom]} not in {url}")
+
+
+@needs_chromium
+def test_a_sweep_is_one_row_that_opens(store, server):
+    """Children nest under their parent: of the three runs that match, the list shows the sweep until it is opened."""
+    dom = page_with(
+        f"{server}/#/experiments/{store.experiment_id}/runs", "thesis_grid", "<strong>3</strong> matching runs"
+    )
+    assert "UIS-seed0" not in dom
+    assert "baseline-seed0" not in dom
+
+
+@needs_chromium
+def test_curves_of_two_samplers_lie_in_one_plot(store, server):
+    runs = store.client.search_runs([store.experiment_id], filter_string="tags.mlflow.parentRunId LIKE '%'")
+    query = {
+        "runs": [run.info.run_id for run in runs],
+        "metric": "mAP",
+        "experiments": [store.experiment_id],
+        "plot_metric_keys": ["mAP"],
+        "plot_layout": {},
+    }
+    encoded = "&".join(f"{name}={quote(json.dumps(value))}" for name, value in query.items())
+    dom = page_with(f"{server}/#/metric?{encoded}&x_axis=step", "UIS-seed0", "baseline-seed0")
+    assert dom.count("scatterlayer") >= 1
