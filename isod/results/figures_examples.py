@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from isod.results.consistency import importance_by_seed, rank_correlation
@@ -77,7 +77,7 @@ def margin_figure(examples: pd.DataFrame, samplers: Sequence[str] | None = None)
         figure.supxlabel("margin: true logit − best other logit", fontsize=10)
         figure.supylabel("draws per example", fontsize=10)
         assert mesh is not None
-        figure.colorbar(mesh, ax=list(axes), label="examples", aspect=40, format=FuncFormatter(short_number))
+        _count_bar(figure, mesh, list(axes), aspect=40)
     return figure
 
 
@@ -124,7 +124,7 @@ def importance_figure(examples: pd.DataFrame, sampler: str) -> Figure:
         bottom.set_ylabel("draws per example")
         bottom.legend(loc="upper right", ncols=2)
         _rank_axis(bottom)
-        figure.colorbar(mesh, ax=bottom, label="examples", aspect=15, format=FuncFormatter(short_number))
+        _count_bar(figure, mesh, [bottom], aspect=15)
     return figure
 
 
@@ -168,7 +168,7 @@ def consistency_figure(examples: pd.DataFrame, sampler: str, sorted_by: int | No
         _importance_scale(ax, pd.Series([reached]))
         ax.legend(loc="upper right")
         _rank_axis(ax)
-        figure.colorbar(mesh, ax=ax, label="examples", aspect=20, format=FuncFormatter(short_number))
+        _count_bar(figure, mesh, [ax], aspect=20)
     return figure
 
 
@@ -210,6 +210,15 @@ def _mesh(ax: Axes, x: NDArray, y: NDArray, grid: NDArray, norm: LogNorm) -> Qua
     """A 2-D histogram in greys, as pixels rather than thousands of shapes; empty bins stay white."""
     ax.grid(visible=False)
     return ax.pcolormesh(x, y, np.ma.masked_less(grid.T, 1), norm=norm, cmap=_greys(), rasterized=True)
+
+
+def _count_bar(figure: Figure, mesh: QuadMesh, axes: list[Axes], aspect: int) -> None:
+    """What the greys mean, in plain numbers."""
+    highest = mesh.get_clim()[1] or 1
+    ticks = [tick for tick in (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000) if tick <= highest]
+    bar = figure.colorbar(mesh, ax=axes, label="examples", aspect=aspect, ticks=ticks)
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(short_number))
+    bar.ax.yaxis.set_minor_locator(NullLocator())
 
 
 def _greys() -> mpl.colors.Colormap:
