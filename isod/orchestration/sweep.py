@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import platform
+import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,6 @@ def source_commit() -> str:
 def run_sweep(sweep: Sweep) -> SweepResult:
     """Runs every sampler with every seed; a trial that fails is reported and does not stop the others.
 
-    Seeds are the outer loop, so that an interrupted sweep holds whole, paired comparisons.
-
     Raises:
         InputError: before anything starts, for a store, setting, tracking URI or cluster that cannot be used.
     """
@@ -81,77 +79,106 @@ def run_sweep(sweep: Sweep) -> SweepResult:
     base = RunConfig(
         sampler=sweep.samplers[0], detector=preset.detector, training=preset.training, holdout=preset.holdout
     )
-    # Within a seed those first that take longest: a hold-out model is trained before the run itself.
-    samplers = sorted(sweep.samplers, key=lambda sampler: not sampler.holdout)
-    grid: list[dict[str, Any]] = [
-        {"sampler": sampler, "seed": seed, "training": dict(sweep.training.get(sampler.name, {}))}
-        for seed in range(sweep.seeds)
-        for sampler in samplers
-    ]
+    grid = trial_grid(sweep)
     for params in grid[: len(sweep.samplers)]:
         check_examples(run_config(base, params), store.split("train"))
-    resources = sweep.preset.resources
     sweep.out.mkdir(parents=True, exist_ok=True)
     client, experiment_id = open_experiment(sweep.tracking_uri, sweep.experiment, sweep.out / "artifacts")
-
     connect(sweep.address)
-    total = ray.cluster_resources()
-    cpus, gpus = total.get("CPU", 0), total.get("GPU", 0)
-    concurrent: int | None = None  # a cluster may grow: there the trials' reservations alone decide
-    try:
-        fit = concurrent_trials(resources, cpus=cpus, gpus=gpus, trials=len(grid))
-        concurrent = fit if sweep.address is None else None
-    except InputError as error:
-        if sweep.address is None:
-            raise
-        print(f"waiting for the cluster to grow: {error}")
+    concurrent = _concurrency(sweep, len(grid))
 
     shared = {key: value for key, value in flatten(base).items() if not key.startswith(("sampler.", "training.seed"))}
+    total = ray.cluster_resources()
     tags = {
         COMMIT_TAG: source_commit(),
         "isod.demo": str(store.meta.demo).lower(),
-        "isod.machine": f"{platform.node()}: {cpus:g} CPUs, {gpus:g} GPUs in Ray",
+        "isod.machine": f"{platform.node()}: {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs in Ray",
     }
     open_sweep = resume_sweep if sweep.resume else begin_sweep
     record = open_sweep(client, experiment_id, sweep.name, {"store": sweep.store, **shared}, tags)
     todo = [p for p in grid if trial_name(p["sampler"].name, p["seed"]) not in record.finished]
     if len(todo) < len(grid):
         print(f"{len(grid) - len(todo)} of {len(grid)} runs are finished and not run again")
+
     runs = str(sweep.out / "runs" / record.parent_run_id)
     progress = ProgressView(len(todo), base.training.iterations)
-    impatience = ExitStack()
-    impatience.enter_context(impatient())  # the outbox is patient
-    mlflow = MLflowCallback(
-        client,
-        experiment_id,
-        record,
-        base=base,
-        params={"store": sweep.store},
-        tags=tags,
-        runs=runs,
-        say=progress.tell,
-    )
-    trainable = functools.partial(
-        run_trial, base=base, store_uri=sweep.store, runs=runs, holdout=str(sweep.out / "holdout"), resources=resources
-    )
-    complete = False
+    with impatient():  # the callback's outbox is patient
+        mlflow = MLflowCallback(
+            client,
+            experiment_id,
+            record,
+            base=base,
+            params={"store": sweep.store},
+            tags=tags,
+            runs=runs,
+            say=progress.tell,
+        )
+        trainable = functools.partial(
+            run_trial,
+            base=base,
+            store_uri=sweep.store,
+            runs=runs,
+            holdout=str(sweep.out / "holdout"),
+            resources=preset.resources,
+        )
+        try:
+            if todo:
+                _tune(sweep, trainable, todo, concurrent, [mlflow, progress])
+        finally:
+            unfinished = len(todo) - progress.done
+            undelivered = mlflow.finish("KILLED" if unfinished else "FINISHED", patience=PATIENCE)
+    return SweepResult(record.parent_run_id, mlflow.failed, unfinished, undelivered)
+
+
+def trial_grid(sweep: Sweep) -> list[dict[str, Any]]:
+    """Every trial's sampler, seed and own training settings.
+
+    Seeds are the outer loop, so that an interrupted sweep holds whole, paired comparisons. Within a seed those come
+    first that take longest: a hold-out model is trained before the run itself.
+    """
+    samplers = sorted(sweep.samplers, key=lambda sampler: not sampler.holdout)
+    return [
+        {"sampler": sampler, "seed": seed, "training": dict(sweep.training.get(sampler.name, {}))}
+        for seed in range(sweep.seeds)
+        for sampler in samplers
+    ]
+
+
+def _concurrency(sweep: Sweep, trials: int) -> int | None:
+    """How many trials may run at once; None on a cluster, which may grow: there their reservations alone decide."""
+    total = ray.cluster_resources()
     try:
-        if todo:
-            tuner = tune.Tuner(
-                tune.with_resources(trainable, reservation(resources)),
-                param_space={"run": tune.grid_search(todo)},
-                tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
-                run_config=tune.RunConfig(
-                    name=f"tune-{record.parent_run_id}-{time.time_ns()}",
-                    storage_path=str(sweep.out),
-                    callbacks=[mlflow, progress],
-                    failure_config=tune.FailureConfig(max_failures=ATTEMPTS - 1),
-                    verbose=0,
-                ),
-            )
-            tuner.fit()
-        complete = progress.done == len(todo)
-    finally:
-        undelivered = mlflow.finish("FINISHED" if complete else "KILLED", patience=PATIENCE)
-        impatience.close()
-    return SweepResult(record.parent_run_id, mlflow.failed, len(todo) - progress.done, undelivered)
+        fit = concurrent_trials(
+            sweep.preset.resources, cpus=total.get("CPU", 0), gpus=total.get("GPU", 0), trials=trials
+        )
+        return fit if sweep.address is None else None
+    except InputError as error:
+        if sweep.address is None:
+            raise
+        print(f"waiting for the cluster to grow: {error}")
+        return None
+
+
+def _tune(
+    sweep: Sweep,
+    trainable: Callable[..., None],
+    todo: list[dict[str, Any]],
+    concurrent: int | None,
+    callbacks: list[tune.Callback],
+) -> None:
+    """Let Tune run the trials. Its own folder goes when nothing in it explains a failure."""
+    name = f"tune-{time.time_ns()}"
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, reservation(sweep.preset.resources)),
+        param_space={"run": tune.grid_search(todo)},
+        tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=str(sweep.out),
+            callbacks=callbacks,
+            failure_config=tune.FailureConfig(max_failures=ATTEMPTS - 1),
+            verbose=0,
+        ),
+    )
+    if not tuner.fit().errors:
+        shutil.rmtree(sweep.out / name, ignore_errors=True)
