@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -13,8 +13,11 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from isod.data.dataset import Objects, Split
-from isod.errors import InputError
+from isod.data.files import MAX_JSON, MAX_PIXELS, has_control_characters, parse_json, read_file
+from isod.errors import InputError, one_line
 
+SHOWN = reprlib.Repr()  # a wrong value in a message: short, whatever it is
+SHOWN.maxstring = SHOWN.maxother = 200
 OVERHANG = 1.0  # pixels by which a box may leave its image, as rounding makes it do; it is clipped
 
 
@@ -53,14 +56,15 @@ class CocoReader:
         """
         self._paths = {"train": train, "val": val}
         files = {split: _CocoFile(Path(images), Path(path)) for split, (images, path) in self._paths.items()}
+        self._sha256 = {split: file.sha256 for split, file in files.items()}
         self.class_names = tuple(files["train"].categories.values())
+        labels = {name: label for label, name in enumerate(self.class_names, 1)}
         for name in files["val"].categories.values():
-            if name not in self.class_names:
+            if name not in labels:
                 raise InputError(
                     f"{files['val'].path} has the class {name!r}, which {files['train'].path} lacks: "
                     "a detector cannot learn it"
                 )
-        labels = {name: label for label, name in enumerate(self.class_names, 1)}
         self._frames = {split: file.frames(labels) for split, file in files.items()}
 
     @property
@@ -70,7 +74,7 @@ class CocoReader:
             split: {
                 "images": str(Path(images).resolve()),
                 "json": str(Path(path).resolve()),
-                "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest(),
+                "sha256": self._sha256[split],
             }
             for split, (images, path) in self._paths.items()
         }
@@ -89,15 +93,20 @@ class _CocoFile:
 
     def __init__(self, folder: Path, path: Path) -> None:
         self.path = path
-        self.folder = folder.resolve()
+        self.folder = os.path.realpath(folder)
         if not folder.is_dir():
             raise InputError(f"the image folder {folder} does not exist or is not a folder")
         try:
-            self.content = json.loads(path.read_bytes())
+            data = read_file(path, MAX_JSON)
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path} is not JSON: {error}") from None
+        except ValueError as error:
+            raise InputError(f"{path} {error}") from None
+        self.sha256 = hashlib.sha256(data).hexdigest()
+        try:
+            self.content = parse_json(data)
+        except ValueError as error:
+            raise InputError(f"{path} is not JSON: {one_line(error)}") from None
         self._check(isinstance(self.content, dict), "it is a JSON object with images, annotations and categories",
                     type(self.content).__name__)  # fmt: skip
         for key in ("images", "annotations", "categories"):
@@ -114,7 +123,7 @@ class _CocoFile:
         grouped: dict[int, list[tuple[list[float], int, bool]]] = {image_id: [] for image_id in images}
         seen: set[int] = set()
         for position, entry in enumerate(self.content["annotations"]):
-            where = f"annotation {entry.get('id', f'number {position}')}"
+            where = f"annotation {entry['id'] if _is_int(entry.get('id')) else f'number {position}'}"
             if "id" in entry:
                 self._check(_is_int(entry["id"]) and entry["id"] not in seen, f"{where}: its id is a whole number that "
                             "no other annotation has", entry["id"])  # fmt: skip
@@ -134,7 +143,7 @@ class _CocoFile:
             refs.append(
                 CocoFrameRef(
                     frame_id=image["file_name"],
-                    image_path=str(self.folder / image["file_name"]),
+                    image_path=os.path.join(self.folder, image["file_name"]),
                     size=(image["height"], image["width"]),
                     annotation=Objects.build(
                         [box for box, _, _ in objects], [n for _, n, _ in objects], [crowd for _, _, crowd in objects]
@@ -148,12 +157,15 @@ class _CocoFile:
     def _categories(self) -> dict[int, str]:
         """Category id → name, in the order of ids."""
         names: dict[int, str] = {}
+        taken: set[str] = set()
         for entry in self.content["categories"]:
             key, name = entry.get("id"), entry.get("name")
             self._check(_is_int(key) and key not in names, "every category has a whole number of its own as id", key)
             self._check(isinstance(name, str) and bool(name), f"category {key} has a name", name)
-            self._check(name not in names.values(), "no two categories have the same name", name)
+            self._check(not has_control_characters(name), f"the name of category {key} has no control characters", name)
+            self._check(name not in taken, "no two categories have the same name", name)
             names[key] = name
+            taken.add(name)
         self._check(bool(names), "it has at least one category", 0)
         return dict(sorted(names.items()))
 
@@ -164,13 +176,21 @@ class _CocoFile:
         for entry in self.content["images"]:
             key, name = entry.get("id"), entry.get("file_name")
             self._check(_is_int(key) and key not in images, "every image has a whole number of its own as id", key)
-            self._check(isinstance(name, str) and bool(name) and "\0" not in name, f"image {key} has a file_name", name)
+            self._check(isinstance(name, str) and bool(name), f"image {key} has a file_name", name)
+            self._check(
+                not has_control_characters(name), f"the file_name of image {key} has no control characters", name
+            )
             self._check(name not in file_names, "no two images have the same file_name", name)
             for side in ("width", "height"):
-                self._check(_is_int(entry.get(side)) and entry[side] > 0,
-                            f"image {key} ({name}): {side} is a positive whole number", entry.get(side))  # fmt: skip
-            inside = not os.path.isabs(name) and (self.folder / name).resolve().is_relative_to(self.folder)
-            self._check(inside, f"image {key}: its file_name stays inside the image folder {self.folder}", name)
+                self._check(_is_int(entry.get(side)) and 0 < entry[side] <= MAX_PIXELS,
+                            f"image {key} ({name}): {side} is a positive whole number, {MAX_PIXELS} at most",
+                            entry.get(side))  # fmt: skip
+            path = os.path.realpath(os.path.join(self.folder, name))  # of an absolute name: itself
+            self._check(
+                os.path.commonpath([self.folder, path]) == self.folder != path and not os.path.isabs(name),
+                f"image {key}: its file_name stays inside the image folder {self.folder}",
+                name,
+            )
             images[key] = entry
             file_names.add(name)
         self._check(bool(images), "it has at least one image", 0)
@@ -190,13 +210,14 @@ class _CocoFile:
 
     def _check(self, holds: bool, rule: str, value: object) -> None:
         if not holds:
-            raise InputError(f"{self.path} is not COCO as isod reads it: {rule}, got {value!r}")
+            raise InputError(f"{self.path} is not COCO as isod reads it: {rule}, got {SHOWN.repr(value)}")
 
 
 def _is_int(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
+    """A whole number that Arrow can hold: JSON's have no limit."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
 def _is_number(value: Any) -> bool:
-    """A number that float can hold: JSON's whole numbers have no limit."""
+    """A number that float can hold exactly."""
     return isinstance(value, float) or (_is_int(value) and abs(value) < 2**53)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,11 @@ from PIL import Image
 
 from isod.config import require
 from isod.data.dataset import Fault, FrameRef, LostFrame, Objects
+from isod.data.files import MAX_IMAGE, MAX_PIXELS, read_file
 from isod.data.region import Region, clip, scale
 from isod.data.store_writer import Row
+from isod.errors import one_line
 
-MAX_PIXELS = 2**28  # of an image, 268 million: 32 times ZOD's; a header that claims more is not believed
 MAX_TILES = 1024  # per frame
 JPEG_START = b"\xff\xd8\xff"
 # What PIL reads besides JPEG; it knows many more formats, some of them risky to parse.
@@ -115,9 +115,11 @@ def read_frame(image_path: str, expected: tuple[int, int] | None) -> Frame:
     if not image_path:
         raise LostFrame("the dataset lists no image for it")
     try:
-        data = Path(image_path).read_bytes()
+        data = read_file(image_path, MAX_IMAGE)
     except OSError as error:
         raise LostFrame(f"its image {image_path} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise LostFrame(f"its image {image_path} {error}") from None
     try:
         return Frame(image_path, data, *decode_image(data, expected))
     except LostFrame as reason:
@@ -238,8 +240,9 @@ def decode_image(data: bytes, expected: tuple[int, int] | None) -> tuple[np.ndar
             return np.asarray(image.convert("RGB")), False
     except LostFrame:
         raise
-    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise LostFrame(f"does not decode: {str(error) or type(error).__name__}") from None
+    except Exception as error:
+        # PIL's decoders check little themselves: a damaged file may fail in them with any error.
+        raise LostFrame(f"does not decode: {one_line(error)}") from None
 
 
 def _jpeg_header(data: bytes) -> tuple[int, int, str] | None:

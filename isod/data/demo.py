@@ -34,8 +34,9 @@ from isod.data.demo_scene import (
     render_far_region,
     split_of,
 )
+from isod.data.files import parse_json
 from isod.data.region import FAR
-from isod.errors import InputError
+from isod.errors import InputError, one_line
 
 __all__ = ["MARKER", "TRUTH", "DemoSettings", "is_demo", "render_far_region", "write_demo"]
 
@@ -107,13 +108,15 @@ def planted_faults(root: str | os.PathLike[str], frame_ids: Sequence[str]) -> li
     try:
         return [
             Fault.from_entry(places[entry["frame_id"]], entry)
-            for entry in json.loads(path.read_text())["faults"]
+            for entry in parse_json(path.read_bytes())["faults"]
             if entry["frame_id"] in places
         ]  # fmt: skip
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error!r}): make the demo data again, or remove this file") from None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise InputError(
+            f"{path} is damaged ({type(error).__name__}: {one_line(error)}): make the demo data again, or remove this file"
+        ) from None
 
 
 def _begin(root: Path, job: dict[str, Any]) -> bool:

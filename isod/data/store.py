@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,8 @@ import pyarrow.fs
 import simplejpeg
 
 from isod.data.dataset import SPLITS, Fault, Objects, Split
-from isod.errors import InputError
+from isod.data.files import MAX_JSON, MAX_PIXELS, parse_json
+from isod.errors import InputError, one_line
 
 if TYPE_CHECKING:
     import lance
@@ -38,6 +40,7 @@ FORMAT = "isod crop store"
 FORMAT_VERSION = 1
 META_FILE = "store.json"
 FAULTS_FILE = "faults.json"
+MAX_ROWS = 2**30  # of a split; what store.json may claim before anything of that size is allocated
 
 SCHEMA = pa.schema(
     [
@@ -81,7 +84,7 @@ class StoreMeta:
     def from_json(cls, text: str, uri: str) -> StoreMeta:
         """Parse store.json. Raises InputError if it is none, or one of another format version."""
         try:
-            fields = json.loads(text)
+            fields = parse_json(text)
         except ValueError:
             raise InputError(f"{uri}/{META_FILE} is not JSON, so {uri} is not a crop store") from None
         if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
@@ -89,16 +92,42 @@ class StoreMeta:
         version = fields.get("format_version")
         if version != FORMAT_VERSION:
             raise InputError(
-                f"the crop store {uri} has format version {version}, and this isod reads version {FORMAT_VERSION}: "
+                f"the crop store {uri} has format version {version!r:.20}, and this isod reads version {FORMAT_VERSION}: "
                 "prepare it again into a new folder, or use the isod that wrote it"
             )
         try:
             fields["class_names"] = tuple(fields["class_names"])
             fields["crop_size"] = tuple(fields["crop_size"])
             fields["lost"] = {s: {int(i): why for i, why in lost.items()} for s, lost in fields["lost"].items()}
-            return cls(**fields)
+            meta = cls(**fields)
+            meta._check()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{uri}/{META_FILE} is damaged ({error!r}): prepare the store again") from None
+            raise InputError(
+                f"{uri}/{META_FILE} is damaged ({type(error).__name__}: {one_line(error)}): prepare the store again"
+            ) from None
+        return meta
+
+    def _check(self) -> None:
+        """Raises ValueError, TypeError or AttributeError for what ``isod prepare`` does not write."""
+
+        def holds(rule: bool, field: str) -> None:
+            if not rule:
+                raise ValueError(f"{field} is not what it should be")
+
+        holds(all(isinstance(name, str) for name in self.class_names), "class_names")
+        holds(0 < len(set(self.class_names)) == len(self.class_names), "class_names")
+        height, width = self.crop_size
+        holds(_whole(height, 1) and _whole(width, 1) and height * width <= MAX_PIXELS, "crop_size")
+        holds(isinstance(self.source, str), "source")
+        holds(isinstance(self.demo, bool), "demo")
+        columns, rows = self.tiles
+        holds(_whole(columns, 1) and _whole(rows, 1), "tiles")
+        holds(self.rows.keys() == self.lost.keys() <= set(SPLITS), "rows")
+        for split, count in self.rows.items():
+            holds(_whole(count, 0) and count <= MAX_ROWS, "rows")
+            holds(all(0 <= index < count and isinstance(why, str) for index, why in self.lost[split].items()), "lost")
+        counts = [n for classes in self.counts.values() for sizes in classes.values() for n in sizes.values()]
+        holds(all(_whole(n, 0) for n in counts), "counts")
 
 
 @dataclass(frozen=True)
@@ -205,7 +234,7 @@ class CropSplit:
 
         def decode(position: int, image: pa.BinaryScalar) -> None:
             try:
-                decode_into(images[position], image.as_buffer())
+                decode_into(images[position], image.as_buffer() or b"")
             except ValueError as error:
                 if quarantine:
                     images[position], unreadable[position] = 0, True
@@ -223,7 +252,9 @@ class CropSplit:
             for position, image in enumerate(table["image"]):
                 decode(position, image)
         none = Objects.build([], [], [])
-        objects = [none if lost else o for o, lost in zip(_objects(table), unreadable, strict=True)]
+        with self._damage_named():
+            rows = _objects(table, len(self.meta.class_names))
+        objects = [none if lost else o for o, lost in zip(rows, unreadable, strict=True)]
         return Crops(wanted, images, [o.boxes for o in objects], [o.labels for o in objects],
                      [o.dont_care for o in objects], unreadable)  # fmt: skip
 
@@ -233,8 +264,10 @@ class CropSplit:
 
     def annotations(self) -> Annotations:
         """Objects and frame names of every row; reads no image."""
-        table = self._dataset().to_table(columns=["frame_id", "boxes", "labels", "dont_care"], scan_in_order=True)
-        objects = _objects(table)
+        dataset = self._dataset()
+        with self._damage_named():
+            table = dataset.to_table(columns=["frame_id", "boxes", "labels", "dont_care"], scan_in_order=True)
+            objects = _objects(table, len(self.meta.class_names))
         columns, rows = self.meta.tiles
         tile = np.arange(len(self), dtype=np.int64) % (columns * rows)
         tiles = np.stack([tile % columns, tile // columns], axis=1)
@@ -253,8 +286,10 @@ class CropSplit:
             faults = faults_from_json(text, self.name)
             if any(not 0 <= fault.index < len(self) for fault in faults):
                 raise ValueError("an index is outside of the split")
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{self.uri}/{FAULTS_FILE} is damaged ({error!r}): prepare the store again") from None
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise InputError(
+                f"{self.uri}/{FAULTS_FILE} is damaged ({type(error).__name__}: {one_line(error)}): prepare the store again"
+            ) from None
         return faults
 
     def wrong_examples(self) -> np.ndarray | None:
@@ -286,18 +321,39 @@ class CropSplit:
                     )
         if not wanted.size:
             return SCHEMA.empty_table().select(columns)
-        return self._dataset().take(wanted.tolist(), columns=columns)
+        dataset = self._dataset()
+        with self._damage_named():
+            return dataset.take(wanted.tolist(), columns=columns)
+
+    @contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        """Whatever Lance, Arrow or our own checks say of damaged files becomes one sentence."""
+        try:
+            yield
+        except BaseException as error:
+            # Lance's Rust code may panic, which reaches Python as no Exception.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            raise InputError(
+                f"split {self.name!r} of the crop store {self.uri} is damaged ({one_line(error)}): "
+                "prepare the store again"
+            ) from None
 
     def _dataset(self) -> lance.LanceDataset:
         if self._lance is None or _opened_in != os.getpid():
             dataset = open_lance(f"{self.uri}/{self.name}.lance")
-            if dataset.count_rows() != len(self):
-                raise InputError(
-                    f"the crop store {self.uri} is damaged: split {self.name!r} has {dataset.count_rows()} rows "
-                    f"and {META_FILE} says {len(self)}"
-                )
+            with self._damage_named():
+                count, schema = dataset.count_rows(), dataset.schema
+                if schema.names != SCHEMA.names or schema.types != SCHEMA.types:
+                    raise ValueError("its columns are not those of a crop store")
+                if count != len(self):
+                    raise ValueError(f"it has {count} rows and {META_FILE} says {len(self)}")
             self._lance = dataset
         return self._lance
+
+
+def _whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def faults_to_json(faults: Mapping[Split, Sequence[Fault]]) -> str:
@@ -312,7 +368,7 @@ def faults_to_json(faults: Mapping[Split, Sequence[Fault]]) -> str:
 
 def faults_from_json(text: str, split: Split) -> list[Fault]:
     """A split's part of faults.json. Raises KeyError, TypeError or ValueError if the text is none."""
-    entries = [entry for entry in json.loads(text)["faults"] if entry["split"] == split]
+    entries = [entry for entry in parse_json(text)["faults"] if entry["split"] == split]
     return [Fault.from_entry(int(entry["index"]), entry) for entry in entries]
 
 
@@ -337,8 +393,11 @@ def open_lance(uri: str) -> lance.LanceDataset:
     _opened_in = os.getpid()
     try:
         return lance.dataset(uri)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{uri} does not open as a Lance dataset ({error}): prepare the store again") from None
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = one_line(error)
+        raise InputError(f"{uri} does not open as a Lance dataset ({reason}): prepare the store again") from None
 
 
 def import_lance() -> Any:
@@ -361,9 +420,16 @@ def decode_into(place: np.ndarray, data: bytes | memoryview | pa.Buffer) -> None
         raise ValueError(f"it has {width}×{height} pixels, more than the store's {place.shape[1]}×{place.shape[0]}")
 
 
-def _objects(table: pa.Table) -> list[Objects]:
-    """The objects of each row. Copies: arrays that Arrow owns are read-only."""
+def _objects(table: pa.Table, classes: int) -> list[Objects]:
+    """The objects of each row. Copies: arrays that Arrow owns are read-only. Raises ValueError if they are damaged."""
     boxes, labels, dont_care = (table[name].combine_chunks() for name in ("boxes", "labels", "dont_care"))
+    numbers, marks, fours = (
+        column.value_lengths().to_numpy(zero_copy_only=False) for column in (labels, dont_care, boxes)
+    )
+    values = labels.flatten().to_numpy()
+    together = (marks == numbers).all() and (fours == 4 * numbers).all()
+    if not together or values.min(initial=0) < 0 or values.max(initial=0) > classes:
+        raise ValueError("a row's boxes, labels and don't-care marks do not belong together")
     return [
         Objects.build(b.values.to_numpy(), n.values.to_numpy(), d.values.to_numpy(zero_copy_only=False))
         for b, n, d in zip(boxes, labels, dont_care, strict=True)
@@ -385,7 +451,10 @@ def read_text(uri: str, name: str) -> str | None:
     files, path = filesystem(uri)
     try:
         with files.open_input_stream(f"{path}/{name}") as stream:
-            return stream.read().decode()
+            data = stream.read(MAX_JSON + 1)
+        if len(data) > MAX_JSON:
+            raise InputError(f"{uri}/{name} has more than the {MAX_JSON} bytes that are read")
+        return data.decode()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +15,15 @@ import numpy as np
 
 from isod.data.dataset import Fault, LostFrame, Objects, Split
 from isod.data.demo import is_demo, planted_faults
+from isod.data.files import has_control_characters
 from isod.data.region import areas
-from isod.errors import InputError
+from isod.errors import InputError, one_line
 
 # Labels 1…4. The devkit's other classes are static (poles, signs, …) and left out; its own COCO export drops Animal.
 CLASS_NAMES = ("Pedestrian", "Vehicle", "VulnerableVehicle", "Animal")
 LABELS = {name: label for label, name in enumerate(CLASS_NAMES, 1)}
 VERSIONS = ("full", "mini")
+MAX_ANNOTATION = 2**26  # bytes of one frame's annotation
 ANONYMIZATIONS = ("blur", "dnat", "original")
 
 
@@ -39,12 +43,18 @@ class ZodFrameRef:
         if self.annotation_path is None:
             raise LostFrame("it has no object_detection annotation")
         try:
+            if os.stat(self.annotation_path).st_size > MAX_ANNOTATION or not os.path.isfile(self.annotation_path):
+                raise LostFrame(f"its annotation is no regular file of at most {MAX_ANNOTATION} bytes")
             annotations = parse_object_detection_annotation(self.annotation_path)
+        except LostFrame:
+            raise
         except OSError as error:
             raise LostFrame(f"its annotation cannot be read: {error.strerror or error}") from None
         except Exception as error:
             # The devkit checks nothing itself: a damaged file may fail in it with any error.
-            raise LostFrame(f"its annotation is damaged: {type(error).__name__}: {error}") from None
+            raise LostFrame(f"its annotation is damaged: {type(error).__name__}: {one_line(error)}") from None
+        if not all(isinstance(item.name, str) for item in annotations):
+            raise LostFrame("its annotation is damaged: the class of an object is no text")
         kept = [item for item in annotations if item.name in LABELS or item.unclear]
         dont_care = [bool(item.unclear) for item in kept]
         objects = Objects.build(
@@ -76,7 +86,9 @@ class ZodReader:
         listing = self.root / f"trainval-frames-{version}.json"
         if not listing.is_file():
             raise InputError(f"{root} does not hold ZOD Frames {version!r}: there is no {listing.name} in it")
-        if not any(self._image(self._dataset[frame_id]) for split in ("train", "val") for frame_id in self._ids(split)):
+        with self._devkit():
+            found = any(self._image(self._dataset[key]) for split in ("train", "val") for key in self._ids(split))
+        if not found:
             raise InputError(f"{listing} lists no frame with a front camera image of anonymization {anonymization!r}")
 
     @property
@@ -97,35 +109,50 @@ class ZodReader:
 
     def frames(self, split: Split) -> list[ZodFrameRef]:
         """The devkit's frames of a split, sorted by id; "blacklisted" is in neither."""
-        refs = []
-        for frame_id in self._ids(split):
-            frame = self._dataset[frame_id]
-            image = self._image(frame)
-            refs.append(
-                ZodFrameRef(
-                    frame_id=frame_id,
-                    image_path=image.filepath if image else "",
-                    annotation_path=self._annotation(frame),
-                    size=(image.height, image.width) if image else None,
+        with self._devkit():
+            return [self._ref(frame_id) for frame_id in self._ids(split)]
+
+    def _ref(self, frame_id: str) -> ZodFrameRef:
+        frame = self._dataset[frame_id]
+        image, annotation = self._image(frame), self._annotation(frame)
+        for path in (image.filepath if image else None, annotation):
+            inside = path is None or os.path.normpath(path).startswith(f"{self.root}{os.sep}")
+            if not inside or has_control_characters(f"{frame_id}{path or ''}"):
+                raise InputError(
+                    f"frame {frame_id!r} of {self.root} lists the file {path!r}: it must be inside of that folder, and "
+                    "have no control characters in its name"
                 )
-            )
-        return refs
+        return ZodFrameRef(
+            frame_id=frame_id,
+            image_path=image.filepath if image else "",
+            annotation_path=annotation,
+            size=(int(image.height), int(image.width)) if image else None,
+        )
 
     def known_faults(self, split: Split) -> list[Fault] | None:
         """Those planted in the demo data; ZOD itself has no list. Raises InputError if the demo's is damaged."""
-        return planted_faults(self.root, self._ids(split))
+        with self._devkit():
+            return planted_faults(self.root, self._ids(split))
 
     @cached_property
     def _dataset(self) -> Any:
         from zod import ZodFrames
 
+        # Its own pool forks, which Ray and Lance forbid.
+        return ZodFrames(str(self.root), self.version, mp=False)
+
+    @contextmanager
+    def _devkit(self) -> Iterator[None]:
+        """Turn what the devkit fails with into one sentence."""
         try:
-            return ZodFrames(str(self.root), self.version, mp=False)  # its own pool forks, which Ray and Lance forbid
+            yield
+        except InputError:
+            raise
         except Exception as error:
             # The devkit checks nothing itself: what is not ZOD may fail in it with any error.
             raise InputError(
                 f"{self.root} is not ZOD Frames: the devkit cannot read trainval-frames-{self.version}.json "
-                f"({type(error).__name__}: {error})"
+                f"({type(error).__name__}: {one_line(error)})"
             ) from None
 
     def _ids(self, split: str) -> list[str]:

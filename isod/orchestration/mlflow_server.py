@@ -16,7 +16,6 @@ import secrets
 import sys
 from pathlib import Path
 
-from isod.cli import exit_cleanly
 from isod.errors import InputError
 
 USERNAME = "admin"  # it may add others: MLflow's users page, or its REST interface
@@ -98,7 +97,11 @@ def main() -> int:
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--port", type=int, default=5000, metavar="P")
     options = parser.parse_args()
-    return exit_cleanly("mlflow_server", lambda: _serve(options.folder, options.port))
+    try:
+        _serve(options.folder, options.port)
+    except InputError as error:
+        print(f"mlflow_server: {error}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import rich.progress
 
 from isod.data.crops import PrepareSettings, faults_in_crops, make_rows
 from isod.data.dataset import SPLITS, FrameRef, Reader, Split
+from isod.data.files import parse_json
 from isod.data.options import reader_from, settings_from
 from isod.data.region import FAR, SIZES, size_index
 from isod.data.store import (
@@ -40,7 +41,7 @@ from isod.data.store import (
 )
 from isod.data.store_writer import Row, commit, disk_full_is_bad_input, is_disk_full, write_fragment
 from isod.data.zod import ZodReader
-from isod.errors import InputError
+from isod.errors import InputError, one_line
 from isod.orchestration.cluster import connect
 
 JOURNAL = "_prepare"
@@ -74,7 +75,7 @@ class ChunkResult:
 
     @classmethod
     def from_json(cls, text: str) -> ChunkResult:
-        fields = json.loads(text)
+        fields = parse_json(text)
         lost = {int(index): reason for index, reason in fields["lost"].items()}
         return cls(fields["fragment"], lost, fields["counts"], (fields["size"][0], fields["size"][1]))
 
@@ -188,9 +189,10 @@ def _begin(
                 raise
             raise InputError(f"cannot write to {uri}: {error.strerror or error}") from None
     else:
-        begun = json.loads(written)
-        _require_same(job, begun["job"], f"{uri} holds an unfinished crop store")
-        size = begun["chunk_frames"]
+        with _damage_named(uri):
+            begun = parse_json(written)
+            before, size = dict(begun["job"]), int(begun["chunk_frames"])
+        _require_same(job, before, f"{uri} holds an unfinished crop store")
     return [
         Chunk(split, number, start, frames[split][start : start + size])
         for split in SPLITS
@@ -220,8 +222,20 @@ def _finished(uri: str, chunks: Sequence[Chunk]) -> dict[str, ChunkResult]:
         if os.path.basename(chunk.entry) in found:
             text = read_text(uri, chunk.entry)
             assert text is not None, f"{chunk.entry} was listed a moment ago"
-            done[chunk.entry] = ChunkResult.from_json(text)
+            with _damage_named(uri):
+                done[chunk.entry] = ChunkResult.from_json(text)
     return done
+
+
+@contextmanager
+def _damage_named(uri: str) -> Iterator[None]:
+    """Turn what a damaged journal leads to into one sentence."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, IndexError) as error:
+        raise InputError(
+            f"the journal {uri}/{JOURNAL} is damaged ({type(error).__name__}: {one_line(error)}): delete the folder {uri} and prepare it again"
+        ) from None
 
 
 def _run(
