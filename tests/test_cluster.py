@@ -9,6 +9,8 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from isod.orchestration.mlflow_server import HOST
+
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "cluster.yaml").read_text()
 COMMAND_KEYS = [
@@ -90,12 +92,11 @@ def test_head_without_gpu_and_workers_that_scale_from_zero():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_mlflow_and_dashboard_listen_on_loopback_of_the_head_alone(variant):
     config = prepared(VARIANTS[variant])
-    servers = [command for command in commands(config) if "mlflow server" in command]
+    servers = [command for command in commands(config) if "mlflow_server" in command]
     assert len(servers) == 1
     assert servers[0] in config["head_start_ray_commands"]
-    assert "--port 5000" in servers[0]
-    hosts = re.findall(r"--(?:dashboard-)?host[= ](\S+)", " ".join(commands(config)))
-    assert hosts == ["127.0.0.1", "127.0.0.1"]
+    assert HOST == "127.0.0.1"  # where that module listens
+    assert re.findall(r"--dashboard-host[= ](\S+)", " ".join(commands(config))) == ["127.0.0.1"]
     assert "0.0.0.0" not in VARIANTS[variant]
 
 
@@ -127,7 +128,7 @@ def test_shared_storage_is_checked_before_ray_starts(variant):
     config = prepared(VARIANTS[variant])
     for key in ("head_start_ray_commands", "worker_start_ray_commands"):
         assert config[key][0] == "mountpoint -q /mnt/isod"
-    assert "sqlite:////mnt/isod/" in " ".join(config["head_start_ray_commands"])
+    assert "mlflow_server /mnt/isod/mlflow" in " ".join(config["head_start_ray_commands"])
 
 
 @pytest.mark.parametrize(

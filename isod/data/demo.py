@@ -115,7 +115,8 @@ def planted_faults(root: str | os.PathLike[str], frame_ids: Sequence[str]) -> li
         return None
     except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(
-            f"{path} is damaged ({type(error).__name__}: {one_line(error)}): make the demo data again, or remove this file"
+            f"{path} is damaged ({type(error).__name__}: {one_line(error)}): "
+            "make the demo data again, or remove this file"
         ) from None
 
 

@@ -92,8 +92,8 @@ class StoreMeta:
         version = fields.get("format_version")
         if version != FORMAT_VERSION:
             raise InputError(
-                f"the crop store {uri} has format version {version!r:.20}, and this isod reads version {FORMAT_VERSION}: "
-                "prepare it again into a new folder, or use the isod that wrote it"
+                f"the crop store {uri} has format version {version!r:.20}, and this isod reads version "
+                f"{FORMAT_VERSION}: prepare it again into a new folder, or use the isod that wrote it"
             )
         try:
             fields["class_names"] = tuple(fields["class_names"])
@@ -288,7 +288,8 @@ class CropSplit:
                 raise ValueError("an index is outside of the split")
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise InputError(
-                f"{self.uri}/{FAULTS_FILE} is damaged ({type(error).__name__}: {one_line(error)}): prepare the store again"
+                f"{self.uri}/{FAULTS_FILE} is damaged ({type(error).__name__}: {one_line(error)}): "
+                "prepare the store again"
             ) from None
         return faults
 

@@ -234,7 +234,8 @@ def _damage_named(uri: str) -> Iterator[None]:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, IndexError) as error:
         raise InputError(
-            f"the journal {uri}/{JOURNAL} is damaged ({type(error).__name__}: {one_line(error)}): delete the folder {uri} and prepare it again"
+            f"the journal {uri}/{JOURNAL} is damaged ({type(error).__name__}: {one_line(error)}): "
+            f"delete the folder {uri} and prepare it again"
         ) from None
 
 
