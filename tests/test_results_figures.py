@@ -1,6 +1,7 @@
 """Figures of metrics: what is drawn, in which colour, legible and well-formed whatever the classes are called."""
 
 import io
+from dataclasses import replace
 from itertools import combinations
 from xml.etree import ElementTree
 
@@ -120,7 +121,7 @@ def test_metrics_that_no_run_has_say_so(runs):
 
 def test_any_class_name_can_be_drawn(runs):
     renamed = runs.curves.assign(metric=runs.curves["metric"].astype(str).str.replace("Vehicle", HOSTILE["Vehicle"]))
-    hostile = type(runs)(**{**vars(runs), "curves": renamed})
+    hostile = replace(runs, curves=renamed)
     for draw in (figures.class_by_size_figure, figures.false_positive_figure):
         buffer = io.BytesIO()
         draw(hostile).savefig(buffer, format="svg")
