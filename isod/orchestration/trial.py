@@ -107,4 +107,4 @@ def run_trial(
         cause = error.cause if isinstance(error, RayTaskError) else error  # a worker's own exception
         if not isinstance(cause, InputError | FloatingPointError):
             raise  # a lost process or machine: the next attempt goes on from the checkpoint
-        send([], failed=str(cause))
+        send([], failed=str(cause).splitlines()[0])  # Ray Data adds lines of advice to a worker's own words
