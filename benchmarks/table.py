@@ -1,11 +1,12 @@
 """Cost of drawing and updating: the importance table beside what else draws in proportion to scores.
 
-    python benchmarks/table.py [--sizes 90000 1000000 10000000 100000000] [--batch 128] [--steps 2000]
+    python benchmarks/table.py [--sizes 90000 1000000 10000000 100000000] [--batch 128] [--rounds 10] [--steps 200]
 
-One step draws 128 indices with their probabilities and writes 128 new scores. Times are medians in microseconds, the
-ratio is to our proportional draw at the same size. Ours are whole calls, with checks, statistics and the version that
-each draw carries. cpprb and torchrl are optional: a contender that is not installed is left out with a line that says
-so. At N = 1e8 ours needs 2.4 GB, the peers up to 8 GB; a contender that runs out of memory says "no memory".
+One step draws 128 indices with their probabilities and writes 128 new scores. The contenders take turns. Times are
+medians in microseconds, the ratio is to our proportional draw at the same size in the same turns. Ours are whole
+calls, with checks, statistics and the version that each draw carries. cpprb and torchrl are optional: a contender that
+is not installed is left out with a line that says so. At N = 1e8 ours needs 2.4 GB, the peers up to 8 GB; those that do
+not fit 16 GB together are measured in groups, ours in each; a contender that runs out of memory says "no memory".
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ import numpy as np
 import torch
 
 from isod.sampling import ImportanceTable
+
+SECONDS = 20.0  # at most, per contender and size: numpy takes seconds a draw at 1e8
+MEMORY = 16e9  # bytes that the contenders of one group may take
+BYTES = 80.0  # an example, of the hungriest contender
+REFERENCE = "isod proportional"
 
 Step = Callable[[], None]
 Builder = Callable[[Any, int, np.random.Generator], tuple[Step, Step]]  # (scores, batch, rng) → draw, update
@@ -140,51 +146,67 @@ CONTENDERS: dict[str, Builder] = {
 }
 
 
-def medians(draw: Step, update: Step, steps: int, seconds: float = 20.0) -> tuple[float, float]:
-    """Median microseconds of ``steps`` alternating draws and updates, or of as many as fit ``seconds``."""
-    times = np.zeros((steps, 2))
+def timed(draw: Step, update: Step, steps: int, seconds: float) -> list[tuple[float, float]]:
+    """Seconds of each of ``steps`` alternating draws and updates, or of as many as fit ``seconds``; at least two."""
+    times: list[tuple[float, float]] = []
     end = time.perf_counter() + seconds
-    for step in range(steps):
+    while len(times) < steps and (len(times) < 2 or time.perf_counter() < end):
         begin = time.perf_counter()
         draw()
         middle = time.perf_counter()
         update()
-        times[step] = middle - begin, time.perf_counter() - middle
-        if time.perf_counter() > end and step >= 4:
-            times = times[: step + 1]
-            break
-    draw_time, update_time = np.median(times, axis=0) * 1e6
-    return float(draw_time), float(update_time)
+        times.append((middle - begin, time.perf_counter() - middle))
+    return times
+
+
+def medians(steps: dict[str, tuple[Step, Step]], rounds: int, each: int) -> dict[str, tuple[float, float]]:
+    """Median microseconds of draw and update by contender. They take turns, ``rounds`` times ``each`` steps, so that a
+    change in the machine's speed reaches all of them; the first round warms up and does not count."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    for turn in range(rounds + 1):
+        for name, (draw, update) in steps.items():
+            taken = timed(draw, update, each, SECONDS / rounds)
+            times[name] += taken if turn else []
+    return {name: tuple(np.median(taken, axis=0) * 1e6) for name, taken in times.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[90_000, 1_000_000, 10_000_000, 100_000_000])
     parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=10, help="turns that each contender gets at each size")
+    parser.add_argument("--steps", type=int, default=200, help="draws and updates in a turn")
     parser.add_argument("--only", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{platform.processor() or platform.machine()}, numpy {np.__version__}, torch {torch.__version__}, "
           f"numba {version('numba')}; batch {args.batch}, one thread")  # fmt: skip
-    rows = []
+    rows: list[tuple[int, str, str]] = []
     for n in args.sizes:
-        base = None
-        for name in args.only:
-            print(f"N = {n}: {name}", flush=True)
-            rng = np.random.default_rng(0)
-            try:
-                draw, update = CONTENDERS[name](rng.random(n), args.batch, rng)
-                times = medians(draw, update, args.steps)
-            except ImportError as error:
-                rows.append((n, name, f"not installed ({error.name})"))
-                continue
-            except (RuntimeError, MemoryError) as error:
-                rows.append((n, name, f"cannot: {str(error).splitlines()[0]}" if str(error) else "no memory"))
-                continue
-            base = base or sum(times)
-            rows.append((n, name, f"{times[0]:9.1f} | {times[1]:9.1f} | {sum(times):9.1f} | {sum(times) / base:7.2f}"))
-            del draw, update
+        waiting = list(args.only)
+        while waiting:  # as many together as memory holds; ours is in each group, to compare with
+            group = waiting[: max(1, int(MEMORY // (n * BYTES)) - 1)]
+            waiting = waiting[len(group) :]
+            names = group if REFERENCE in group else [REFERENCE, *group]
+            print(f"N = {n}: {', '.join(names)}", flush=True)
+            steps: dict[str, tuple[Step, Step]] = {}
+            for name in names:
+                rng = np.random.default_rng(0)
+                try:
+                    steps[name] = CONTENDERS[name](rng.random(n), args.batch, rng)
+                except ImportError as error:
+                    rows.append((n, name, f"not installed ({error.name})"))
+                except (RuntimeError, MemoryError) as error:
+                    why = f"cannot: {str(error).splitlines()[0]}" if str(error) else "no memory"
+                    rows.append((n, name, why))
+            times = medians(steps, args.rounds, args.steps)
+            base = sum(times[REFERENCE])
+            for name in group:
+                if name in times:
+                    draw, update = times[name]
+                    both = draw + update
+                    rows.append((n, name, f"{draw:9.1f} | {update:9.1f} | {both:9.1f} | {both / base:7.2f}"))
+            del steps
     print("\n| N | contender | draw µs | update µs | both µs | ratio |\n|---|---|---|---|---|---|")
     for n, name, text in rows:
         print(f"| {n:.0e} | {name} | {text} |")

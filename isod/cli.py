@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from isod.config import PRESETS, SAMPLERS, Preset, RunConfig, SamplerConfig
-from isod.errors import InputError
+from isod.errors import InputError, unknown
 
 
 def choose_sampler(name: str) -> SamplerConfig:
     """The named sampler. Raises InputError with the names there are."""
     if name not in SAMPLERS:
-        raise InputError(f"unknown sampler {name!r}; choose one of {', '.join(SAMPLERS)}")
+        raise unknown("sampler", name, SAMPLERS)
     return SAMPLERS[name]
 
 
 def choose_preset(name: str) -> Preset:
     """The named preset. Raises InputError with the names there are."""
     if name not in PRESETS:
-        raise InputError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}")
+        raise unknown("preset", name, PRESETS)
     return PRESETS[name]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from isod.cli import add_run_options, adjust, choose_preset, exit_cleanly
 from isod.config import PRESETS, SAMPLERS, Preset, SamplerConfig, require
 from isod.data.store import CropStore
-from isod.errors import InputError
+from isod.errors import InputError, unknown
 
 DEMO_SEED = 0
 DEMO_SIZE = (160, 48)  # width, height: an eighth of the far region
@@ -49,7 +49,7 @@ class Study:
         known = SAMPLERS | {sampler.name: sampler for sampler in self.samplers}
         for name in names:
             if name not in known:
-                raise InputError(f"unknown sampler {name!r}; choose one of {', '.join(known)}")
+                raise unknown("sampler", name, known)
         require(len(set(names)) == len(names), "--samplers must name each sampler once", names)
         return [known[name] for name in names]
 

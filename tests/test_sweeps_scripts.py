@@ -61,7 +61,9 @@ def test_names_are_unique_and_mean_one_thing():
 def test_samplers_are_chosen_by_name():
     study = script("ablations")
     assert [s.name for s in study.choose(["EL2N", "UIS-max"])] == ["EL2N", "UIS-max"]
-    with pytest.raises(InputError, match=r"unknown sampler 'UIS-min'; choose one of baseline, .*UIS-max"):
+    with pytest.raises(
+        InputError, match=r"unknown sampler 'UIS-min'; did you mean 'UIS-\w+'\? choose one of baseline, .*UIS-max"
+    ):
         study.choose(["UIS-min"])
     with pytest.raises(InputError, match="name each sampler once"):
         study.choose(["UIS", "UIS"])

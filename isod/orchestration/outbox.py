@@ -8,14 +8,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from isod.errors import one_line
+
 RETRY_AFTER = 3.0  # seconds between two attempts at the same call
 
 
 def reason(error: Exception) -> str:
     """What a failed call says, in a line: of a database's error its own words, not the statement and its numbers."""
-    text = " ".join(str(error).split())
-    database = re.search(r"\(\w+\.\w*Error\) ([^\[]+)", text)
-    return (database[1].strip() if database else text[:200]) or type(error).__name__
+    database = re.search(r"\(\w+\.\w*Error\) ([^\[\n]+)", str(error))
+    return database[1].strip() if database else one_line(error)
 
 
 class Outbox:
