@@ -6,10 +6,14 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mlflow import MlflowClient
+from mlflow.utils.validation import _validate_metric_name
 
 from isod.config import SAMPLERS, Preset, ResourceConfig, SamplerConfig, flatten
 from isod.errors import InputError
+from isod.orchestration.mlflow_callback import check_class_names, metric_key
 from isod.orchestration.resources import concurrent_trials, reservation
 from isod.orchestration.sweep import Sweep, run_sweep
 from isod.orchestration.trial import run_config
@@ -152,3 +156,21 @@ def test_every_trial_reserves_its_decode_workers():
         concurrent_trials(ResourceConfig(decode_workers=2), cpus=2, gpus=0, trials=2)
     with pytest.raises(InputError, match="needs 1 GPU and Ray has 0"):
         concurrent_trials(ResourceConfig(gpus_per_trial=1.0), cpus=16, gpus=0, trials=2)
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.text(min_size=1, max_size=60))
+@settings(max_examples=300, deadline=None)
+def test_whatever_a_class_is_called_mlflow_takes_its_metrics(name):
+    """MLflow's own check of a metric's name."""
+    _validate_metric_name(metric_key(f"AP_medium/{name}"))
+
+
+def test_classes_that_mlflow_could_not_tell_apart_are_refused():
+    check_class_names(["car", "Car", "small truck", "a/b", "..", "größe"])
+    with pytest.raises(InputError, match="the classes 'a<b' and 'a>b' would share the MLflow metric 'AP_medium/a_b'"):
+        check_class_names(["a<b", "car", "a>b"])
+    with pytest.raises(InputError, match="has 300 characters, and MLflow's metric names end at 250"):
+        check_class_names(["x" * 300])

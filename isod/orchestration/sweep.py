@@ -19,7 +19,13 @@ from isod.config import Preset, RunConfig, SamplerConfig, flatten
 from isod.data.store import CropStore
 from isod.errors import InputError
 from isod.orchestration.cluster import connect
-from isod.orchestration.mlflow_callback import COMMIT_TAG, MLflowCallback, begin_sweep, resume_sweep
+from isod.orchestration.mlflow_callback import (
+    COMMIT_TAG,
+    MLflowCallback,
+    begin_sweep,
+    check_class_names,
+    resume_sweep,
+)
 from isod.orchestration.progress import ProgressView
 from isod.orchestration.resources import concurrent_trials, reservation
 from isod.orchestration.tracking import impatient, open_experiment
@@ -75,6 +81,7 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         InputError: before anything starts, for a store, setting, tracking URI or cluster that cannot be used.
     """
     store = CropStore.open(sweep.store)
+    check_class_names(store.meta.class_names)
     preset = sweep.preset
     base = RunConfig(
         sampler=sweep.samplers[0], detector=preset.detector, training=preset.training, holdout=preset.holdout
