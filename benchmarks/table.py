@@ -200,7 +200,7 @@ def main() -> None:
                     why = f"cannot: {str(error).splitlines()[0]}" if str(error) else "no memory"
                     rows.append((n, name, why))
             times = medians(steps, args.rounds, args.steps)
-            base = sum(times[REFERENCE])
+            base = sum(times.get(REFERENCE, (np.nan,)))
             for name in group:
                 if name in times:
                     draw, update = times[name]

@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +9,8 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from isod.orchestration.mlflow_server import HOST
+from tests.cluster.variants import ROOT, TEXT, VARIANTS
 
-ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "cluster.yaml").read_text()
 COMMAND_KEYS = [
     "initialization_commands",
     "setup_commands",
@@ -21,33 +19,6 @@ COMMAND_KEYS = [
     "head_start_ray_commands",
     "worker_start_ray_commands",
 ]
-
-
-def between(mark: str) -> str:
-    """The lines of cluster.yaml from ">>> mark" to "<<< mark", without the two."""
-    match = re.search(rf"^# >>> {mark}\n(.*?)^# <<< {mark}\n", TEXT, re.DOTALL | re.MULTILINE)
-    assert match, f"cluster.yaml has no part marked {mark!r}"
-    return match[1]
-
-
-def uncomment(text: str) -> str:
-    return re.sub(r"^# ?", "", text, flags=re.MULTILINE)
-
-
-def on_premise() -> str:
-    """cluster.yaml edited as its own comment says."""
-    local = between("on premise")
-    return TEXT.replace(between("AWS"), "").replace(local, uncomment(local))
-
-
-def spot() -> str:
-    """cluster.yaml with the two lines that ask for spot machines uncommented."""
-    text, changed = re.subn(r"# (InstanceMarketOptions:\n +)# (  MarketType: spot)", r"\1\2", TEXT)
-    assert changed == 1
-    return text
-
-
-VARIANTS = {"AWS": TEXT, "spot": spot(), "on premise": on_premise()}
 
 
 def prepared(text: str) -> dict[str, Any]:

@@ -84,7 +84,8 @@ def resume_sweep(
     Raises:
         InputError: there is none, or it began with other settings.
     """
-    parents = client.search_runs([experiment_id], f"tags.`{SWEEP_TAG}` = '{name}'", max_results=1)
+    newest = ["attributes.start_time DESC"]
+    parents = client.search_runs([experiment_id], f"tags.`{SWEEP_TAG}` = '{name}'", max_results=1, order_by=newest)
     if not parents:
         raise InputError(f"there is no sweep {name!r} to resume in this MLflow experiment: leave out --resume")
     parent = parents[0]
