@@ -37,6 +37,7 @@ sys.exit(study.main(STUDY, None, [*arguments, "--address", cluster.address]))
 """
 
 
+@pytest.mark.slow  # about two minutes, most of it Ray's, to start three nodes and to notice that one is gone
 @pytest.mark.timeout(400)
 def test_a_trial_outlives_its_machine(tiny_store, tmp_path, undisturbed):
     arguments = ["--store", tiny_store, "--preset", "demo", "--samplers", "baseline", "UIS", "--seeds", "1",

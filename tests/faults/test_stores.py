@@ -42,6 +42,7 @@ def test_an_mlflow_server_may_go_away_and_come_back(ray_local, sweep, server, un
     assert_recorded(server.uri, "faults", {"UIS": expected})
 
 
+@pytest.mark.slow  # the full store below is the same story, told faster
 @pytest.mark.timeout(300)
 def test_a_store_that_takes_nothing_loses_nothing(ray_local, sweep, undisturbed, monkeypatch):
     """A database that somebody else has locked from the second validation on; the same sweep, resumed, delivers."""
