@@ -34,6 +34,8 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
     """
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
+    # A lost trial is told in a sentence by the progress view; Tune would print every stack on the way.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if ray.is_initialized():
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}

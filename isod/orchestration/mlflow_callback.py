@@ -271,8 +271,9 @@ def name_of(trial: Trial) -> str:
 
 
 def failure_reason(trial: Trial) -> str:
-    """The last line of what the trial raised: the sentence, not the stack."""
+    """The sentence that the trial's exception begins with, not the stack, nor the advice that Ray appends to it."""
     path = trial.error_file  # get_error() reads a copy that Tune makes of it later
     text = Path(path).read_text() if path and os.path.exists(path) else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:500] if lines else "the trial ended without saying why"
+    headings = [line for line in lines if re.match(r"[\w.]+(Error|Exception)(\(\w+\))?: ", line)]
+    return (headings or lines or ["the trial ended without saying why"])[-1][:500]
