@@ -52,47 +52,70 @@ def test_a_trial_outlives_its_process_its_table_and_its_decode_worker(ray_local,
     assert_recorded(sweep.tracking_uri, "faults", {"UIS": expected})
 
 
-@pytest.mark.timeout(400)
-def test_a_driver_that_is_stopped_or_killed_goes_on_where_it_was(tiny_store, tmp_path, undisturbed):
-    """Ctrl-C in the first of two trials, kill -9 in the second; nothing stays behind, MLflow has each point once."""
+def command(store, out):
+    """The thesis grid's script with baseline and UIS, one trial at a time."""
     training = ["--iterations", str(TRAINING.iterations), "--batch-size", str(TRAINING.batch_size), "--validate-every",
                 str(TRAINING.validate_every), "--lr", str(TRAINING.lr), "--lag", str(TRAINING.lag)]  # fmt: skip
-    command = [sys.executable, str(SCRIPT), "--store", tiny_store, "--preset", "demo", "--samplers", "baseline", "UIS",
-               "--seeds", "1", "--out", str(tmp_path), "--width", str(DETECTOR.width), *training,
-               "--workers", "2"]  # fmt: skip  # two workers and so 1.25 CPUs a trial: one at a time on two CPUs
+    return [sys.executable, str(SCRIPT), "--store", store, "--preset", "demo", "--samplers", "baseline", "UIS",
+            "--seeds", "1", "--out", str(out), "--width", str(DETECTOR.width), *training,
+            "--workers", "2"]  # fmt: skip  # two workers and so 1.25 CPUs a trial: one at a time on two CPUs
+
+
+def start(arguments, out):
+    """The driver, as a process of its own with a Ray of its own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
+    return subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=out, env=environment
+    )
 
-    def start(*more):
-        return subprocess.Popen([*command, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                cwd=tmp_path, env=environment)  # fmt: skip
 
-    def gone(descendants):
-        """All processes that Ray had started end by themselves."""
-        until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in descendants), 150)
+def all_end(descendants):
+    """What a driver had started ends by itself, within a minute or so."""
+    until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in descendants), 150)
 
-    driver = start()
-    until(lambda: rows_of(tmp_path, "baseline-seed0") >= 1)
-    descendants = psutil.Process(driver.pid).children(recursive=True)
-    assert len(descendants) > 3
-    driver.send_signal(signal.SIGINT)
-    out, error = driver.communicate(timeout=120)
-    assert driver.returncode != 0
-    assert "Traceback" not in error
-    assert "--resume goes on" in error
-    gone(descendants)
 
-    driver = start("--resume")
+def assert_complete(store, out, undisturbed):
+    uri, experiment = f"sqlite:///{out}/mlflow.db", f"thesis-grid-{Path(store).name}"
+    assert_recorded(uri, experiment, {name: undisturbed(name) for name in ("baseline", "UIS")})
+
+
+@pytest.mark.timeout(400)
+def test_a_driver_that_is_killed_goes_on_where_it_was(tiny_store, tmp_path, undisturbed):
+    """kill -9 in the second of two trials; nothing stays behind, and MLflow has each point once."""
+    arguments = command(tiny_store, tmp_path)
+    driver = start(arguments, tmp_path)
     until(lambda: rows_of(tmp_path, "UIS-seed0") >= 3)
     descendants = psutil.Process(driver.pid).children(recursive=True)
+    assert len(descendants) > 3
     driver.kill()
-    driver.communicate(timeout=60)  # what Ray had started ends within about a minute; the next driver need not wait
+    driver.communicate(timeout=60)
 
-    driver = start("--resume")
+    driver = start([*arguments, "--resume"], tmp_path)
     out, error = driver.communicate(timeout=240)
     assert driver.returncode == 0, error[-2000:]
     assert "1 of 2 runs are finished and not run again" in out
     assert "baseline-seed0 done" not in out
     assert "UIS-seed0 done" in out
-    gone(descendants)
-    uri, experiment = f"sqlite:///{tmp_path}/mlflow.db", f"thesis-grid-{Path(tiny_store).name}"
-    assert_recorded(uri, experiment, {name: undisturbed(name) for name in ("baseline", "UIS")})
+    all_end(descendants)
+    assert_complete(tiny_store, tmp_path, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_sweep_that_is_interrupted_ends_cleanly_and_goes_on_where_it_was(tiny_store, tmp_path, undisturbed):
+    """Ctrl-C in the first of two trials."""
+    arguments = command(tiny_store, tmp_path)
+    driver = start(arguments, tmp_path)
+    until(lambda: rows_of(tmp_path, "baseline-seed0") >= 1)
+    descendants = psutil.Process(driver.pid).children(recursive=True)
+    driver.send_signal(signal.SIGINT)
+    _, error = driver.communicate(timeout=120)
+    assert driver.returncode == 2  # no run has finished, so there is nothing to compare
+    assert "Traceback" not in error
+    assert "2 runs were not finished: the same command with --resume goes on" in error
+    all_end(descendants)
+
+    driver = start([*arguments, "--resume"], tmp_path)
+    _, error = driver.communicate(timeout=240)
+    assert driver.returncode == 0, error[-2000:]
+    assert_complete(tiny_store, tmp_path, undisturbed)
