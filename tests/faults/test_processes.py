@@ -79,6 +79,7 @@ def assert_complete(store, out, undisturbed):
     assert_recorded(uri, experiment, {name: undisturbed(name) for name in ("baseline", "UIS")})
 
 
+@pytest.mark.slow  # minutes, most of it two drivers that start
 @pytest.mark.timeout(400)
 def test_a_driver_that_is_killed_goes_on_where_it_was(tiny_store, tmp_path, undisturbed):
     """kill -9 in the second of two trials; nothing stays behind, and MLflow has each point once."""
