@@ -114,7 +114,7 @@ def test_json_that_is_not_coco(refused, coco, tmp_path, text, rule):
         ([2, 3, 9, -1], "its bbox has a positive width and height, got [2, 3, 9, -1]"),
         ([25, 3, 9, 8], "its bbox lies inside its 30×20 image, got [25, 3, 9, 8]"),
         ([100, 100, 9, 8], "its bbox lies inside its 30×20 image"),
-        ([2, float("nan"), 9, 8], "four finite numbers, got [2, nan, 9, 8]"),
+        ([2, None, 9, 8], "four finite numbers, got [2, None, 9, 8]"),
         ([2, 3, 9], "four finite numbers, got [2, 3, 9]"),
     ],
 )
@@ -124,6 +124,19 @@ def test_bad_boxes(refused, coco, tmp_path, bbox, rule):
     sentence = refused(cli.main, *coco.arguments)
     assert f"{tmp_path / 'train.json'} is not COCO as isod reads it: annotation 2: " in sentence
     assert rule in sentence
+
+
+def test_a_box_that_is_nan(refused, coco, tmp_path):
+    """JSON knows no NaN, though Python writes it; a number too large for a float is infinite."""
+    coco.train["annotations"][1]["bbox"] = [2, float("nan"), 9, 8]
+    coco.save()
+    sentence = refused(cli.main, *coco.arguments)
+    assert sentence == f"{tmp_path / 'train.json'} is not JSON: NaN is no JSON number"
+    text = (tmp_path / "train.json").read_text().replace("NaN", "1e999")
+    (tmp_path / "train.json").write_text(text)
+    sentence = refused(cli.main, *coco.arguments)
+    assert "annotation 2: " in sentence
+    assert "four finite numbers" in sentence
 
 
 def test_a_class_in_val_that_train_lacks(refused, coco):
@@ -184,7 +197,7 @@ def test_a_full_disk_while_training(refused, tiny_store, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device", "metrics.csv")
 
-    monkeypatch.setattr("isod.training.local.train", full)
+    monkeypatch.setattr("isod.training.folder.train", full)
     sentence = refused(cli.main, "train", tiny_store, "--out", tmp_path, "--iterations", 1)
     assert sentence == "the disk that holds metrics.csv is full: what was written stays; free some space"
 
@@ -274,7 +287,7 @@ def test_out_that_cannot_be_written(refused, ray_local, tiny_store, tmp_path):
 def test_out_that_holds_a_run(refused, tiny_store, tmp_path):
     (tmp_path / "metrics.csv").write_text("iteration,mAP\n50,0.5\n")
     sentence = refused(cli.main, "train", tiny_store, "--out", tmp_path)
-    assert sentence == f"--out must be a folder without an earlier run, got '{tmp_path}'"
+    assert sentence == f"--out must be a folder without an earlier run, unless you --resume it, got '{tmp_path}'"
     assert (tmp_path / "metrics.csv").read_text() == "iteration,mAP\n50,0.5\n"
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -343,7 +356,8 @@ def test_a_ray_address_where_nobody_answers(sweep, monkeypatch, address):
 def test_a_machine_too_busy_for_ray_gets_three_attempts(monkeypatch):
     tried = []
 
-    def too_slow(**options):
+    def too_slow(address, **options):
+        assert address == "local"
         tried.append(options["num_cpus"])
         raise Exception("The current node timed out during startup. This could happen because …")
 
