@@ -6,6 +6,7 @@ and the value it broke.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 from isod.errors import InputError
@@ -264,3 +265,9 @@ def flatten(config: RunConfig) -> dict[str, str | int | float | bool]:
         for key, value in values.items():
             flat[f"{section}.{key}"] = value if isinstance(value, str | int | float | bool) else str(value)
     return flat
+
+
+def changes(before: Mapping[str, object], now: Mapping[str, object]) -> str:
+    """Which settings differ, as "lr was 0.1 and is 0.2, …"; empty if none does."""
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    return ", ".join(f"{name} was {before.get(name)} and is {now.get(name)}" for name in names)

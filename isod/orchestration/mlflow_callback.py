@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from isod.config import RunConfig, flatten
+from isod.config import RunConfig, changes, flatten
 from isod.errors import InputError
 from isod.orchestration.outbox import Outbox
 from isod.orchestration.trial import run_config, trial_folder, trial_name
@@ -89,11 +89,7 @@ def resume_sweep(
     if not parents:
         raise InputError(f"there is no sweep {name!r} to resume in this MLflow experiment: leave out --resume")
     parent = parents[0]
-    wanted = {key: str(value) for key, value in settings.items()}
-    found = parent.data.params
-    changed = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
-    if changed:
-        text = ", ".join(f"{key} was {found.get(key)} and is {wanted.get(key)}" for key in changed)
+    if text := changes(parent.data.params, {key: str(value) for key, value in settings.items()}):
         raise InputError(f"the sweep {name!r} to resume began with other settings ({text}): use the same")
     record = SweepRecord(parent.info.run_id)
     for run in children_of(client, experiment_id, parent.info.run_id):

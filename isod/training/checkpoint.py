@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from isod.config import changes
 from isod.errors import InputError
 
 FORMAT = 1
@@ -88,10 +89,7 @@ class Checkpoints:
                 continue
             if found != FORMAT:
                 raise InputError(f"{path} has format {found}, and this isod reads format {FORMAT}: start the run anew")
-            if settings != self._settings:
-                names = settings.keys() | self._settings.keys()
-                changes = sorted(n for n in names if settings.get(n) != self._settings.get(n))
-                text = ", ".join(f"{n} was {settings.get(n)} and is {self._settings.get(n)}" for n in changes)
+            if text := changes(settings, self._settings):
                 raise InputError(f"{path} is of a run with other settings ({text}): use the same, or another folder")
             self._saved_at = float(state["record"]["seconds"])
             return state

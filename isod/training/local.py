@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from isod.config import RunConfig, require
+from isod.config import RunConfig, changes, require
 from isod.data.store import CropSplit, CropStore
 from isod.errors import InputError
 from isod.sampling.schedule import DrawSchedule
@@ -96,8 +96,5 @@ def run_local(
 
 
 def _require_same(settings: dict[str, str | int | float | bool], path: Path) -> None:
-    found = json.loads(path.read_text())
-    changed = sorted(name for name in settings.keys() | found.keys() if settings.get(name) != found.get(name))
-    if changed:
-        text = ", ".join(f"{name} was {found.get(name)} and is {settings.get(name)}" for name in changed)
+    if text := changes(json.loads(path.read_text()), settings):
         raise InputError(f"--resume needs the settings that the run began with, see {path}: {text}")
