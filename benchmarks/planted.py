@@ -1,11 +1,15 @@
 """Does a sampler work at all? The planted problem of spec §11, trained by the product's own parts.
 
-    python benchmarks/planted.py [--iterations N] [--seeds 3] [--samplers NAME …] [--images 20000] [--workers 2]
+    python benchmarks/planted.py [--iterations N] [--seeds 3] [--samplers NAME …] [--images 10000] [--workers 2]
 
 Every sampler trains with every seed, on clean labels and with planted errors (6 % of the labels swapped, 6 % of the
 boxes missing); validation labels are always right. The table gives the speed-up of the mean curve over the baseline's
 (eq. 5.1), each seed's own, where the baseline's best is passed, and what was drawn. ``LIS-shifted`` is the negative
 control: LIS whose scores go to the next index, which is what an off-by-one would do. It must gain nothing.
+
+The defaults are half of spec §11's images and half of its iterations, so that the whole of it fits 15 minutes on two
+cores: the first epoch, in which every sampler draws alike, is then as small a part of a run as it is there. At full
+size: ``--images 20000 --iterations 1200``.
 
 Runs are dealt to processes of one torch thread each, so the numbers do not depend on how many there are.
 """
@@ -38,7 +42,7 @@ SHIFTED = "LIS-shifted"
 LABELS = {"clean": 0.0, "noisy": 0.06}  # share of labels swapped, and of boxes missing
 DEFAULT_SAMPLERS = {
     "clean": ("LIS", "UIS", "UIS-asymmetric", SHIFTED),
-    "noisy": ("LIS", "UIS", "UIS-asymmetric", "bounded-error"),
+    "noisy": ("LIS", "UIS", "UIS-asymmetric"),
 }  # beside the baseline
 VALIDATION_IMAGES = 600
 TRAIN_SEED, VALIDATION_SEED, ERROR_SEED = 0, 1, 2
@@ -167,13 +171,13 @@ def _share(value: float) -> str:
 def main() -> None:
     """Runs the grid and prints one table for clean and one for noisy labels."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--iterations", type=int, default=900)
+    parser.add_argument("--iterations", type=int, default=650)
     parser.add_argument("--seeds", type=int, default=3, help="runs per sampler, seeds 0 … N-1")
     defaults = "; ".join(f"{labels}: {' '.join(names)}" for labels, names in DEFAULT_SAMPLERS.items())
     text = f"of isod.config.SAMPLERS, or {SHIFTED}, beside the baseline (default: {defaults})"
     parser.add_argument("--samplers", nargs="+", metavar="NAME", help=text)
     parser.add_argument("--labels", nargs="+", default=list(LABELS), choices=list(LABELS))
-    parser.add_argument("--images", type=int, default=20_000)
+    parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--validate-every", type=int, default=50, metavar="N", help="iterations")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, one process and one thread each")

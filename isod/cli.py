@@ -49,6 +49,7 @@ def adjust(preset: Preset, options: argparse.Namespace) -> Preset:
             validate_every=options.validate_every,
             lag=options.lag,
             lr=options.lr,
+            lr_schedule=options.lr_schedule,
             loss_normalisation=options.loss_normalisation,
         ),
         resources=set_given(preset.resources, decode_workers=options.workers, threads=options.threads),
@@ -63,6 +64,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--validate-every", type=int, metavar="N", help="iterations between two validations")
     group.add_argument("--width", type=float, metavar="X", help="feature multiplier of the ResNet (thesis: 0.5)")
     group.add_argument("--lr", type=float, metavar="X", help="Adam's learning rate")
+    group.add_argument("--lr-schedule", metavar="NAME", help="constant, or cosine: down to 0 at the last iteration")
     group.add_argument("--loss-normalisation", metavar="NAME", help="what counts equally in the loss: location, object")
     group.add_argument("--lag", type=int, metavar="N", help="draw t sees the scores of steps up to t - 1 - N")
     group.add_argument("--workers", type=int, metavar="N", help="decode workers per run")

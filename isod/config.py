@@ -45,6 +45,7 @@ class DetectorConfig:
 
 
 LOSS_NORMALISATIONS = ("location", "object")
+LR_SCHEDULES = ("constant", "cosine")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,8 @@ class TrainingConfig:
     iterations: int = 246_000
     batch_size: int = 128  # crops
     lr: float = 1e-3
+    lr_schedule: str = "constant"  # or "cosine": from lr down to 0
+    lr_decayed_at: float = 1.0  # of schedule "cosine": share of the iterations after which it has come down to 0
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-7
     validate_every: int = 703  # iterations; the same grid for every sampler
@@ -69,6 +72,10 @@ class TrainingConfig:
             require(getattr(self, name) >= 1, f"{name} must be ≥ 1", getattr(self, name))
         require(self.lag >= 0, "lag must be ≥ 0", self.lag)
         require(self.lr > 0, "lr must be > 0", self.lr)
+        require(
+            self.lr_schedule in LR_SCHEDULES, f"lr_schedule must be one of {', '.join(LR_SCHEDULES)}", self.lr_schedule
+        )
+        require(0 < self.lr_decayed_at <= 1, "lr_decayed_at must be in (0, 1]", self.lr_decayed_at)
         require(self.eps > 0, "eps must be > 0", self.eps)
         require(0 <= self.seed < 2**32, "seed must be in 0 … 2³² − 1", self.seed)
         require(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,38 +20,6 @@ from isod.errors import InputError, unknown
 
 DEMO_SEED = 0
 DEMO_SIZE = (160, 48)  # width, height: an eighth of the far region
-
-
-@dataclass(frozen=True, kw_only=True)
-class Study:
-    """What a sweep script runs by default."""
-
-    name: str  # of the script, without .py: the parent run's isod.sweep tag
-    samplers: Sequence[SamplerConfig]  # names are unique: MLflow knows a run by its sampler's name and its seed
-    training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # sampler name → settings of its own
-
-    def __post_init__(self) -> None:
-        names = [sampler.name for sampler in self.samplers]
-        if len(set(names)) != len(names) or not self.training.keys() <= set(names):
-            raise ValueError(f"study {self.name}: names repeated, or settings for others than {names}")
-        for sampler in self.samplers:
-            if SAMPLERS.get(sampler.name, sampler) != sampler:
-                raise ValueError(f"study {self.name}: {sampler.name!r} is the name of another sampler")
-
-    def choose(self, names: Sequence[str] | None) -> list[SamplerConfig]:
-        """The samplers of these names, which may be any that isod knows; the study's own where None.
-
-        Raises:
-            InputError: an unknown name, with the names there are, or a repeated one.
-        """
-        if names is None:
-            return list(self.samplers)
-        known = SAMPLERS | {sampler.name: sampler for sampler in self.samplers}
-        for name in names:
-            if name not in known:
-                raise unknown("sampler", name, known)
-        require(len(set(names)) == len(names), "--samplers must name each sampler once", names)
-        return [known[name] for name in names]
 
 
 def demo_store(out: Path, frames: int) -> str:
@@ -71,14 +39,56 @@ def demo_store(out: Path, frames: int) -> str:
     return str(store)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What a sweep script runs by default."""
+
+    name: str  # of the script, without .py: the parent run's isod.sweep tag
+    samplers: Sequence[SamplerConfig]  # names are unique: MLflow knows a run by its sampler's name and its seed
+    training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # sampler name → settings of its own
+    extra: Sequence[SamplerConfig] = ()  # run where --samplers names them
+    store: Callable[[Path], str] | None = None  # output folder → the store to use without --store; None for demo data
+    preset: str = "demo"  # for that store
+
+    def __post_init__(self) -> None:
+        every = [*self.samplers, *self.extra]
+        names = [sampler.name for sampler in every]
+        if len(set(names)) != len(names) or not self.training.keys() <= set(names):
+            raise ValueError(f"study {self.name}: names repeated, or settings for others than {names}")
+        for sampler in every:
+            if SAMPLERS.get(sampler.name, sampler) != sampler:
+                raise ValueError(f"study {self.name}: {sampler.name!r} is the name of another sampler")
+
+    def choose(self, names: Sequence[str] | None) -> list[SamplerConfig]:
+        """The samplers of these names, which may be any that isod knows; the study's own where None.
+
+        Raises:
+            InputError: an unknown name, with the names there are, or a repeated one.
+        """
+        if names is None:
+            return list(self.samplers)
+        known = SAMPLERS | {sampler.name: sampler for sampler in (*self.samplers, *self.extra)}
+        for name in names:
+            if name not in known:
+                raise unknown("sampler", name, known)
+        require(len(set(names)) == len(names), "--samplers must name each sampler once", names)
+        return [known[name] for name in names]
+
+
 def build_parser(study: Study, description: str | None) -> argparse.ArgumentParser:
     """The options of a study's script; ``description`` is its docstring."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = " ".join(sampler.name for sampler in study.samplers)
     prefix = experiment_prefix(study)
-    parser.add_argument("--store", metavar="STORE", help="crop store made by `isod prepare` (default: demo data)")
-    parser.add_argument("--demo-frames", type=int, default=1000, metavar="N", help="of the demo data (default 1000)")
-    parser.add_argument("--preset", metavar="NAME", help=f"one of {', '.join(PRESETS)} (default: demo, or small)")
+    data = "the study's own images" if study.store else "demo data"
+    parser.add_argument("--store", metavar="STORE", help=f"crop store made by `isod prepare` (default: {data})")
+    if study.store is None:
+        parser.add_argument(
+            "--demo-frames", type=int, default=1000, metavar="N", help="of the demo data (default 1000)"
+        )
+    parser.add_argument(
+        "--preset", metavar="NAME", help=f"one of {', '.join(PRESETS)} (default: {study.preset}, or small)"
+    )
     parser.add_argument("--samplers", nargs="+", metavar="NAME", help=f"default: {names}")
     parser.add_argument("--seeds", type=int, metavar="N", help="runs per sampler, seeds 0 … N-1")
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow's (default: OUT/mlflow.db)")
@@ -98,7 +108,7 @@ def experiment_prefix(study: Study) -> str:
 
 def run(study: Study, options: argparse.Namespace) -> int:
     """Carries the sweep out and prints where to look; 1 if a run failed or was not finished, else 0."""
-    preset: Preset = adjust(choose_preset(options.preset or ("small" if options.store else "demo")), options)
+    preset: Preset = adjust(choose_preset(options.preset or ("small" if options.store else study.preset)), options)
     samplers = study.choose(options.samplers)
     seeds = preset.seeds if options.seeds is None else options.seeds
     require(seeds >= 1, "--seeds must be ≥ 1", seeds)
@@ -113,7 +123,9 @@ def run(study: Study, options: argparse.Namespace) -> int:
 
     out = output_folder(options.out)
     connect(options.address)  # before the demo data is prepared, which would start Ray on this machine
-    store = options.store or demo_store(out, options.demo_frames)
+    store = options.store
+    if not store:
+        store = study.store(out) if study.store else demo_store(out, options.demo_frames)
     if "://" not in store:
         store = str(Path(store).resolve())
     tracking_uri = options.tracking_uri or f"sqlite:///{out / 'mlflow.db'}"

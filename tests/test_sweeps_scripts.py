@@ -28,7 +28,7 @@ def names(study: Study) -> list[str]:
 def test_together_they_run_every_sampler_there_is():
     assert names(script("thesis_grid")) == list(THESIS_SAMPLERS)
     assert set(names(script("related_work"))) | set(THESIS_SAMPLERS) == set(SAMPLERS)
-    for name in ("thesis_grid", "related_work", "ablations"):
+    for name in ("thesis_grid", "related_work", "ablations", "real_traffic"):
         assert script(name).name == name
         assert "baseline" in names(script(name))
 
@@ -46,6 +46,22 @@ def test_every_ablation_is_its_base_but_for_what_its_name_says():
     assert study.training["baseline-object-loss"] == {"loss_normalisation": "object"}
     different = {(replace(s, name=""), str(study.training.get(s.name))) for s in study.samplers}
     assert len(different) == len(study.samplers)
+
+
+def test_controls_of_the_real_images_run_where_they_are_named():
+    study = script("real_traffic")
+    assert [sampler.name for sampler in study.choose(None)] == ["baseline", "LIS", "UIS", "UIS-IR"]
+    (control,) = study.choose(["UIS-cosine-half"])
+    assert control == replace(SAMPLERS["UIS"], name="UIS-cosine-half")
+    assert study.training["UIS-cosine-half"] == {"lr_schedule": "cosine", "lr_decayed_at": 0.5}
+    assert study.training["baseline-object-loss"] == {"loss_normalisation": "object"}
+
+
+def test_real_images_that_are_not_there_are_asked_for(tmp_path):
+    module = runpy.run_path(str(SWEEPS / "real_traffic.py"))
+    module["traffic_store"].__globals__["IMAGES"] = tmp_path / "none"
+    with pytest.raises(InputError, match=r"no images at .*none: prepare some .* with --store"):
+        module["traffic_store"](tmp_path)
 
 
 def test_names_are_unique_and_mean_one_thing():
@@ -72,8 +88,10 @@ def test_samplers_are_chosen_by_name():
 def test_options_of_the_thesis_grid():
     options = build_parser(script("thesis_grid"), None).parse_args([])
     of_the_sweep = "store demo_frames preset samplers seeds tracking_uri experiment address resume out"
-    of_each_run = "iterations batch_size validate_every width lr lag loss_normalisation workers threads"
+    of_each_run = "iterations batch_size validate_every width lr lr_schedule lag loss_normalisation workers threads"
     assert sorted(vars(options)) == sorted(f"{of_the_sweep} {of_each_run}".split())
+    with_images = build_parser(script("real_traffic"), None).parse_args([])
+    assert vars(options).keys() - vars(with_images).keys() == {"demo_frames"}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from isod.data.store import CropStore
 from isod.training import run as run_module
 from isod.training.examples import TrainingExamples
 from isod.training.local import local_stream, run_local
-from isod.training.run import Trainer, ValidationCrops, flips
+from isod.training.run import Trainer, ValidationCrops, flips, learning_rate
 from isod.training.stream import Batch
 from tests.tiny_run import UNTIMED, tiny_run
 
@@ -133,6 +133,32 @@ def test_a_flipped_crop_is_the_mirrored_crop(tiny_store):
     assert result.losses == pytest.approx(expected.losses, rel=1e-6)
     plain = Trainer(tiny_run(), store.meta, CPU).step(batch)
     assert not np.allclose(result.scores, plain.scores, rtol=1e-3)
+
+
+def test_the_cosine_schedule_is_torchs_own_and_ends_at_nothing():
+    """torch counts the same steps; past its last one it would rise again, here the rate stays at 0."""
+    optimizer = torch.optim.Adam([torch.zeros(1)], lr=2e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=30)
+    config = tiny_run(iterations=40, lr_schedule="cosine", lr_decayed_at=0.75).training
+    for step in range(30):
+        assert learning_rate(config, step) == pytest.approx(schedule.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        schedule.step()
+    assert [learning_rate(config, step) for step in (30, 39)] == [0.0, 0.0]
+    assert learning_rate(tiny_run(iterations=40, lr_schedule="cosine").training, 20) == pytest.approx(config.lr / 2)
+    assert learning_rate(tiny_run(iterations=40).training, 39) == config.lr
+
+
+def test_a_step_uses_the_rate_of_its_number(tiny_store):
+    """Adam's first update is ± the learning rate per weight (up to eps): at the half of a cosine, half of it."""
+    config = tiny_run(iterations=10, lr_schedule="cosine")
+    store = CropStore.open(tiny_store)
+    batch = batch_of(config, store.split("train"), step=5)
+    trainer = Trainer(config, store.meta, CPU)
+    before = trainer.model.head.bias.detach().clone()
+    trainer.step(batch)
+    moved = (trainer.model.head.bias.detach() - before).abs().max()
+    assert moved.item() == pytest.approx(config.training.lr / 2, rel=1e-2)
 
 
 # --- failures --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -37,6 +38,15 @@ def choose_device(name: str = "auto") -> torch.device:
 def flips(config: TrainingConfig, step: int) -> NDArray[np.bool_]:
     """[B] bool, which slots of the step's batch are mirrored; the same for every sampler of one seed."""
     return np.random.default_rng([config.seed, FLIP_STREAM, step]).random(config.batch_size) < 0.5
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """Of the optimizer at ``step`` (from 0). Cosine: lr · (1 + cos(π·step/T)) / 2, and 0 from step T on, T being
+    ``lr_decayed_at`` of the iterations (Loshchilov & Hutter 2017, eq. 5, without restarts)."""
+    if config.lr_schedule == "constant":
+        return config.lr
+    progress = min(1.0, step / (config.lr_decayed_at * config.iterations))
+    return config.lr * (1 + math.cos(math.pi * progress)) / 2
 
 
 def to_device(crops: Crops, device: torch.device) -> tuple[Tensor, Objects]:
@@ -155,6 +165,8 @@ class Trainer:
             raise FloatingPointError(
                 f"loss is {values[-3]} at step {batch.step}, examples {batch.draw.indices.tolist()}"
             )
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(training, batch.step)
         self.optimizer.step()
         total, class_loss, box_loss = values[-3:].tolist()
         rows = values[:-3].reshape(4, -1)  # [4, B]: scores, class losses, box losses, margins
