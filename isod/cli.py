@@ -1,4 +1,4 @@
-"""isod demo | prepare | train | results | triage: the command line.
+"""isod demo | prepare | samplers | train | results | triage: the command line.
 
 Bad input ends with one sentence on standard error and exit code 2; a regression that ``isod results`` was asked to fail
 on, with one line per class and size and exit code 1.
@@ -84,6 +84,16 @@ def _prepare(options: argparse.Namespace) -> None:
     print(prepare_command(options))
 
 
+def _samplers(options: argparse.Namespace) -> None:
+    rows = [("sampler", "heuristic", "reduction", "strategy", "source")]
+    for sampler in SAMPLERS.values():
+        parts = (sampler.heuristic, sampler.reduction) if sampler.heuristic else ("–", "–")
+        rows.append((sampler.name, *parts, sampler.strategy, sampler.source))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
 def _train(options: argparse.Namespace) -> None:
     preset = adjust(choose_preset(options.preset), options)
     config = RunConfig(
@@ -154,6 +164,10 @@ def build_parser() -> argparse.ArgumentParser:
     from isod.data.options import add_prepare_parser
 
     add_prepare_parser(commands).set_defaults(run=_prepare)
+
+    commands.add_parser("samplers", help="every named sampler: its parts, and what it is from").set_defaults(
+        run=_samplers
+    )
 
     train = commands.add_parser("train", help="one run in one process, without Ray or MLflow")
     train.add_argument("store", metavar="STORE", help="crop store made by `isod prepare`")

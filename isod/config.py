@@ -110,6 +110,7 @@ class SamplerConfig:
     pressure: float = 100.0  # of strategy "rank": how many times as likely the highest score is as the lowest
     share: float = 0.5  # of the examples: pruned below the mean ("prune"), replaced ("replace"), let in ("self_paced")
     horizon: float = 0.0  # epochs: when "self_paced" has let in all, when "prune" stops pruning; 0: never
+    source: str = field(default="", compare=False)  # where it is from, in a phrase; it changes no run
 
     def __post_init__(self) -> None:
         for name in ("class_weight", "box_weight", "smoothing", "weight_exponent"):
@@ -123,56 +124,145 @@ class SamplerConfig:
         require(self.horizon >= 0, "sampler horizon must be ≥ 0", self.horizon)
 
 
+# A source with "thesis" alone is the thesis's own; "ours" has no paper. A number is given where it was looked up, else
+# the name that the paper has for the thing.
 _SAMPLERS = [
-    # The thesis's eight (§4.2, §4.3).
-    SamplerConfig(name="baseline", strategy="sequential"),
-    SamplerConfig(name="LIS", heuristic="loss"),
-    SamplerConfig(name="UIS", heuristic="uncertainty"),
-    SamplerConfig(name="LIS-RB", heuristic="loss", strategy="rejection"),
-    SamplerConfig(name="UIS-RB", heuristic="uncertainty", strategy="rejection"),
-    SamplerConfig(name="LIS-RHO", heuristic="loss", strategy="shifted", holdout=True),
-    SamplerConfig(name="LIS-IR", heuristic="loss", box_weight=0.0),
-    SamplerConfig(name="UIS-IR", heuristic="uncertainty", box_weight=0.0),
-    # Its equations and proposals beyond the eight: eq. 4.4 as printed, eq. 4.5 as printed, chapter 7, §6.3.2.
-    SamplerConfig(name="error", heuristic="error", reduction="masked_mean"),
-    SamplerConfig(name="UIS-printed", heuristic="uncertainty_as_printed"),
-    SamplerConfig(name="UIS-asymmetric", heuristic="asymmetric_uncertainty"),
-    SamplerConfig(name="UIS-weighted", heuristic="uncertainty", box_weight=0.25),
-    SamplerConfig(name="UIS-background", heuristic="background_aware"),
-    # RHO by rank (spec §12.9); rejection that settles at q (spec §6); a floor; scores that age; weights that undo the
-    # bias of drawing (Katharopoulos & Fleuret 2018, eq. 4; Schaul et al. 2016, §3.4).
-    SamplerConfig(name="LIS-RHO-rank", heuristic="loss", strategy="linear_rank", holdout=True),
-    SamplerConfig(name="UIS-UR", heuristic="uncertainty", strategy="uniform_rejection"),
-    SamplerConfig(name="UIS-floor", heuristic="uncertainty", floor=0.2),
-    SamplerConfig(name="UIS-decayed", heuristic="uncertainty", strategy="decayed"),
-    SamplerConfig(name="LIS-unbiased", heuristic="loss", floor=0.2, weight_exponent=1.0),
-    # Bounded error, 1 − a and 1 − IoU (Chang et al. 2017, without its history).
-    SamplerConfig(name="bounded-error", heuristic="bounded_error"),
-    # Loss rank with exponentially decaying probability (Loshchilov & Hutter 2015, eqs. 2–3).
-    SamplerConfig(name="loss-rank", heuristic="loss", strategy="rank", pressure=100.0),
-    # The lowest tenth replaced by the highest each epoch, with momentum (Ioannou et al. 2019).
+    # The thesis's eight.
+    SamplerConfig(name="baseline", strategy="sequential", source="thesis §4.2.1"),
+    SamplerConfig(name="LIS", heuristic="loss", source="thesis §4.2.3, eq. 4.2"),
     SamplerConfig(
-        name="replacement", heuristic="loss", strategy="replace", share=0.1, history="momentum", momentum=0.5
+        name="UIS", heuristic="uncertainty", source="thesis §4.2.5.1, the form of its text, not of eq. 4.5 as printed"
     ),
-    # Upper bound of the gradient's norm (Katharopoulos & Fleuret 2018, eq. 20).
-    SamplerConfig(name="gradient-norm", heuristic="gradient_norm", reduction="norm", box_weight=0.0),
-    # Active bias (Chang et al. 2017): prediction variance (eq. 5) and threshold closeness (eq. 7) over the history.
-    # Their smoothing adds the mean score, which is a floor of one half.
-    SamplerConfig(name="prediction-variance", heuristic="bounded_error", box_weight=0.0, history="variance", floor=0.5),
+    SamplerConfig(name="LIS-RB", heuristic="loss", strategy="rejection", source="thesis §4.2.7, algorithm 5"),
+    SamplerConfig(name="UIS-RB", heuristic="uncertainty", strategy="rejection", source="thesis §4.2.7, algorithm 5"),
     SamplerConfig(
-        name="threshold-closeness", heuristic="bounded_error", box_weight=0.0, history="closeness", floor=0.5
+        name="LIS-RHO", heuristic="loss", strategy="shifted", holdout=True, source="thesis §4.2.6, eqs. 3.1 and 4.6"
     ),
-    # The mean of all losses so far instead of the last one (the history mean of Chang et al. 2017, eq. 3).
-    SamplerConfig(name="history-mean", heuristic="loss", history="mean"),
-    # Prune half of the examples below the mean, rescale the rest (InfoBatch, Qin et al. 2024, eqs. 1–4).
-    SamplerConfig(name="InfoBatch", heuristic="loss", strategy="prune", share=0.5),
-    # Forgetting events (Toneva et al. 2019, definition 2.1): error above one half counts as misclassified.
-    SamplerConfig(name="forgetting", heuristic="bounded_error", box_weight=0.0, history="forgetting"),
-    # Final-layer margin (Pleiss et al. 2020, eq. 1), error-vector norm (EL2N, Paul et al. 2021, eq. 3).
-    SamplerConfig(name="margin", heuristic="margin", box_weight=0.0),
-    SamplerConfig(name="EL2N", heuristic="error_vector_norm", box_weight=0.0),
-    # The easier half first, all after ten epochs (self-paced learning, Kumar et al. 2010, eq. 4).
-    SamplerConfig(name="self-paced", heuristic="loss", strategy="self_paced", share=0.5, horizon=10.0),
+    SamplerConfig(name="LIS-IR", heuristic="loss", box_weight=0.0, source="thesis §4.3"),
+    SamplerConfig(name="UIS-IR", heuristic="uncertainty", box_weight=0.0, source="thesis §4.3"),
+    # Its equations and proposals beyond the eight.
+    SamplerConfig(name="error", heuristic="error", reduction="masked_mean", source="thesis §4.2.5, eq. 4.4"),
+    SamplerConfig(name="UIS-printed", heuristic="uncertainty_as_printed", source="thesis eq. 4.5 to the letter"),
+    SamplerConfig(
+        name="UIS-asymmetric", heuristic="asymmetric_uncertainty", source="proposed in thesis chapter 7; form ours"
+    ),
+    SamplerConfig(name="UIS-weighted", heuristic="uncertainty", box_weight=0.25, source="proposed in thesis chapter 7"),
+    SamplerConfig(
+        name="UIS-background",
+        heuristic="background_aware",
+        source="proposed in thesis §6.3.2 and chapter 7; form ours",
+    ),
+    # Other ways to draw from the same scores.
+    SamplerConfig(
+        name="LIS-RHO-rank",
+        heuristic="loss",
+        strategy="linear_rank",
+        holdout=True,
+        source="ours: thesis eq. 3.1 by rank, without eq. 4.6's outliers",
+    ),
+    SamplerConfig(
+        name="UIS-UR",
+        heuristic="uncertainty",
+        strategy="uniform_rejection",
+        source="ours: thesis algorithm 5 with uniform proposals, so that it settles at q (Barker 1965)",
+    ),
+    SamplerConfig(
+        name="UIS-floor",
+        heuristic="uncertainty",
+        floor=0.2,
+        source="ours: thesis eq. 4.3 with a share that does not shrink with N",
+    ),
+    SamplerConfig(
+        name="UIS-decayed", heuristic="uncertainty", strategy="decayed", source="ours: old scores fade into the mean"
+    ),
+    SamplerConfig(
+        name="LIS-unbiased",
+        heuristic="loss",
+        floor=0.2,
+        weight_exponent=1.0,
+        source='Schaul et al. 2016, "Annealing the bias": weights (1/N · 1/p)^β with β = 1',
+    ),
+    SamplerConfig(
+        name="bounded-error",
+        heuristic="bounded_error",
+        source="Chang et al. 2017, 1 − p of the true class, as in thesis §4.2.5, without its history",
+    ),
+    SamplerConfig(
+        name="loss-rank",
+        heuristic="loss",
+        strategy="rank",
+        pressure=100.0,
+        source="Loshchilov & Hutter 2015: probability decays exponentially with the loss's rank",
+    ),
+    SamplerConfig(
+        name="replacement",
+        heuristic="loss",
+        strategy="replace",
+        share=0.1,
+        history="momentum",
+        momentum=0.5,
+        source="Ioannou et al. 2019, as in thesis chapter 3",
+    ),
+    SamplerConfig(
+        name="gradient-norm",
+        heuristic="gradient_norm",
+        reduction="norm",
+        box_weight=0.0,
+        source="Katharopoulos & Fleuret 2018, eq. 20: bound of the gradient norm",
+    ),
+    SamplerConfig(  # the paper's smoothing adds the mean score, which is a floor of one half; below likewise
+        name="prediction-variance",
+        heuristic="bounded_error",
+        box_weight=0.0,
+        history="variance",
+        floor=0.5,
+        source="Chang et al. 2017 (active bias), prediction variance",
+    ),
+    SamplerConfig(
+        name="threshold-closeness",
+        heuristic="bounded_error",
+        box_weight=0.0,
+        history="closeness",
+        floor=0.5,
+        source="Chang et al. 2017 (active bias), threshold closeness",
+    ),
+    SamplerConfig(
+        name="history-mean",
+        heuristic="loss",
+        history="mean",
+        source="Chang et al. 2017, mean over the epochs, as in thesis §4.2.5, of the loss",
+    ),
+    SamplerConfig(
+        name="InfoBatch",
+        heuristic="loss",
+        strategy="prune",
+        share=0.5,
+        source="Qin et al. 2024, soft pruning and expectation rescaling",
+    ),
+    SamplerConfig(  # an error above one half counts as misclassified
+        name="forgetting",
+        heuristic="bounded_error",
+        box_weight=0.0,
+        history="forgetting",
+        source="Toneva et al. 2019, §3 and algorithm 1",
+    ),
+    SamplerConfig(
+        name="margin",
+        heuristic="margin",
+        box_weight=0.0,
+        source="Pleiss et al. 2020, the margin, as in thesis chapter 3",
+    ),
+    SamplerConfig(
+        name="EL2N", heuristic="error_vector_norm", box_weight=0.0, source="Paul et al. 2021, definition 2.3"
+    ),
+    SamplerConfig(
+        name="self-paced",
+        heuristic="loss",
+        strategy="self_paced",
+        share=0.5,
+        horizon=10.0,
+        source="Kumar et al. 2010: easy samples first, annealed until all are considered",
+    ),
 ]
 
 SAMPLERS: dict[str, SamplerConfig] = {sampler.name: sampler for sampler in _SAMPLERS}
@@ -266,9 +356,14 @@ PRESETS: dict[str, Preset] = {
 
 
 def flatten(config: RunConfig) -> dict[str, str | int | float | bool]:
-    """The run's settings under dotted names, as MLflow parameters and config.json hold them: ``training.lr`` …"""
+    """The run's settings under dotted names, as MLflow parameters and config.json hold them: ``training.lr`` …
+
+    All but the sampler's source, which changes no run.
+    """
     flat: dict[str, str | int | float | bool] = {}
-    for section, values in asdict(config).items():
+    sections = asdict(config)
+    del sections["sampler"]["source"]
+    for section, values in sections.items():
         for key, value in values.items():
             flat[f"{section}.{key}"] = value if isinstance(value, str | int | float | bool) else str(value)
     return flat

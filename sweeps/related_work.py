@@ -4,7 +4,7 @@
     python sweeps/related_work.py --samplers baseline loss-rank gradient-norm --seeds 5
     python sweeps/related_work.py --store STORE --preset small     # your data, two cores: days
 
-isod/config.py cites the paper and the equation of each. A run costs what one of the thesis grid does; ``LIS-RHO-rank``
+``isod samplers`` says which paper each is from. A run costs what one of the thesis grid does; ``LIS-RHO-rank``
 also trains a hold-out model, once per seed. The thesis did not run them, so there is no figure of its own to expect: on
 data in which nearly every example is alike (ESS/N near 1 in the report) none of them can gain much.
 """

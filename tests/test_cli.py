@@ -9,6 +9,7 @@ import pytest
 import simplejpeg
 
 from isod import cli, study
+from isod.config import SAMPLERS
 from isod.data.store import CropStore
 from isod.errors import InputError
 from isod.orchestration.cluster import connect
@@ -33,6 +34,16 @@ def refused(capfd):
         return sentence
 
     return run
+
+
+def test_the_samplers_are_listed_with_what_they_are_from(capsys):
+    assert cli.main(["samplers"]) == 0
+    title, *rows = capsys.readouterr().out.splitlines()
+    assert title.split() == ["sampler", "heuristic", "reduction", "strategy", "source"]
+    assert [row.split()[0] for row in rows] == list(SAMPLERS)
+    (row,) = [row for row in rows if row.startswith("gradient-norm ")]
+    assert row.split()[1:4] == ["gradient_norm", "norm", "proportional"]
+    assert row.endswith(SAMPLERS["gradient-norm"].source)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import io
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from isod.config import SAMPLERS, SamplerConfig
+from isod.config import SAMPLERS, RunConfig, SamplerConfig, flatten
 from isod.errors import InputError
 from isod.sampling import ImportanceTable, table_for
 
@@ -291,6 +292,15 @@ def test_the_table_starts_without_torch_ray_or_mlflow():
         "for step in range(12): schedule.update(step, schedule.draw(step).indices, [1.0, 2, 3, 4])\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_sampler_says_what_it_is_from_and_that_is_no_part_of_a_run():
+    assert [name for name, sampler in SAMPLERS.items() if not sampler.source] == []
+    moved = replace(SAMPLERS["LIS"], source="elsewhere")
+    assert moved == SAMPLERS["LIS"]
+    settings = flatten(RunConfig(sampler=moved))
+    assert settings["sampler.strategy"] == "proportional"
+    assert "elsewhere" not in settings.values()
 
 
 def test_a_sampler_is_the_same_through_its_name_or_its_settings():

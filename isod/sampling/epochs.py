@@ -69,7 +69,7 @@ class Sequential:
 class Pruned(Sequential):
     """Each epoch leaves out a share r of the examples that score below the mean; the rest of those weigh 1/(1 − r).
 
-    InfoBatch (Qin et al. 2024, eqs. 1–4): the expected gradient stays that of the whole set. From epoch ``horizon``
+    InfoBatch (Qin et al. 2024): the expected gradient stays that of the whole set. From epoch ``horizon``
     on nothing is pruned (its last 12.5 % of epochs); 0 prunes to the end. Difference: whether an example is left out
     is decided when its place comes, against the mean at the epoch's start, so that nothing is kept per example. Its
     score can only have changed through a draw of the epoch before that was still under way. A draw's probabilities

@@ -76,7 +76,7 @@ def bounded_error(outcome: Outcome) -> Maps:
 
 
 def error_vector_norm(outcome: Outcome) -> Maps:
-    """‖softmax(z) − onehot(y)‖₂ in [0, √2], and 1 − IoU for the box (EL2N: Paul et al. 2021, eq. 3)."""
+    """‖softmax(z) − onehot(y)‖₂ in [0, √2], and 1 − IoU for the box (EL2N: Paul et al. 2021, definition 2.3)."""
     return _error_vector_norm(outcome), 1 - outcome.iou.float().clamp(0, 1)
 
 

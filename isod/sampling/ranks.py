@@ -18,7 +18,7 @@ from isod.sampling.strategy import Slots, uniform_share
 
 
 class ExponentialRank:
-    """p ∝ pressure^(−r/N), r = 0 for the highest score (Loshchilov & Hutter 2015, eqs. 2–3): the highest is
+    """p ∝ pressure^(−r/N), r = 0 for the highest score (Loshchilov & Hutter 2015): the highest is
     ``pressure`` times as likely as the lowest, whatever the scores. Difference: ranks are always up to date."""
 
     kind = kernels.EXPONENTIAL
@@ -85,7 +85,7 @@ class LinearRank(ExponentialRank):
 class SelfPaced(ExponentialRank):
     """Uniform over the lowest scores: at first a ``share`` of the examples, all of them after ``horizon`` epochs.
 
-    Self-paced learning (Kumar et al. 2010, eq. 4) trains on the examples whose loss is below a threshold that rises
+    Self-paced learning (Kumar et al. 2010) trains on the examples whose loss is below a threshold that rises
     with time; here the threshold is the quantile that grows in proportion to the examples drawn.
     """
 
