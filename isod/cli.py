@@ -129,6 +129,7 @@ def _results(options: argparse.Namespace) -> int:
             sweep=options.sweep,
             metric=options.metric,
             fail_on_regression=options.fail_on_regression,
+            save=options.save,
         )
     except RegressionError as error:
         print(error, file=sys.stderr)
@@ -186,6 +187,7 @@ def build_parser() -> argparse.ArgumentParser:
     results.add_argument("--out", type=Path, required=True, metavar="DIR")
     results.add_argument("--sweep", metavar="RUN_ID", help="parent run of the sweep (default: the one started last)")
     results.add_argument("--metric", default="mAP", metavar="NAME", help="of the printed table, e.g. AP_small/Animal")
+    results.add_argument("--save", type=Path, metavar="DIR", help="keep runs and curves there, as Parquet files")
     results.add_argument(
         "--fail-on-regression",
         action="store_true",

@@ -332,7 +332,7 @@ PRESETS: dict[str, Preset] = {
     # two CPU cores, minutes: demo data at an eighth of the far region's size
     "demo": Preset(
         detector=_SMALL_DETECTOR,
-        training=TrainingConfig(iterations=600, batch_size=32, validate_every=50, lag=2),
+        training=TrainingConfig(iterations=450, batch_size=32, validate_every=50, lag=2),
         resources=ResourceConfig(decode_workers=1, cpus_per_worker=0.25, cpus_per_trial=0.75),
         holdout=_SMALL_HOLDOUT,
         seeds=2,

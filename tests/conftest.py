@@ -8,6 +8,13 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
+def pytest_collection_modifyitems(items):
+    """Two processes share the tests: what needs Ray stays in one, which starts it once; else a file stays together."""
+    for item in items:
+        needs_ray = "ray_local" in item.fixturenames or "faults" in item.path.parts
+        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def ray_local():
     """Ray on this machine with two CPUs, loopback only, shared by every test that needs it."""

@@ -12,7 +12,16 @@ import pytest
 from matplotlib.figure import Figure
 
 from isod.errors import InputError
-from isod.results import figures, format_table, load_runs, results_command, speedup_table, write_report
+from isod.results import (
+    figures,
+    format_table,
+    load_runs,
+    results_command,
+    save_runs,
+    saved_runs,
+    speedup_table,
+    write_report,
+)
 from isod.results.report import gain_sentence, headline
 from isod.results.style import LOOKS, look_of
 from tests.mlflow_store import GRID, SPEED, Store
@@ -50,6 +59,20 @@ def another(folder, request):
 
 def only_map(value):
     return lambda sampler, seed, step: {"mAP": value * step}
+
+
+def test_saved_runs_are_the_runs(runs, tmp_path):
+    save_runs(runs, tmp_path / "saved")
+    again = saved_runs(tmp_path / "saved")
+    pd.testing.assert_frame_equal(speedup_table(again), speedup_table(runs), check_exact=True)
+    pd.testing.assert_frame_equal(again.left_out, runs.left_out)
+    assert (again.samplers, again.tags, again.class_names) == (runs.samplers, runs.tags, runs.class_names)
+    assert again.runs["params.store"].equals(runs.runs["params.store"])
+    (tmp_path / "saved" / "curves.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"saved holds no saved runs \(runs.parquet, curves.parquet\)"):
+        saved_runs(tmp_path / "saved")
+    with pytest.raises(InputError, match="none holds no saved runs"):
+        saved_runs(tmp_path / "none")
 
 
 def test_runs_of_the_latest_sweep(runs, store):

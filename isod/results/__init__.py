@@ -5,6 +5,7 @@ from isod.results.examples import load_examples
 from isod.results.guard import guard_table
 from isod.results.report import write_report
 from isod.results.runs import Runs, load_runs
+from isod.results.saved import save_runs, saved_runs
 from isod.results.speedup import speedup
 from isod.results.table import format_table, speedup_table
 
@@ -15,6 +16,8 @@ __all__ = [
     "load_examples",
     "load_runs",
     "results_command",
+    "save_runs",
+    "saved_runs",
     "speedup",
     "speedup_table",
     "write_report",

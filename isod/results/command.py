@@ -9,6 +9,7 @@ from isod.errors import InputError
 from isod.results.guard import guard_sentence, guard_table, regressions
 from isod.results.report import write_report
 from isod.results.runs import HEADLINE, load_runs
+from isod.results.saved import save_runs
 from isod.results.table import format_table
 
 
@@ -23,12 +24,14 @@ def results_command(
     sweep: str | None = None,
     metric: str = HEADLINE,
     fail_on_regression: bool = False,
+    save: Path | None = None,
 ) -> Path:
     """Print the speed-up table and what got worse, write the report into a folder, and print where it is.
 
     Args:
         tracking_uri, experiment, sweep: as ``load_runs`` takes them; the sweep that started last if not given.
         metric: of the printed table; the report has its own.
+        save: folder for the runs and their curves as Parquet files, see ``save_runs``.
         fail_on_regression: whether a stratum that got worse, by the rule of ``isod.results.guard``, is an error.
     Returns:
         The path of report.html.
@@ -38,6 +41,8 @@ def results_command(
         RegressionError: a stratum got worse and ``fail_on_regression`` is set; the report is written all the same.
     """
     runs = load_runs(tracking_uri, experiment, sweep)
+    if save is not None:
+        save_runs(runs, save)
     guard = guard_table(runs)
     print(format_table(runs, metric=metric))
     print(textwrap.fill(guard_sentence(guard), 100))

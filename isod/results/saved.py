@@ -1,0 +1,54 @@
+"""A sweep's runs and curves as two small Parquet files, for where the MLflow store is not at hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from isod.errors import InputError
+from isod.results.runs import Runs
+
+RUNS, CURVES = "runs.parquet", "curves.parquet"
+SWEEP = b"isod.sweep"  # key of the Parquet metadata that holds what is neither run nor curve
+
+
+def save_runs(runs: Runs, folder: Path) -> None:
+    """Write ``runs.parquet`` and ``curves.parquet`` into a folder, which is made.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+    sweep = {
+        **{key: value for key, value in vars(runs).items() if isinstance(value, str)},
+        "tags": runs.tags,
+        "left_out": runs.left_out.to_dict("list"),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        table = pa.Table.from_pandas(runs.runs)
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), SWEEP: json.dumps(sweep).encode()})
+        pq.write_table(table, folder / RUNS, compression="zstd")
+        curves = runs.curves.astype({"metric": "category", "sampler": "category"})
+        curves.to_parquet(folder / CURVES, compression="zstd", index=False)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+
+def saved_runs(folder: Path) -> Runs:
+    """What ``save_runs`` wrote.
+
+    Raises:
+        InputError: the folder holds no such files.
+    """
+    try:
+        table = pq.read_table(folder / RUNS)
+        curves = pd.read_parquet(folder / CURVES)
+        sweep = json.loads(table.schema.metadata[SWEEP])
+    except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
+        raise InputError(f"{folder} holds no saved runs ({RUNS}, {CURVES}): {error}") from None
+    left_out = pd.DataFrame(sweep.pop("left_out"))
+    return Runs(**sweep, runs=table.to_pandas(), curves=curves, left_out=left_out)
