@@ -4,7 +4,8 @@
 
 Prints the time of a step without scores (forward, loss, backward, Adam) and of the scores of every named sampler's
 heuristic and reduction on its outcome, with their share of the step. On a GPU both are timed by events, and one call
-per sampler runs under torch's synchronisation check, which raises if a score waits for the device.
+per sampler runs under torch's synchronisation check, which raises if a score waits for the device. Where a step of that
+batch does not fit the memory, ``--step-batch`` times a smaller one, and its time is scaled up to the batch.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from isod.config import SAMPLERS, DetectorConfig
 from isod.detector.loss import detection_loss
 from isod.detector.network import Detector
 from isod.detector.targets import Objects
-from isod.outcome import Outcome
 from isod.sampling import sample_scores
 
 
@@ -61,6 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--step-batch", type=int, help="crops of the timed step (default: --batch)")
     parser.add_argument("--height", type=int, default=384)
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--objects", type=int, default=12)
@@ -70,26 +71,32 @@ def main() -> None:
     cuda = device.type == "cuda"
     model = Detector(4, DetectorConfig(), seed=0).to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    objects = random_objects(args.batch, args.objects, args.height, args.width).to(device)
-    images = torch.randint(0, 256, (args.batch, 3, args.height, args.width), dtype=torch.uint8, device=device)
+    size = (args.height, args.width)
+    objects = random_objects(args.batch, args.objects, *size).to(device)
+    step_batch = args.step_batch or args.batch
+    step_objects = random_objects(step_batch, args.objects, *size).to(device)
+    images = torch.randint(0, 256, (step_batch, 3, *size), dtype=torch.uint8, device=device)
 
-    def forward() -> tuple[torch.Tensor, Outcome]:
+    def forward() -> tuple[torch.Tensor, torch.Tensor]:
         with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
-            logits, offsets = model(images)
-        loss, outcome = detection_loss(logits, offsets, objects)
-        return loss.total, outcome
+            return model(images)
 
     def step() -> None:
-        total, _ = forward()
+        loss, _ = detection_loss(*forward(), step_objects)
         optimizer.zero_grad()
-        total.backward()
+        loss.total.backward()
         optimizer.step()
 
-    base = seconds(step, device, args.repeats)
-    _, outcome = forward()
+    base = seconds(step, device, args.repeats) * args.batch / step_batch
+    with torch.no_grad():
+        maps = [item.repeat(-(-args.batch // step_batch), 1, 1, 1)[: args.batch] for item in forward()]
+    _, outcome = detection_loss(*maps, objects)
     name = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}, torch {torch.__version__}, batch {args.batch} of {args.width}×{args.height}")
-    print(f"step without scores: {base * 1e3:.2f} ms\n\n| sampler | scores, ms | % of the step |\n|---|---|---|")
+    scaled = f" (a step of {step_batch}, scaled)" if step_batch != args.batch else ""
+    print(
+        f"step without scores: {base * 1e3:.2f} ms{scaled}\n\n| sampler | scores, ms | % of the step |\n|---|---|---|"
+    )
     for sampler in SAMPLERS.values():
         if sampler.heuristic is None:
             continue
