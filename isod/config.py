@@ -109,7 +109,7 @@ class SamplerConfig:
     half_life: float = 1000.0  # of strategy "decayed": updates after which a score counts half, the mean score half
     pressure: float = 100.0  # of strategy "rank": how many times as likely the highest score is as the lowest
     share: float = 0.5  # of the examples: pruned below the mean ("prune"), replaced ("replace"), let in ("self_paced")
-    horizon: float = 0.0  # epochs: when "self_paced" has let in all, when "prune" stops pruning; 0: never
+    horizon: float = 0.0  # of the run's draws: when "self_paced" has let in all, when "prune" stops pruning; 0: never
     source: str = field(default="", compare=False)  # where it is from, in a phrase; it changes no run
 
     def __post_init__(self) -> None:
@@ -121,7 +121,7 @@ class SamplerConfig:
         require(0 < self.half_life < float("inf"), "sampler half_life must be finite and > 0", self.half_life)
         require(1 <= self.pressure < float("inf"), "sampler pressure must be finite and ≥ 1", self.pressure)
         require(0 <= self.share < 1, "sampler share must be in [0, 1)", self.share)
-        require(self.horizon >= 0, "sampler horizon must be ≥ 0", self.horizon)
+        require(0 <= self.horizon <= 1, "sampler horizon must be in [0, 1], a share of the run", self.horizon)
 
 
 # A source with "thesis" alone is the thesis's own; "ours" has no paper. A number is given where it was looked up, else
@@ -237,7 +237,8 @@ _SAMPLERS = [
         heuristic="loss",
         strategy="prune",
         share=0.5,
-        source="Qin et al. 2024, soft pruning and expectation rescaling",
+        horizon=0.875,
+        source="Qin et al. 2024: soft pruning, expectation rescaling, annealing",
     ),
     SamplerConfig(  # an error above one half counts as misclassified
         name="forgetting",
@@ -260,7 +261,7 @@ _SAMPLERS = [
         heuristic="loss",
         strategy="self_paced",
         share=0.5,
-        horizon=10.0,
+        horizon=0.5,
         source="Kumar et al. 2010: easy samples first, annealed until all are considered",
     ),
 ]

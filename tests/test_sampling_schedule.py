@@ -49,7 +49,7 @@ def test_draw_t_sees_exactly_the_updates_up_to_t_minus_1_minus_lag(lag):
 
 def run(order, lag, *, sampler="UIS", steps=60):
     """Draws of ``steps`` steps whose scores arrive as ``order(step)`` says, a permutation within each lag + 1 steps."""
-    schedule = DrawSchedule(table_for(SAMPLERS[sampler], 40, seed=0), batch_size=8, lag=lag)
+    schedule = DrawSchedule(table_for(SAMPLERS[sampler], 40, seed=0, run_length=steps * 8), batch_size=8, lag=lag)
     drawn = {}
     for first in range(0, steps, lag + 1):
         steps_now = [step for step in range(first, min(first + lag + 1, steps))]
@@ -100,7 +100,9 @@ def test_refused_scores_leave_the_step_open():
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_resuming_with_draws_under_way_and_updates_waiting(sampler):
     def schedule():
-        return DrawSchedule(table_for(SAMPLERS[sampler], 30, seed=9, eligible=range(1, 30)), batch_size=8, lag=3)
+        return DrawSchedule(
+            table_for(SAMPLERS[sampler], 30, seed=9, eligible=range(1, 30), run_length=8 * 50), batch_size=8, lag=3
+        )
 
     def go(one, steps):
         out = []

@@ -152,12 +152,27 @@ def test_rho_rank_orders_differences_of_either_sign():
 
 
 def test_self_paced_lets_the_hardest_in_last():
+    """Three of ten at first, all of them at half of 100 draws, so after ten draws 3 + 7·10/50 = 4.4."""
     scores = np.arange(1.0, 11.0)
-    table = filled(scores, strategy="self_paced", share=0.3, horizon=4.0, smoothing=0.0)
+    table = filled(scores, strategy="self_paced", share=0.3, horizon=0.5, run_length=100, smoothing=0.0)
     np.testing.assert_allclose(table.probabilities(), [1 / 3] * 3 + [0] * 7, rtol=1e-12)
-    hardest = [table.draw(10).indices.max() for _ in range(6)]
-    assert hardest[0] <= 2
+    assert table.draw(10).indices.max() <= 2
+    np.testing.assert_allclose(table.probabilities(), np.array([1, 1, 1, 1, 0.4, 0, 0, 0, 0, 0]) / 4.4, rtol=1e-12)
+    assert table.draw(10).indices.max() <= 4
+    table.draw(29)
+    assert table.probabilities()[9] == pytest.approx(0.86 / 9.86)  # 3 + 7·49/50
+    table.draw(1)
     np.testing.assert_allclose(table.probabilities(), 0.1, rtol=1e-12)
+
+
+def test_a_run_of_twice_the_length_is_self_paced_twice_as_slowly():
+    short, long = (
+        filled(np.arange(1.0, 11.0), strategy="self_paced", share=0.5, horizon=0.5, run_length=length, smoothing=0.0)
+        for length in (40, 80)
+    )
+    short.draw(10)
+    long.draw(20)
+    np.testing.assert_allclose(short.probabilities(), long.probabilities(), rtol=1e-12)
 
 
 # --- decay -----------------------------------------------------------------------------------------------------------
@@ -199,11 +214,22 @@ def test_pruning_drops_low_scores_and_rescales_the_rest():
     assert weight[low].mean() == pytest.approx(epochs, rel=0.02)  # unbiased: as if nothing were pruned
 
 
-def test_pruning_stops_at_the_horizon():
-    table = filled(np.arange(100.0), strategy="prune", share=0.9, horizon=2.0)
-    while table.draws < 200:
-        draw = table.draw(10)
-    assert (draw.weights == 1).all()
+def test_pruning_stops_at_the_horizon_though_an_epoch_is_under_way():
+    """InfoBatch prunes through 0.875 of 400 draws, so up to draw 34 of 40, and through none after: 0 is half of all."""
+    low = np.arange(100) < 50
+    table = table_for(SAMPLERS["InfoBatch"], 100, seed=0, run_length=400)
+    table.update(np.arange(100), 1.0 - low)
+    draws = [table.draw(10) for _ in range(40)]
+    for t, draw in enumerate(draws):
+        expected = np.where(low[draw.indices] & (t < 35), 2.0, 1.0)
+        assert np.array_equal(draw.weights, expected), t
+        np.testing.assert_allclose(draw.probabilities, 1 / expected / (75 if t < 35 else 100))
+    np.testing.assert_allclose(table.probabilities(), 0.01)
+
+
+def test_without_a_horizon_pruning_goes_on_to_the_end():
+    table = filled(np.array([0.0, 1.0] * 20), strategy="prune", share=0.5, run_length=10)
+    assert 2.0 in np.concatenate([table.draw(20).weights for _ in range(20)][-2:])
 
 
 def test_replacement_doubles_the_highest_for_an_epoch():

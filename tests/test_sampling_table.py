@@ -74,7 +74,7 @@ def test_all_zero_scores_are_drawn_uniformly():
 
 def test_one_example():
     for name, sampler in SAMPLERS.items():
-        table = table_for(sampler, 1, seed=0)
+        table = table_for(sampler, 1, seed=0, run_length=4)
         for _ in range(4):
             draw = table.draw(1)
             assert draw.indices.tolist() == [0], name
@@ -84,7 +84,7 @@ def test_one_example():
 
 def test_first_epoch_is_sequential_for_every_sampler_and_runs_on_into_the_strategy():
     for name, sampler in SAMPLERS.items():
-        table = table_for(sampler, 10, seed=3)
+        table = table_for(sampler, 10, seed=3, run_length=100)
         drawn = []
         for _ in range(3):
             draw = table.draw(4)
@@ -148,11 +148,14 @@ def test_scaling_the_scores_changes_nothing(scores, scale):
 @settings(deadline=None, max_examples=8)
 def test_update_then_draw_equals_rebuild_then_draw(name, data):
     n = data.draw(st.integers(1, 300))
-    table, rng = table_for(SAMPLERS[name], n, seed=data.draw(st.integers(0, 2**64 - 1))), np.random.default_rng(0)
+    table, rng = (
+        table_for(SAMPLERS[name], n, seed=data.draw(st.integers(0, 2**64 - 1)), run_length=500),
+        np.random.default_rng(0),
+    )
     for _ in range(data.draw(st.integers(1, 12))):
         draw = table.draw(min(n, 16))
         table.update(draw.indices, rng.exponential(size=len(draw.indices)))
-    rebuilt = table_for(SAMPLERS[name], n, seed=int(table.examples.seed))
+    rebuilt = table_for(SAMPLERS[name], n, seed=int(table.examples.seed), run_length=500)
     buffer = io.BytesIO()
     torch.save(table.state_dict(), buffer)
     buffer.seek(0)
@@ -225,7 +228,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_refused_update_leaves_the_table_unchanged(name):
-    table = table_for(SAMPLERS[name], 8, seed=0, eligible=[0, 1, 2, 3, 4, 6, 7])
+    table = table_for(SAMPLERS[name], 8, seed=0, eligible=[0, 1, 2, 3, 4, 6, 7], run_length=100)
     draw = table.draw(7)
     table.update(draw.indices, np.arange(1.0, 8.0))
     before, p = table.state_dict(), table.probabilities()
@@ -250,6 +253,12 @@ def test_bad_tables_and_draws():
         (dict(num_examples=3, seed=0, eligible=[]), "eligible"),
         (dict(num_examples=3, seed=0, eligible=[0, 3]), "eligible"),
         (dict(num_examples=3, seed=0, eligible=[1, 1]), "repeat"),
+        (dict(num_examples=3, seed=0, horizon=2.0, run_length=9), "horizon must be in"),
+        (dict(num_examples=3, seed=0, run_length=0), "run_length must be"),
+        (
+            dict(num_examples=3, seed=0, horizon=0.5),
+            "changes after 0.5 of the run's draws: give the table the run_length",
+        ),
     ]:
         with pytest.raises(InputError, match=message):
             ImportanceTable(**arguments)
@@ -278,7 +287,7 @@ def test_state_of_another_table_is_refused():
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_at_most_24_bytes_an_example(name):
     n = 2_000_000
-    table = table_for(SAMPLERS[name], n, seed=0, eligible=np.arange(n - 1))
+    table = table_for(SAMPLERS[name], n, seed=0, eligible=np.arange(n - 1), run_length=n)
     table.draw(128)
     beside = 2.3e6 if "rank" in table.config.strategy or table.config.strategy == "self_paced" else 0
     assert table.nbytes - beside <= 24 * n

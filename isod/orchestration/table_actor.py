@@ -51,7 +51,8 @@ class TableActor:
     async def begin(self, assignment: Assignment) -> None:
         """Make the table of a run, and let its workers start."""
         async with self._changed:
-            table = assignment.examples.table(assignment.sampler, seed=assignment.seed)
+            run_length = assignment.stop * assignment.batch_size
+            table = assignment.examples.table(assignment.sampler, seed=assignment.seed, run_length=run_length)
             self._schedule = DrawSchedule(
                 table, batch_size=assignment.batch_size, lag=assignment.lag, steps=assignment.stop
             )

@@ -69,11 +69,12 @@ class Sequential:
 class Pruned(Sequential):
     """Each epoch leaves out a share r of the examples that score below the mean; the rest of those weigh 1/(1 − r).
 
-    InfoBatch (Qin et al. 2024): the expected gradient stays that of the whole set. From epoch ``horizon``
-    on nothing is pruned (its last 12.5 % of epochs); 0 prunes to the end. Difference: whether an example is left out
-    is decided when its place comes, against the mean at the epoch's start, so that nothing is kept per example. Its
-    score can only have changed through a draw of the epoch before that was still under way. A draw's probabilities
-    are relative to the number that the epoch was expected to keep at its start.
+    InfoBatch (Qin et al. 2024): the expected gradient stays that of the whole set. Once the run has made the share
+    ``horizon`` of its draws nothing is pruned any more (the paper's annealing, 0.875); 0 prunes to the end.
+    Differences: annealing begins with a draw, not with an epoch, as a run may have few epochs. And whether an example
+    is left out is decided when its place comes, against the mean at the epoch's start, so that nothing is kept per
+    example. Its score can only have changed through a draw of the epoch before that was still under way. A draw's
+    probabilities are relative to the number that the epoch was expected to keep at its start.
     """
 
     def __init__(self, examples: Examples, config: SamplerConfig):
@@ -98,13 +99,13 @@ class Pruned(Sequential):
         return Slots(np.concatenate(indices), np.concatenate(probabilities), np.concatenate(weights))
 
     def _begin(self, epoch: int) -> None:
-        """At an epoch's start, take the mean score: one pass over the table per epoch."""
-        if epoch == self.epoch:
+        """At an epoch's start take the mean score, or −∞ past the horizon: one pass over the table."""
+        e = self.examples
+        pruning = not self.horizon or e.progress(self.horizon) < 1
+        if epoch == self.epoch and pruning == (self.threshold > -np.inf):
             return
         self.epoch = epoch
-        e = self.examples
-        pruning = not self.horizon or epoch < self.horizon
-        self.threshold = float(e.score.sum(dtype=np.float64)) / e.eligible if pruning else 0.0
+        self.threshold = float(e.score.sum(dtype=np.float64)) / e.eligible if pruning else -np.inf
         self.kept = e.eligible - self.share * int(((e.score < self.threshold) & (e.last_step >= 0)).sum())
 
     def _share(self, indices: IntArray) -> FloatArray:

@@ -26,13 +26,24 @@ class Examples:
     offset       float32: subtracted from each score (the hold-out model's score)
     """
 
-    def __init__(self, size: int, *, seed: int, eligible: IntArray | None, extra: bool, signed: bool):
+    def __init__(
+        self,
+        size: int,
+        *,
+        seed: int,
+        eligible: IntArray | None,
+        extra: bool,
+        signed: bool,
+        run_length: int | None = None,
+    ):
         if size < 1:
             raise InputError(f"an importance table needs at least one example, got {size}")
         if size >= 2**31:
             raise InputError(f"an importance table holds fewer than 2³¹ examples, got {size}")
         if not 0 <= seed < 2**64:
             raise InputError(f"seed must be in 0 … 2⁶⁴ − 1, got {seed}")
+        if run_length is not None and run_length < 1:
+            raise InputError(f"run_length must be ≥ 1, got {run_length}")
         self.size = size
         self.seed = np.uint64(seed)
         narrow = extra or signed
@@ -52,6 +63,7 @@ class Examples:
         self.before = np.zeros(0, np.int32)
         self.eligible = size
         self.drawn = 0  # examples drawn so far, repeats counted
+        self.run_length = run_length  # examples that the run will draw in all, repeats counted
         self.version = 0  # updates applied so far
         if eligible is not None:
             self._restrict(np.asarray(eligible))
@@ -74,6 +86,11 @@ class Examples:
         counts = mask.reshape(-1, 512).sum(1)
         self.before = (np.cumsum(counts) - counts).astype(np.int32)
         self.last_step[~mask[: self.size]] = kernels.INELIGIBLE
+
+    def progress(self, horizon: float) -> float:
+        """How far the run has come towards ``horizon``, a share in (0, 1] of its draws: 0 … 1."""
+        assert self.run_length is not None
+        return min(self.drawn / (horizon * self.run_length), 1.0)
 
     @property
     def nbytes(self) -> int:

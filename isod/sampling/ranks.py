@@ -83,16 +83,18 @@ class LinearRank(ExponentialRank):
 
 
 class SelfPaced(ExponentialRank):
-    """Uniform over the lowest scores: at first a ``share`` of the examples, all of them after ``horizon`` epochs.
+    """Uniform over the lowest scores: at first a ``share`` of the examples, all of them once the run has
+    made the share ``horizon`` of its draws.
 
     Self-paced learning (Kumar et al. 2010) trains on the examples whose loss is below a threshold that rises
-    with time; here the threshold is the quantile that grows in proportion to the examples drawn.
+    with time, until all are in; here the threshold is the quantile that grows in proportion to the examples drawn. The
+    paper stops there and gives no length: with a horizon of one half the other half of the run learns from all, so that
+    the hardest examples are not those that the model has met least.
     """
 
     kind = kernels.LOWEST
 
     @property
     def parameter(self) -> float:
-        n = self.examples.eligible
-        grown = min(self.examples.drawn / (self.horizon * n), 1.0) if self.horizon else 0.0
-        return max(1.0, (self.share + (1 - self.share) * grown) * n)
+        grown = self.examples.progress(self.horizon) if self.horizon else 0.0
+        return max(1.0, (self.share + (1 - self.share) * grown) * self.examples.eligible)

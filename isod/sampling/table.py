@@ -62,6 +62,7 @@ class ImportanceTable:
         seed: of every random number, together with the number of the draw.
         sampler: strategy, smoothing, floor and so on; proportional with the thesis's smoothing by default.
         eligible: [M] indices of the examples that may be drawn, each once; all by default.
+        run_length: examples that the run will draw, iterations · batch size; only a sampler with a horizon needs it.
         settings: fields of ``sampler`` to change, for example ``floor=0.1``.
     """
 
@@ -72,6 +73,7 @@ class ImportanceTable:
         seed: int,
         sampler: SamplerConfig | None = None,
         eligible: ArrayLike | None = None,
+        run_length: int | None = None,
         **settings: Any,
     ):
         config = replace(sampler or SamplerConfig(name="proportional"), **settings)
@@ -79,6 +81,11 @@ class ImportanceTable:
             raise InputError(f"unknown strategy {config.strategy!r}; choose one of {sorted(STRATEGIES)}")
         if config.history not in HISTORIES:
             raise InputError(f"unknown history {config.history!r}; choose one of {sorted(HISTORIES)}")
+        if config.horizon and run_length is None:
+            raise InputError(
+                f"sampler {config.name!r} changes after {config.horizon:g} of the run's draws: give the table the "
+                "run_length, which is iterations · batch size"
+            )
         self.config = config
         self.num_examples = num_examples
         self.draws = 0  # draws made: the number t of the next one
@@ -88,6 +95,7 @@ class ImportanceTable:
             eligible=None if eligible is None else np.asarray(eligible),
             extra=config.history in _TWO_NUMBERS,
             signed=config.holdout,
+            run_length=run_length,
         )
         self._history = HISTORIES[config.history]
         self._first = Sequential(self.examples, config)  # the first epoch, whatever the strategy
@@ -300,17 +308,23 @@ class ImportanceTable:
         self._strategy.rebuild()
 
     def _signature(self) -> dict[str, Any]:
-        """The settings that decide what is drawn."""
+        """The settings that decide what is drawn; the run's length among them where a horizon is a share of it."""
         names = ("strategy", "smoothing", "floor", "history", "momentum", "weight_exponent", "holdout", "half_life",
                  "pressure", "share", "horizon")  # fmt: skip
-        return {name: getattr(self.config, name) for name in names}
+        settings = {name: getattr(self.config, name) for name in names}
+        return settings | {"run_length": self.examples.run_length} if self.config.horizon else settings
 
 
 def table_for(
-    sampler: SamplerConfig, num_examples: int, *, seed: int, eligible: ArrayLike | None = None
+    sampler: SamplerConfig,
+    num_examples: int,
+    *,
+    seed: int,
+    eligible: ArrayLike | None = None,
+    run_length: int | None = None,
 ) -> ImportanceTable:
     """The importance table that a named sampler draws from."""
-    return ImportanceTable(num_examples, seed=seed, sampler=sampler, eligible=eligible)
+    return ImportanceTable(num_examples, seed=seed, sampler=sampler, eligible=eligible, run_length=run_length)
 
 
 _NO_KEYS = np.zeros(0, np.int32)

@@ -22,9 +22,9 @@ class TrainingExamples:
     eligible: NDArray[np.int64]  # [M] the examples that may be drawn
     offset: NDArray[np.float64] | None = None  # [N] subtracted from every score; None if the sampler subtracts nothing
 
-    def table(self, sampler: SamplerConfig, *, seed: int) -> ImportanceTable:
-        """A fresh table over these examples."""
-        table = table_for(sampler, self.count, seed=seed, eligible=self.eligible)
+    def table(self, sampler: SamplerConfig, *, seed: int, run_length: int) -> ImportanceTable:
+        """A fresh table over these examples, for a run that will draw ``run_length`` of them, repeats counted."""
+        table = table_for(sampler, self.count, seed=seed, eligible=self.eligible, run_length=run_length)
         if self.offset is not None:
             table.set_offset(self.offset)
         return table

@@ -27,8 +27,9 @@ def local_stream(
     state: dict[str, Any] | None = None,
 ) -> LocalStream:
     """The run's own table over its examples, and the stream of its draws; from a saved ``state`` if given."""
-    table = examples.table(config.sampler, seed=config.training.seed)
     training = config.training
+    run_length = training.iterations * training.batch_size
+    table = examples.table(config.sampler, seed=training.seed, run_length=run_length)
     schedule = DrawSchedule(table, batch_size=training.batch_size, lag=training.lag, steps=training.iterations)
     if state is not None:
         schedule.load_state_dict(state)
