@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isod.evaluation import DetectionEvaluator, average_precision, size_codes
+from isod.evaluation.average_precision import average_precision
+from isod.evaluation.evaluator import DetectionEvaluator
+from isod.evaluation.strata import size_codes
 
 CLASSES = ("car", "deer")
 IMAGE_SIZE = (100, 100)  # small below 33 px², large above 300 px²

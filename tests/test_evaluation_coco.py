@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from isod.evaluation import SIZES, DetectionEvaluator
-from isod.evaluation.strata import LARGE_ABOVE, SMALL_BELOW, metric_key
+from isod.evaluation.evaluator import DetectionEvaluator
+from isod.evaluation.strata import LARGE_ABOVE, SIZES, SMALL_BELOW, metric_key
 
 HEIGHT, WIDTH = 96, 160
 

@@ -11,7 +11,7 @@ import pytest
 
 from isod.config import THESIS_SAMPLERS
 from isod.results import guard_table, load_runs, write_report
-from isod.results.plates import chapters, lead_plate
+from isod.results.plates import chapters, drawn, lead_plate
 from isod.results.report import gain_sentence
 from isod.results.runs import Runs
 from tests.browser import needs_chromium, widths_of
@@ -114,6 +114,11 @@ def test_it_needs_nothing_but_itself(html):
         links = [value for element in picture.iter() for name, value in element.attrib.items() if name.endswith("href")]
         assert all(link.startswith(("#", "data:")) for link in links)
     assert len(html) < 8_000_000
+
+
+def test_the_same_runs_give_the_same_figures(runs, html):
+    """To the last byte, whatever process draws them: matplotlib's ids would be random."""
+    assert drawn(lead_plate(runs, [])).source in html
 
 
 def test_names_from_data_are_escaped(html):

@@ -7,6 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 TOP = 100  # most drawn examples of a run, as the thesis looks at
 
@@ -27,12 +28,28 @@ def importance_by_seed(examples: pd.DataFrame, sampler: str) -> pd.DataFrame:
 
 
 def rank_correlation(wide: pd.DataFrame) -> Agreement:
-    """Spearman's correlation of every pair of columns, over the examples that both have; NaN below two columns."""
-    if wide.notna().all(axis=None):  # the usual case; pandas' own loop over pairs takes ten times as long
-        matrix = np.atleast_2d(np.corrcoef(wide.rank().to_numpy(), rowvar=False))
-    else:
-        matrix = wide.corr(method="spearman").to_numpy()
-    return _agreement(matrix[np.triu_indices(len(matrix), k=1)])
+    """Spearman's correlation of every pair of columns, over the examples that both have; NaN below two columns.
+
+    Each column is sorted once, and a pair counts its way to the ranks among what both have: pandas sorts again for
+    every pair, which takes several times as long.
+    """
+    known = wide.notna().to_numpy()  # [examples, runs]
+    ordinals = np.zeros(wide.shape, dtype=np.int64)
+    for run, seed in enumerate(wide):
+        ordinals[:, run] = np.unique(wide[seed], return_inverse=True)[1]
+    found = []
+    for a, b in combinations(range(wide.shape[1]), 2):
+        both = known[:, a] & known[:, b]
+        one, two = (_ranks(ordinals[both, run]) for run in (a, b))
+        with np.errstate(invalid="ignore"):  # 0 / 0 where all are equal
+            found.append(np.corrcoef(one, two)[0, 1] if both.sum() > 1 else np.nan)
+    return _agreement(np.array(found))
+
+
+def _ranks(ordinals: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Ranks from 0 of values given as their places among all that occur; equal ones share their mean rank."""
+    counts = np.bincount(ordinals)
+    return (np.cumsum(counts) - counts + (counts - 1) / 2)[ordinals]
 
 
 def consistency_table(examples: pd.DataFrame) -> pd.DataFrame:

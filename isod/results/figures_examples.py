@@ -39,10 +39,10 @@ def margin_figure(examples: pd.DataFrame, samplers: Sequence[str] | None = None)
         examples: ``sampler``, ``draw_count``, ``margin`` (logits; NaN without object), of every run.
         samplers: those to show, a panel each; all that have margins if not given.
     """
-    seen = drawn_examples(examples)
     named = [s for s in sampler_names(examples) if samplers is None or s in samplers]
-    kept = seen["margin"].notna() & seen["sampler"].isin(named)
-    shown = [s for s in named if (kept & (seen["sampler"] == s)).any()]
+    seen = {s: drawn_examples(examples[examples["sampler"] == s]) for s in named}
+    known = {s: rows[rows["margin"].notna()] for s, rows in seen.items()}
+    shown = [s for s in named if len(known[s])]
     with mpl.rc_context(RC):
         columns = min(2, max(1, len(shown)))
         rows = max(1, -(-len(shown) // columns))
@@ -51,23 +51,21 @@ def margin_figure(examples: pd.DataFrame, samplers: Sequence[str] | None = None)
         if not shown:
             _say(axes[0], "n/a: no run has margins")
             return figure
-        margins = seen.loc[kept, "margin"].to_numpy(dtype=float)
+        margins = np.concatenate([known[s]["margin"].to_numpy(dtype=float) for s in shown])
         low, high = np.quantile(margins, [0.001, 0.999])
         x = np.linspace(float(low) - 1e-6, float(high) + 1e-6, BINS // 2)
-        y = count_edges(int(seen.loc[kept, "draw_count"].max()))
+        y = count_edges(max(int(known[s]["draw_count"].max()) for s in shown))
         grids = {}
         for sampler in shown:
-            rows_of = seen[kept & (seen["sampler"] == sampler)]
-            inside = np.clip(rows_of["margin"], x[0], x[-1])  # the outermost two thousandths join the edge
-            grids[sampler] = np.histogram2d(inside, rows_of["draw_count"], [x, y])[0]
+            inside = np.clip(known[sampler]["margin"], x[0], x[-1])  # the outermost two thousandths join the edge
+            grids[sampler] = np.histogram2d(inside, known[sampler]["draw_count"], [x, y])[0]
         norm = LogNorm(1, max(2.0, *(grid.max() for grid in grids.values())))
         mesh = None
         for ax, sampler in zip(axes, shown, strict=False):
-            rows_of = seen[kept & (seen["sampler"] == sampler)]
             mesh = _mesh(ax, x, y, grids[sampler], norm)
-            ax.axhline(uniform_count(seen[seen["sampler"] == sampler]), color=UNIFORM, linewidth=1.6, linestyle="--")
+            ax.axhline(uniform_count(seen[sampler]), color=UNIFORM, linewidth=1.6, linestyle="--")
             ax.axvline(0, color=BOUNDARY, linewidth=1.6)
-            ax.set_title(f"{sampler}: {_wrong_share(rows_of):.0%} of draws left of 0".replace("%", " %"))
+            ax.set_title(f"{sampler}: {_wrong_share(known[sampler]):.0%} of draws left of 0".replace("%", " %"))
             ax.set_yscale("log")
             ax.yaxis.set_major_formatter(FuncFormatter(short_number))
         for ax in axes[len(shown) :]:

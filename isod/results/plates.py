@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -260,7 +261,8 @@ def _shown(runs: Runs) -> str:
 def drawn(plate: Plate) -> Picture:
     """Draws the figure of a plate as SVG."""
     figure, buffer = plate.draw(), io.BytesIO()
-    figure.savefig(buffer, format="svg", dpi=RASTER_DPI, metadata={"Date": None})
+    with mpl.rc_context({"svg.hashsalt": "isod"}):  # same runs, same bytes
+        figure.savefig(buffer, format="svg", dpi=RASTER_DPI, metadata={"Date": None})
     source = "data:image/svg+xml;base64," + base64.b64encode(_rounded(buffer.getvalue())).decode()
     narrow, wide = (round(pixels * figure.get_figwidth()) for pixels in PIXELS_PER_INCH)
     return Picture(source, min_width=narrow, max_width=wide)
@@ -268,4 +270,4 @@ def drawn(plate: Plate) -> Picture:
 
 def _rounded(svg: bytes) -> bytes:
     """Path coordinates to a hundredth of a point: matplotlib writes a millionth, which is half of the file."""
-    return re.sub(rb'\bd="[^"]*"', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path[0]), svg)
+    return re.sub(rb'\bd="[^"]*"', lambda path: re.sub(rb"(?<=\.\d\d)\d+", b"", path[0]), svg)

@@ -44,6 +44,11 @@ class Runs:
         """Rows of ``curves`` by metric and sampler: a report asks for hundreds of curves among a million rows."""
         return self.curves.groupby(["metric", "sampler"], observed=True).indices  # type: ignore[return-value]
 
+    @cached_property
+    def _rows(self) -> dict[str, np.ndarray]:
+        """Rows of ``curves`` by metric, in their order."""
+        return self.curves.groupby("metric", observed=True).indices  # type: ignore[return-value]
+
     @property
     def samplers(self) -> list[str]:
         """Samplers that have finished runs: the baseline first, then the named ones in their order, then others."""
@@ -59,9 +64,9 @@ class Runs:
     @property
     def metrics(self) -> list[str]:
         """Names of the metrics that any finished run has."""
-        return sorted(self.curves["metric"].unique())
+        return sorted(self._rows)
 
-    @property
+    @cached_property
     def class_names(self) -> list[str]:
         """Classes with ground truth in the validation set, most objects first."""
         counts = {m.removeprefix("GT/"): self.last(m) for m in self.metrics if m.startswith("GT/")}
@@ -79,7 +84,7 @@ class Runs:
     @property
     def grid(self) -> pd.Index:
         """Iterations at which every run was validated, increasing."""
-        rows = self.curves[self.curves["metric"] == HEADLINE]
+        rows = self.curves.iloc[self._rows[HEADLINE]]
         return pd.Index(np.sort(rows["step"].unique()), name="step")
 
     def final(self, metric: str, sampler: str) -> pd.Series:
@@ -88,7 +93,7 @@ class Runs:
 
     def last(self, metric: str) -> float:
         """The last logged value of a metric that all runs share, such as a count of ground truth; NaN if absent."""
-        rows = self.curves[self.curves["metric"] == metric]
+        rows = self.curves.iloc[self._rows.get(metric, [])]
         return float(rows["value"].iloc[int(rows["step"].argmax())]) if len(rows) else float("nan")
 
 

@@ -29,7 +29,6 @@ RC: Any = {
     "axes.titlelocation": "left",
     "legend.frameon": False,
     "lines.linewidth": 1.8,
-    "svg.hashsalt": "isod",  # same runs, same bytes
 }
 SOFT = "#6a6a6a"  # text beside the data
 

@@ -16,7 +16,7 @@ from isod.config import RunConfig, TrainingConfig
 from isod.data.store import Crops, CropSplit, StoreMeta
 from isod.detector import Detector, Objects, detect, detection_loss
 from isod.errors import InputError
-from isod.evaluation import DetectionEvaluator
+from isod.evaluation.evaluator import DetectionEvaluator
 from isod.sampling import sample_scores
 from isod.sampling.gain import UNIFORM_ABOVE, ess_in_words
 from isod.training.checkpoint import Checkpoints
