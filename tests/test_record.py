@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 def step(scores, class_losses=None, box_losses=None, margins=None):
     size = len(scores)
     parts = [np.zeros(size) if part is None else np.array(part, float) for part in (class_losses, box_losses, margins)]
-    return StepResult(np.array(scores, float), *parts, losses={"train/loss": float(size)})
+    return StepResult(np.array(scores, float), *parts, {"train/loss": float(size)}, np.zeros(size, bool))
 
 
 # --- correlation -----------------------------------------------------------------------------------------------------

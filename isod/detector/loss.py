@@ -90,6 +90,7 @@ def detection_loss(
     box_weight: float = 1.0,
     example_weights: Tensor | None = None,
     normalisation: str = "location",
+    sum_counts: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[DetectionLoss, Outcome]:
     """Eq. 4.1: softmax cross-entropy averaged over the locations whose class is known, plus GIoU loss averaged over the
     positive locations, don't-care objects included. A part with no location to average over is 0. With the
@@ -103,6 +104,8 @@ def detection_loss(
         class_weight, box_weight: λ_cls and λ_reg.
         example_weights: [B], multiplies both parts of each image's loss (1/(N·p) of the draw); None for ones.
         normalisation: a key of NORMALISATIONS. The outcome, and so the sample scores, do not depend on it.
+        sum_counts: where these images are a part of a larger batch, makes the counts [2] int64 of the part those of the
+            whole: either loss is then this part's share of the batch's, and the shares of all parts add up to it.
     """
     logits, offsets = logits.float(), offsets.float()
     targets = assign_targets(objects, (logits.shape[2], logits.shape[3]))
@@ -115,8 +118,10 @@ def detection_loss(
     num_objects = objects.boxes.shape[1]
     class_shares, class_count = NORMALISATIONS[normalisation](targets.care, targets.object_index, num_objects)
     box_shares, box_count = NORMALISATIONS[normalisation](positive, targets.object_index, num_objects)
-    mean_class = (class_loss * weights * class_shares).sum() / class_count.clamp(min=1)
-    mean_box = (box_loss * weights * box_shares).sum() / box_count.clamp(min=1)
+    counts = torch.stack([class_count, box_count])
+    class_count, box_count = (counts if sum_counts is None else sum_counts(counts)).clamp(min=1)
+    mean_class = (class_loss * weights * class_shares).sum() / class_count
+    mean_box = (box_loss * weights * box_shares).sum() / box_count
     loss = DetectionLoss(class_weight * mean_class + box_weight * mean_box, mean_class.detach(), mean_box.detach())
     outcome = Outcome(
         logits=logits.detach(),

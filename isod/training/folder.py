@@ -26,9 +26,10 @@ from isod.errors import InputError
 from isod.training.checkpoint import Checkpoints
 from isod.training.examples import TrainingExamples
 from isod.training.holdout import training_examples
+from isod.training.ranks import state_of_rank_0
 from isod.training.record import RunRecord
-from isod.training.run import Trainer, ValidationCrops, train
-from isod.training.stream import Stream
+from isod.training.run import Trainer, ValidationCrops, follow, train
+from isod.training.stream import WHOLE, Part, Stream
 
 Row = tuple[int, dict[str, float]]  # iteration, metrics
 
@@ -117,6 +118,7 @@ def run_in_folder(
     replay: Callable[[list[Row]], None] = lambda rows: None,
     checkpoint_share: float = 0.01,
     say: Callable[[str], None] = print,
+    part: Part = WHOLE,
 ) -> None:
     """Train one run to its end, from its last checkpoint if the folder has one.
 
@@ -127,6 +129,7 @@ def run_in_folder(
         report: called with the metrics and the iteration of each validation.
         replay: called once, first, with the validations that an earlier attempt left, if there was one.
         checkpoint_share: of the training time that checkpoints may take.
+        part: rank 0's, where several processes share the run; the others ``follow_run``.
     Raises:
         InputError: a checkpoint of other settings, or a batch that does not fit.
         FloatingPointError: the loss is not finite.
@@ -140,12 +143,14 @@ def run_in_folder(
         return
     saved = checkpoints.load()
     examples = training_examples(config, store, device=device, workers=workers, cache=holdout_cache)
-    trainer = Trainer(config, store.meta, device)
+    trainer = Trainer(config, store.meta, device, part)
     record = RunRecord(len(split), split.wrong_examples())
     if saved is not None:
         trainer.load_state_dict(saved)
         record.load_state_dict(saved["record"])
         say(f"going on after iteration {record.iteration}")
+    if part.ranks > 1:
+        state_of_rank_0({"iteration": record.iteration, **trainer.state_dict()})
     table.keep(record.reported)
     if table.rows:
         replay(table.history())
@@ -159,7 +164,32 @@ def run_in_folder(
     train(trainer, stream, validation, append, record=record, checkpoints=checkpoints, say=say)
     statistics = stream.statistics(config.training.iterations - 1) | record.examples()
     write_examples(folder.path / EXAMPLES, split, statistics)
-    part = folder.path / f"{MODEL}.part"
-    torch.save(trainer.model.state_dict(), part)
-    os.replace(part, folder.path / MODEL)
+    unfinished = folder.path / f"{MODEL}.part"
+    torch.save(trainer.model.state_dict(), unfinished)
+    os.replace(unfinished, folder.path / MODEL)
     checkpoints.clear()
+
+
+def follow_run(
+    config: RunConfig,
+    store: CropStore,
+    make_stream: Callable[[int], Stream],
+    *,
+    device: torch.device,
+    part: Part,
+    report: Callable[[], None] = lambda: None,
+) -> None:
+    """A rank's share of the run whose rank 0 is in ``run_in_folder``, to its end.
+
+    Args:
+        make_stream: the stream of this rank's part of the batches, from the first step on.
+        report: called whenever rank 0 reports.
+    Raises:
+        InputError: a batch that does not fit.
+        FloatingPointError: the loss is not finite.
+    """
+    trainer = Trainer(config, store.meta, device, part)
+    state = state_of_rank_0()
+    trainer.load_state_dict(state)
+    start = int(state["iteration"])
+    follow(trainer, make_stream(start), start, report)

@@ -15,7 +15,7 @@ from isod.errors import InputError
 from isod.sampling.schedule import DrawSchedule
 from isod.training.examples import TrainingExamples, check_examples
 from isod.training.folder import RunFolder, output_folder, run_in_folder, run_settings
-from isod.training.stream import LocalStream
+from isod.training.stream import WHOLE, LocalStream, Part
 
 
 def local_stream(
@@ -25,15 +25,19 @@ def local_stream(
     *,
     workers: int,
     state: dict[str, Any] | None = None,
+    part: Part = WHOLE,
 ) -> LocalStream:
-    """The run's own table over its examples, and the stream of its draws; from a saved ``state`` if given."""
+    """The run's own table over its examples, and the stream of its draws; from a saved ``state`` if given.
+
+    Where several processes share a run, each has its own, and all are sent the scores of the whole batch.
+    """
     training = config.training
     run_length = training.iterations * training.batch_size
     table = examples.table(config.sampler, seed=training.seed, run_length=run_length)
     schedule = DrawSchedule(table, batch_size=training.batch_size, lag=training.lag, steps=training.iterations)
     if state is not None:
         schedule.load_state_dict(state)
-    return LocalStream(split, table, schedule, workers=workers)
+    return LocalStream(split, table, schedule, workers=workers, part=part)
 
 
 def run_local(

@@ -17,13 +17,14 @@ RECENT = 10  # batches that sampler/recent_repeats looks back
 
 @dataclass(frozen=True)
 class StepResult:
-    """One optimizer step, as the host sees it. All arrays are [B], in the order of the batch."""
+    """One optimizer step, as the host sees it. All arrays are [B], in the order of the whole batch."""
 
     scores: NDArray[np.float64]  # sample scores
     class_losses: NDArray[np.float64]  # each example's own eq. 4.1, class part
     box_losses: NDArray[np.float64]  # likewise, box part
     margins: NDArray[np.float64]  # final-layer margin, mean over locations, then objects; NaN without an object
     losses: dict[str, float]  # of the batch, under their metric names
+    unreadable: NDArray[np.bool_]  # crops that did not decode
 
 
 class Moments:

@@ -15,14 +15,16 @@ from torch import Tensor
 from isod.config import RunConfig, TrainingConfig
 from isod.data.store import Crops, CropSplit, StoreMeta
 from isod.detector import Detector, Objects, detect, detection_loss
+from isod.detector.batch_norm import over_all_ranks
 from isod.errors import InputError
 from isod.evaluation.evaluator import DetectionEvaluator
 from isod.sampling import sample_scores
 from isod.sampling.gain import UNIFORM_ABOVE, ess_in_words
 from isod.training.checkpoint import Checkpoints
 from isod.training.measure import example_losses, object_margins
+from isod.training.ranks import gather_step, sum_gradients, sum_over_ranks
 from isod.training.record import RunRecord, StepResult
-from isod.training.stream import Batch, Stream
+from isod.training.stream import WHOLE, Batch, Part, Stream
 
 CACHE_BYTES = 512 * 2**20  # decoded validation crops are kept in memory up to this size
 FLIP_STREAM = 1  # which of the seed's random streams mirrors crops; the draws have their own
@@ -111,14 +113,25 @@ class Trainer:
         config: what to run.
         meta: of the store: class names and crop size.
         device: where to run; on CUDA the forward pass is bfloat16 and channels-last.
+        part: of every batch that this process trains on. Where it is not the whole, every rank of torch.distributed's
+            default group has a trainer, and every step is taken by all of them together.
     """
 
-    def __init__(self, config: RunConfig, meta: StoreMeta, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        meta: StoreMeta,
+        device: torch.device,
+        part: Part = WHOLE,
+    ) -> None:
         self.config = config
         self.meta = meta
         self.device = device
+        self.part = part
         training = config.training
         model = Detector(len(meta.class_names), config.detector, seed=training.seed)
+        if part.ranks > 1:
+            over_all_ranks(model)
         self.model = model.to(device).to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=training.lr, betas=training.betas, eps=training.eps, fused=True
@@ -140,11 +153,11 @@ class Trainer:
         self.model.train()
         images, objects = to_device(batch.crops, self.device)
         if training.flip:
-            flip = torch.from_numpy(flips(training, batch.step)).to(self.device)
+            flip = torch.from_numpy(self.part.of(flips(training, batch.step))).to(self.device)
             images = torch.where(flip[:, None, None, None], images.flip(-1), images)
             objects = objects.mirrored(flip, images.shape[-1])
         weights = None
-        shares = np.where(batch.crops.unreadable, 0.0, batch.draw.weights)
+        shares = np.where(batch.crops.unreadable, 0.0, self.part.of(batch.draw.weights))
         if (shares != 1).any():
             weights = torch.from_numpy(shares).to(self.device)
         loss, outcome = detection_loss(
@@ -154,35 +167,39 @@ class Trainer:
             box_weight=training.box_weight,
             example_weights=weights,
             normalisation=training.loss_normalisation,
+            sum_counts=sum_over_ranks if self.part.ranks > 1 else None,
         )
         self.optimizer.zero_grad()
         loss.total.backward()
         scores = sample_scores(outcome, self.config.sampler)
-        parts = [scores, *example_losses(outcome), object_margins(outcome)]
-        host = torch.cat([*parts, torch.stack([loss.total.detach(), loss.class_loss, loss.box_loss])]).cpu()
-        values = host.double().numpy()
-        if not np.isfinite(values[-3]):
-            raise FloatingPointError(
-                f"loss is {values[-3]} at step {batch.step}, examples {batch.draw.indices.tolist()}"
-            )
+        rows = torch.stack([scores, *example_losses(outcome), object_margins(outcome)])
+        losses = torch.stack([loss.total.detach(), loss.class_loss, loss.box_loss])
+        if self.part.ranks > 1:
+            sum_gradients(self.model.parameters())
+            host_rows, host_losses, unreadable = gather_step(rows, losses, batch.crops.unreadable)
+        else:
+            values = torch.cat([rows.flatten(), losses]).cpu().double().numpy()
+            host_rows, host_losses, unreadable = values[:-3].reshape(4, -1), values[-3:], batch.crops.unreadable
+        total, class_loss, box_loss = host_losses.tolist()
+        if not math.isfinite(total):
+            raise FloatingPointError(f"loss is {total} at step {batch.step}, examples {batch.draw.indices.tolist()}")
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(training, batch.step)
         self.optimizer.step()
-        total, class_loss, box_loss = values[-3:].tolist()
-        rows = values[:-3].reshape(4, -1)  # [4, B]: scores, class losses, box losses, margins
         return StepResult(
-            scores=np.where(batch.crops.unreadable, 0.0, rows[0]),
-            class_losses=rows[1],
-            box_losses=rows[2],
-            margins=rows[3],
+            scores=np.where(unreadable, 0.0, host_rows[0]),
+            class_losses=host_rows[1],
+            box_losses=host_rows[2],
+            margins=host_rows[3],
             losses={"train/loss": total, "train/class_loss": class_loss, "train/box_loss": box_loss},
+            unreadable=unreadable,
         )
 
     def largest_batch(self, batch: Batch) -> int:
-        """How many crops of a batch that was out of memory fit, by trying half, a quarter …; 0 if not even one does.
-
-        The network's running statistics are worth nothing afterwards.
+        """How many crops of this process's part fit where they were too many, by trying half, a quarter …; 0 if not
+        even one does.
         """
+        self.model.eval()  # takes as much memory, and waits for no other rank
         size = len(batch.crops.indices) // 2
         while size:
             part = batch.crops.without(np.arange(len(batch.crops.indices)) >= size)
@@ -247,6 +264,8 @@ def train(
 ) -> RunRecord:
     """The loop: fetch, step, send scores back, sometimes validate, report and write a checkpoint.
 
+    Where several processes share the run, this is rank 0's, and the others ``follow``.
+
     Args:
         report: called with the metrics and the number of iterations done, at every multiple of ``validate_every`` and
             after the last iteration. Training losses are means since the last report; ``time/seconds`` is training time
@@ -273,10 +292,10 @@ def train(
             result = _step(trainer, batch)
             stream.send_scores(batch.step, batch.draw.indices, result.scores)
             record.add(batch.draw.indices, result)
-            if batch.crops.unreadable.any():
-                _tell_unreadable(batch, record, say)
+            if result.unreadable.any():
+                _tell_unreadable(batch.draw.indices[result.unreadable], record, say)
             done = record.iteration
-            if done % training.validate_every == 0 or done == training.iterations:
+            if is_reported(done, training):
                 record.seconds += time.perf_counter() - began
                 summary = stream.summary(batch.step)
                 metrics = {
@@ -300,6 +319,26 @@ def train(
     return record
 
 
+def follow(trainer: Trainer, stream: Stream, start: int, report: Callable[[], None]) -> None:
+    """The loop of every rank but 0, which alone validates, reports metrics and writes checkpoints.
+
+    Args:
+        start: steps done before.
+        report: called whenever rank 0 reports.
+    """
+    training = trainer.config.training
+    for batch in stream.batches(start, training.iterations):
+        result = _step(trainer, batch)
+        stream.send_scores(batch.step, batch.draw.indices, result.scores)
+        if is_reported(batch.step + 1, training):
+            report()
+
+
+def is_reported(iteration: int, training: TrainingConfig) -> bool:
+    """Whether the run is validated after so many iterations."""
+    return iteration % training.validate_every == 0 or iteration == training.iterations
+
+
 def _step(trainer: Trainer, batch: Batch) -> StepResult:
     """The trainer's step; out of memory becomes the sentence that says what to do."""
     try:
@@ -307,16 +346,18 @@ def _step(trainer: Trainer, batch: Batch) -> StepResult:
     except torch.OutOfMemoryError as error:
         reason = str(error).partition(".")[0]
     trainer.optimizer.zero_grad()  # the failed step's tensors are gone with its traceback, this is the rest
-    size, fits = len(batch.crops.indices), trainer.largest_batch(batch)
+    ranks = trainer.part.ranks
+    fits = ranks * trainer.largest_batch(batch)
     advice = (
         f"{fits} fit: set --batch-size {fits}" if fits else "not even one fits: make the network or the crops smaller"
     )
-    raise InputError(f"out of memory at step {batch.step} with a batch of {size} crops ({reason}); {advice}")
+    size = f"{len(batch.draw.indices)} crops" + (f" on {ranks} workers" if ranks > 1 else "")
+    raise InputError(f"out of memory at step {batch.step} with a batch of {size} ({reason}); {advice}")
 
 
-def _tell_unreadable(batch: Batch, record: RunRecord, say: Callable[[str], None]) -> None:
+def _tell_unreadable(indices: NDArray[np.int64], record: RunRecord, say: Callable[[str], None]) -> None:
     """Each crop that does not decode, once."""
-    for index in set(batch.draw.indices[batch.crops.unreadable].tolist()) - record.unreadable:
+    for index in set(indices.tolist()) - record.unreadable:
         record.unreadable.add(index)
         say(
             f"the image of training example {index} does not decode: it keeps its index, weighs nothing and scores 0 "

@@ -1,4 +1,4 @@
-"""How drawn crops reach the training loop, in one process. The Ray stream has the same three methods."""
+"""How drawn crops reach the training loop, in one process. The Ray stream has the same methods."""
 
 from __future__ import annotations
 
@@ -17,12 +17,28 @@ from isod.sampling.table import Draw, ImportanceTable
 
 
 @dataclass(frozen=True)
+class Part:
+    """Which part of every batch a process trains on: of equal, contiguous parts the one numbered as its rank."""
+
+    rank: int = 0
+    ranks: int = 1
+
+    def of(self, slots: NDArray) -> NDArray:
+        """The part of something that has one element per slot of the batch, [B] → [B / ranks]."""
+        size = len(slots) // self.ranks
+        return slots[self.rank * size : (self.rank + 1) * size]
+
+
+WHOLE = Part()  # of a run in one process
+
+
+@dataclass(frozen=True)
 class Batch:
     """One step's crops, and how they were drawn."""
 
     step: int
-    draw: Draw
-    crops: Crops
+    draw: Draw  # of the whole batch
+    crops: Crops  # of this process's part of it
 
 
 @dataclass(frozen=True)
@@ -83,13 +99,23 @@ class LocalStream:
         split: the training crops.
         table, schedule: whose draws are read.
         workers: threads that read and decode; the decoder and the store release the interpreter's lock.
+        part: of every batch that is read.
     """
 
-    def __init__(self, split: CropSplit, table: ImportanceTable, schedule: DrawSchedule, *, workers: int = 1) -> None:
+    def __init__(
+        self,
+        split: CropSplit,
+        table: ImportanceTable,
+        schedule: DrawSchedule,
+        *,
+        workers: int = 1,
+        part: Part = WHOLE,
+    ) -> None:
         self._split = split
         self._schedule = schedule
         self._table = table
         self._workers = workers
+        self._part = part
 
     @property
     def num_examples(self) -> int:
@@ -102,7 +128,8 @@ class LocalStream:
             for step in range(start, stop):
                 while upcoming < stop and self._schedule.ready(upcoming):
                     draw = self._schedule.draw(upcoming)
-                    pending.append((upcoming, draw, pool.submit(self._split.read, draw.indices, quarantine=True)))
+                    crops = pool.submit(self._split.read, self._part.of(draw.indices), quarantine=True)
+                    pending.append((upcoming, draw, crops))
                     upcoming += 1
                 if not pending:
                     raise RuntimeError(f"step {step} waits for scores that were not sent")
