@@ -47,7 +47,7 @@ DEFAULT_SAMPLERS = {
 VALIDATION_IMAGES = 600
 TRAIN_SEED, VALIDATION_SEED, ERROR_SEED = 0, 1, 2
 DETECTOR = DetectorConfig(width=0.125, blocks=(1, 1, 1, 1), score_floor=0.02)  # 0.1 million parameters
-LEARNING_RATE = 2e-3
+LEARNING_RATE = 4e-3
 
 
 class ShiftedStream(LocalStream):
