@@ -35,6 +35,7 @@ from isod.config import SAMPLERS, DetectorConfig, RunConfig, TrainingConfig, req
 from isod.data.planted import PlantedSplit, planted_meta, render, with_label_errors
 from isod.results.speedup import best_iteration, passing_iteration, speedup
 from isod.sampling import DrawSchedule, table_for
+from isod.training.process import settle
 from isod.training.run import Trainer, ValidationCrops, train
 from isod.training.stream import LocalStream
 
@@ -100,7 +101,7 @@ def planted_stream(config: RunConfig, split: PlantedSplit, *, shifted: bool) -> 
 
 def run(job: Job) -> Result:
     """Trains once, on one thread."""
-    torch.set_num_threads(1)
+    settle(1)
     began = time.perf_counter()
     shifted = job.sampler == SHIFTED
     config = RunConfig(

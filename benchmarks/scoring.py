@@ -89,8 +89,9 @@ def main() -> None:
 
     base = seconds(step, device, args.repeats) * args.batch / step_batch
     with torch.no_grad():
-        maps = [item.repeat(-(-args.batch // step_batch), 1, 1, 1)[: args.batch] for item in forward()]
-    _, outcome = detection_loss(*maps, objects)
+        copies = -(-args.batch // step_batch)
+        logits, offsets = (item.repeat(copies, 1, 1, 1)[: args.batch] for item in forward())
+    _, outcome = detection_loss(logits, offsets, objects)
     name = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}, torch {torch.__version__}, batch {args.batch} of {args.width}×{args.height}")
     scaled = f" (a step of {step_batch}, scaled)" if step_batch != args.batch else ""

@@ -1,6 +1,8 @@
 """One run in one process: what it writes, that a seed decides everything, and how it fails."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -159,6 +161,22 @@ def test_a_step_uses_the_rate_of_its_number(tiny_store):
     trainer.step(batch)
     moved = (trainer.model.head.bias.detach() - before).abs().max()
     assert moved.item() == pytest.approx(config.training.lr / 2, rel=1e-2)
+
+
+def test_a_process_that_trains_keeps_its_memory():
+    """40 times 64 MB are 655 thousand pages, each new to the process; kept, only the first few tensors' are."""
+    script = """
+import resource, torch
+from isod.training.process import settle
+settle(1)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(40):
+    torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, torch.get_num_threads())
+"""
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert int(printed[0]) < 200_000
+    assert printed[1] == "1"
 
 
 # --- failures --------------------------------------------------------------------------------------------------------

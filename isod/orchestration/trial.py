@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from ray import tune
 from ray.exceptions import RayTaskError
 
@@ -16,6 +15,7 @@ from isod.errors import InputError
 from isod.orchestration.stream import RayStream
 from isod.training.examples import TrainingExamples
 from isod.training.folder import Row, RunFolder, run_in_folder
+from isod.training.process import settle
 from isod.training.run import choose_device
 
 
@@ -87,7 +87,7 @@ def run_trial(
         start = 0 if state is None else int(state["applied"])
         return kept_stream(resources).begin(store_uri, config, examples, start=start, state=state)
 
-    torch.set_num_threads(resources.threads)
+    settle(resources.threads)
     try:
         run_in_folder(
             config,

@@ -15,6 +15,7 @@ from isod.errors import InputError
 from isod.sampling.schedule import DrawSchedule
 from isod.training.examples import TrainingExamples, check_examples
 from isod.training.folder import RunFolder, output_folder, run_in_folder, run_settings
+from isod.training.process import settle
 from isod.training.stream import WHOLE, LocalStream, Part
 
 
@@ -78,7 +79,7 @@ def run_local(
     out = output_folder(out)
     if not resume:
         (out / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    torch.set_num_threads(threads)
+    settle(threads)
 
     def report(metrics: dict[str, float], iteration: int) -> None:
         say(
