@@ -1,6 +1,6 @@
 """What a run's own book-keeping costs beside its training: records for the figures, checkpoints, MLflow.
 
-    python benchmarks/overhead.py [--preset demo|small|thesis] [--height 48] [--width 160] [--rounds 20] [--device cpu]
+    python -m benchmarks.overhead [--preset demo|small|thesis] [--height 48] [--width 160] [--rounds 20] [--device cpu]
 
 The same steps on the same random crops are timed with and without the numbers that only figures and triage read
 (per-example losses, margins, correlations, repeats), in turn, so that a drift of the machine hits both. A checkpoint
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from unittest import mock
@@ -24,6 +23,7 @@ import torch
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
+from benchmarks.harness import medians, seconds, take_turns
 from isod.config import PRESETS, SAMPLERS, RunConfig
 from isod.data.store import Crops, StoreMeta
 from isod.sampling.schedule import DrawSchedule
@@ -55,15 +55,6 @@ def random_batch(batch_size: int, height: int, width: int) -> Batch:
     return Batch(0, Draw(indices, ones / EXAMPLES, ones, 0, 0), crops)
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Of one call, with what it left on the device."""
-    began = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
 def main() -> None:
     """Prints one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -93,11 +84,8 @@ def main() -> None:
         ):
             trainer.step(batch)
 
-    for work in (recorded, bare):
-        work()
-    pairs = np.array([(seconds(recorded, device), seconds(bare, device)) for _ in range(options.rounds)])
-    with_record, without = np.median(pairs, axis=0)
-    step = float(without)
+    works = {"with": lambda: seconds(recorded, device), "without": lambda: seconds(bare, device)}
+    with_record, step = medians(take_turns(works, options.rounds, warm_up=1)).values()
 
     table = table_for(config.sampler, EXAMPLES, seed=0)
     schedule = DrawSchedule(table, batch_size=size, lag=preset.training.lag)
@@ -120,11 +108,10 @@ def main() -> None:
 
     window = step * preset.training.validate_every
     every = max(window, checkpoint / preset.resources.checkpoint_share)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
-    every_validation = preset.training.validate_every
-    print(f"{name}, torch {torch.__version__}; preset {options.preset}, batch {size}, {EXAMPLES} examples")
     print(
-        f"{options.width}×{options.height}: step {step * 1e3:.1f} ms, {every_validation} a validation: {window:.1f} s"
+        f"Preset {options.preset}, batch {size} of {options.width}×{options.height}, {EXAMPLES} examples, "
+        f"{torch.get_num_threads()} torch thread(s); a step takes {step * 1e3:.1f} ms, and there are "
+        f"{preset.training.validate_every} between two validations."
     )
     print("\n| book-keeping | ms | share of the training time |\n|---|---|---|")
     print(f"| records for the figures, a step | {(with_record - step) * 1e3:.2f} | {(with_record / step - 1):.2%} |")

@@ -1,6 +1,6 @@
 """Does a sampler work at all? The planted problem of spec §11, trained by the product's own parts.
 
-    python benchmarks/planted.py [--iterations N] [--seeds 3] [--samplers NAME …] [--images 10000] [--workers 2]
+    python -m benchmarks.planted [--iterations N] [--seeds 3] [--samplers NAME …] [--images 10000] [--workers 2]
 
 Every sampler trains with every seed, on clean labels and with planted errors (6 % of the labels swapped, 6 % of the
 boxes missing); validation labels are always right. The table gives the speed-up of the mean curve over the baseline's

@@ -5,7 +5,7 @@ statistics of 90 thousand examples per run. The numbers in it are made up. MLflo
 parameters and artifacts; the 840 thousand metric values go into its two metric tables with one insert each, as its own
 calls would take an hour. The store stays in the folder and is used again.
 
-    python benchmarks/report.py --folder DIR
+    python -m benchmarks.report --folder DIR
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the sample scores cost, beside the training step that produces their maps.
 
-    python benchmarks/scoring.py [--device cuda] [--batch 128] [--height 384] [--width 1280] [--objects 12]
+    python -m benchmarks.scoring [--device cuda] [--batch 128] [--height 384] [--width 1280] [--objects 12]
 
 Prints the time of a step without scores (forward, loss, backward, Adam) and of the scores of every named sampler's
 heuristic and reduction on its outcome, with their share of the step. On a GPU both are timed by events, and one call
@@ -11,36 +11,18 @@ batch does not fit the memory, ``--step-batch`` times a smaller one, and its tim
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
-from statistics import median
 
 import numpy as np
 import torch
 
+from benchmarks.harness import medians, number, seconds, take_turns, yes
 from isod.config import SAMPLERS, DetectorConfig
 from isod.detector.loss import detection_loss
 from isod.detector.network import Detector
 from isod.detector.targets import Objects
 from isod.sampling import sample_scores
 
-
-def seconds(work: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Median seconds of ``work`` over ``repeats`` calls after two to warm up."""
-    times = []
-    for _ in range(repeats + 2):
-        if device.type == "cuda":
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            work()
-            end.record()
-            end.synchronize()
-            times.append(begin.elapsed_time(end) / 1e3)
-        else:
-            start = time.perf_counter()
-            work()
-            times.append(time.perf_counter() - start)
-    return median(times[2:])
+MOST = 3.0  # % of the step that the scores of a batch may cost
 
 
 def random_objects(batch: int, most: int, height: int, width: int) -> Objects:
@@ -87,26 +69,28 @@ def main() -> None:
         loss.total.backward()
         optimizer.step()
 
-    base = seconds(step, device, args.repeats) * args.batch / step_batch
+    step()
     with torch.no_grad():
         copies = -(-args.batch // step_batch)
         logits, offsets = (item.repeat(copies, 1, 1, 1)[: args.batch] for item in forward())
     _, outcome = detection_loss(logits, offsets, objects)
-    name = torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{name}, torch {torch.__version__}, batch {args.batch} of {args.width}×{args.height}")
-    scaled = f" (a step of {step_batch}, scaled)" if step_batch != args.batch else ""
-    print(
-        f"step without scores: {base * 1e3:.2f} ms{scaled}\n\n| sampler | scores, ms | % of the step |\n|---|---|---|"
-    )
-    for sampler in SAMPLERS.values():
-        if sampler.heuristic is None:
-            continue
+    scored = [sampler for sampler in SAMPLERS.values() if sampler.heuristic is not None]
+    contenders = {"step": lambda: seconds(step, device)}
+    for sampler in scored:
         if cuda:
             torch.cuda.set_sync_debug_mode("error")
             sample_scores(outcome, sampler)
             torch.cuda.set_sync_debug_mode("default")
-        cost = seconds(lambda s=sampler: sample_scores(outcome, s), device, args.repeats)  # type: ignore[misc]
-        print(f"| {sampler.name} | {cost * 1e3:.3f} | {100 * cost / base:.2f} |", flush=True)
+        contenders[sampler.name] = lambda s=sampler: seconds(lambda: sample_scores(outcome, s), device)  # type: ignore[misc]
+    figures = take_turns(contenders, args.repeats, warm_up=2)
+    costs = {name: 1e3 * cost for name, cost in medians(figures).items()}
+    base = costs.pop("step") * args.batch / step_batch
+    scaled = f" (one of {step_batch}, scaled)" if step_batch != args.batch else ""
+    print(f"Batch {args.batch} of {args.width}×{args.height}; a step without scores takes {number(base)} ms{scaled}.\n")
+    print("| sampler | scores, ms | % of the step | target | met? |\n|---|---|---|---|---|")
+    for name, cost in costs.items():
+        share = 100 * cost / base
+        print(f"| {name} | {cost:.2f} | {share:.2f} | ≤ {MOST:g} | {yes(share <= MOST)} |")
 
 
 if __name__ == "__main__":

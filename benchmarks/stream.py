@@ -1,26 +1,28 @@
-"""Decoded crops per second: the Ray stream beside a torch DataLoader, and the crop store beside whole frames.
+"""Decoded crops per second: the Ray stream beside a torch DataLoader and WebDataset; the store beside whole frames.
 
-    python benchmarks/stream.py [--workers 2] [--batch-size 32] [--steps 60] [--repeats 3] [--frames 200 | --store S]
+    python -m benchmarks.stream [--workers 2] [--batch-size 32] [--steps 60] [--repeats 3] [--frames 200 | --store S]
 
-The same on both sides of the first table: the crop store, the number of worker processes, the batches (as many indices,
-drawn at random with replacement), one Lance take and one libjpeg-turbo decode per batch and thread, uint8 images and
-boxes handed to the main process through shared memory, where nothing is trained. Ours besides that asks an importance
-table for every batch, sends scores back after every step, and keeps the steps in order under a fixed lag. The
-DataLoader fetches whole batches (``__getitems__``), in spawned processes, with its usual prefetching. Both are measured
-in turn, after a warm-up; the start is not counted in the rates. The second table decodes the same crops, with the same
-decoder and one thread, from the store and out of whole frames; reading the frames' files is not counted.
+The same for all in the first table: the crops and their JPEG bytes, the number of worker processes, libjpeg-turbo on
+one thread, batches of as many crops, uint8 images and padded boxes handed to the main process through shared memory,
+where nothing is trained. Ours and the DataLoader read a crop store at indices drawn at random with replacement, one
+Lance take a batch. Ours besides that asks an importance table for every batch, sends scores back after every step, and
+keeps the steps in order under a fixed lag. The DataLoader fetches whole batches (``__getitems__``), in spawned
+processes, with its usual prefetching. WebDataset reads tar files from front to end, which is all it can do, and draws
+through a shuffle buffer. All take turns; a turn counts its steps after a warm-up, its start is not in the rate. The
+second table decodes the same crops, with the same decoder and one thread, from the store and out of whole frames;
+reading the frames' files is not counted.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import statistics
+import io
+import json
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from benchmarks.harness import Figures, comparison, installed, seconds, take_turns
 from isod.config import SAMPLERS, RunConfig, TrainingConfig
 from isod.data.crops import PrepareSettings
 from isod.data.demo import write_demo
@@ -44,6 +47,8 @@ from isod.ragged import pad_objects
 from isod.training.examples import TrainingExamples
 
 WARM_UP = 10  # steps that are not counted
+SHARD = 25  # crops in a tar file: every worker needs some, also of little data
+BUFFER = 100  # crops of WebDataset's shuffle buffer
 
 
 class BatchDataset:
@@ -66,19 +71,18 @@ def unchanged(batch: Any) -> Any:
     return batch
 
 
-def rate(batches: Iterator[object], batch_size: int, steps: int) -> tuple[float, float]:
-    """Seconds to the first batch, and crops per second over the steps after the warm-up."""
-    began = time.perf_counter()
-    first = counted = 0.0
+def rate(batches: Iterator[object], batch_size: int, steps: int) -> float:
+    """Crops per second over ``steps`` steps after the warm-up."""
+    counted = 0.0
     for step, _ in enumerate(batches):
-        if step == 0:
-            first = time.perf_counter() - began
         if step == WARM_UP - 1:
             counted = time.perf_counter()
-    return first, steps * batch_size / (time.perf_counter() - counted)
+        if step == WARM_UP + steps - 1:
+            break
+    return steps * batch_size / (time.perf_counter() - counted)
 
 
-def ray_stream(store: CropStore, batch_size: int, steps: int, workers: int, lag: int) -> tuple[float, float]:
+def ray_stream(store: CropStore, batch_size: int, steps: int, workers: int, lag: int) -> float:
     """Ours: a UIS table that is updated after every step."""
     split = store.split("train")
     config = RunConfig(
@@ -99,8 +103,8 @@ def ray_stream(store: CropStore, batch_size: int, steps: int, workers: int, lag:
         stream.close()
 
 
-def torch_loader(store: CropStore, batch_size: int, steps: int, workers: int) -> tuple[float, float]:
-    """The peer: random batches of as many indices."""
+def torch_loader(store: CropStore, batch_size: int, steps: int, workers: int) -> float:
+    """A DataLoader: random batches of as many indices."""
     split = store.split("train")
     rng = np.random.default_rng(0)
     sampler = [rng.choice(split.readable, batch_size).tolist() for _ in range(steps + WARM_UP)]
@@ -117,17 +121,63 @@ def torch_loader(store: CropStore, batch_size: int, steps: int, workers: int) ->
     return rate(batches(), batch_size, steps)
 
 
-def milliseconds(work: Callable[[], object], repeats: int) -> float:
-    """Median time of one call."""
-    times = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return 1000 * statistics.median(times[1:])
+def write_shards(store: CropStore, folder: Path) -> list[str]:
+    """The training crops as WebDataset's tar files: each a .jpg with the store's bytes, and its objects as .json."""
+    split = store.split("train")
+    notes = split.annotations()
+    folder.mkdir()
+    paths = []
+    for first in range(0, len(split.readable), SHARD):
+        indices = split.readable[first : first + SHARD].tolist()
+        path = folder / f"{first:06d}.tar"
+        with tarfile.open(path, "w") as tar:
+            for index, encoded in zip(indices, split.read_encoded(indices), strict=True):
+                objects = {name: getattr(notes, name)[index].tolist() for name in ("boxes", "labels", "dont_care")}
+                for suffix, content in (("jpg", encoded), ("json", json.dumps(objects).encode())):
+                    entry = tarfile.TarInfo(f"{index:08d}.{suffix}")
+                    entry.size = len(content)
+                    tar.addfile(entry, io.BytesIO(content))
+        paths.append(str(path))
+    return paths
 
 
-def decode_costs(store: CropStore, frames: list[Path], repeats: int) -> dict[str, float]:
+def decode_sample(sample: dict[str, Any]) -> tuple[np.ndarray, ...]:
+    """Image, boxes, labels and don't-care flags of one crop of a tar file."""
+    objects = json.loads(sample["json"])
+    return (
+        simplejpeg.decode_jpeg(sample["jpg"]),
+        np.asarray(objects["boxes"], np.float32).reshape(-1, 4),
+        np.asarray(objects["labels"], np.int64),
+        np.asarray(objects["dont_care"], bool),
+    )
+
+
+def join_samples(samples: list[tuple[np.ndarray, ...]]) -> tuple[Tensor, ...]:
+    """A batch of them, as BatchDataset gives it."""
+    images, boxes, labels, dont_care = map(list, zip(*samples, strict=True))
+    return tuple(map(torch.from_numpy, (np.stack(images), *pad_objects(boxes, labels, dont_care))))
+
+
+def web_dataset(shards: Path, store: CropStore, batch_size: int, steps: int, workers: int) -> float:
+    """WebDataset: tar files drawn at random with replacement, then a shuffle buffer."""
+    installed("webdataset")
+    import webdataset
+
+    paths = [str(path) for path in sorted(shards.glob("*.tar"))] if shards.exists() else write_shards(store, shards)
+    dataset = (
+        webdataset.WebDataset(paths, resampled=True, shardshuffle=False)
+        .shuffle(BUFFER)
+        .map(decode_sample)
+        .batched(batch_size, collation_fn=join_samples, partial=False)
+    )
+    return rate(
+        iter(DataLoader(dataset, batch_size=None, num_workers=workers, multiprocessing_context="spawn")),
+        batch_size,
+        steps,
+    )
+
+
+def decode_costs(store: CropStore, frames: list[Path], repeats: int) -> dict[str, Figures]:
     """Milliseconds a crop, one thread: from the store, and by decoding the whole frame and cutting it.
 
     A demo frame is smooth outside of the far region and so decodes faster than a camera's. The last entry is the same
@@ -144,14 +194,19 @@ def decode_costs(store: CropStore, frames: list[Path], repeats: int) -> dict[str
         pattern = np.tile(frame[region], (height // FAR.height + 1, width // FAR.width + 1, 1))[:height, :width]
         detailed.append(simplejpeg.encode_jpeg(np.ascontiguousarray(pattern), quality=85))
 
-    def whole(encoded: list[bytes]) -> Callable[[], object]:
-        return lambda: [np.ascontiguousarray(simplejpeg.decode_jpeg(data)[region]) for data in encoded]
+    def stored() -> float:
+        return 1000 * seconds(lambda: split.read(split.readable[:count])) / count
 
-    return {
-        "from the store": milliseconds(lambda: split.read(split.readable[:count]), repeats) / count,
-        "whole demo frame, cut": milliseconds(whole(plain), repeats) / count,
-        "whole detailed frame, cut": milliseconds(whole(detailed), repeats) / len(detailed),
+    def whole(encoded: list[bytes]) -> float:
+        work = lambda: [np.ascontiguousarray(simplejpeg.decode_jpeg(data)[region]) for data in encoded]  # noqa: E731
+        return 1000 * seconds(work) / len(encoded)
+
+    contenders: dict[str, Callable[[], float]] = {
+        "from the store": stored,
+        "whole demo frame, cut": partial(whole, plain),
+        "whole detailed frame, cut": partial(whole, detailed),
     }
+    return take_turns(contenders, repeats, warm_up=1)
 
 
 def main() -> None:
@@ -172,42 +227,25 @@ def main() -> None:
             prepare(ZodReader(root, "mini"), uri, PrepareSettings(roi=FAR), progress=False)
         store = CropStore.open(uri)
         height, width = store.meta.crop_size
+        sizes = (options.batch_size, options.steps, options.workers)
+        contenders = {
+            "isod, Ray Data stream": lambda: ray_stream(store, *sizes, options.lag),
+            "torch DataLoader": lambda: torch_loader(store, *sizes),
+            "WebDataset": lambda: web_dataset(Path(folder) / "shards", store, *sizes),
+        }
+        figures = take_turns(contenders, options.repeats)
         print(
-            f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()},"
-            f" ray {version('ray')}, torch {version('torch')}, pylance {version('pylance')}\n"
-            f"crops {width}×{height} of {options.store or 'demo data'}, batch {options.batch_size},"
-            f" {options.workers} workers, {options.steps} steps after {WARM_UP}, median of {options.repeats}"
+            f"The same for all: {width}×{height} crops of {options.store or 'demo data'}, {options.workers} workers, "
+            f"one libjpeg-turbo thread each, batches of {options.batch_size} in shared memory, {options.steps} steps "
+            f"after {WARM_UP}.\n"
         )
-        print_rates(store, options)
+        targets = {name: 1.0 for name in figures}
+        print(comparison(figures, "crops/s", less_is_better=False, targets=targets))
         if options.store is None:
-            print_decode_costs(store, sorted(root.glob("single_frames/*/camera_front_blur/*.jpg")), options.repeats)
+            frames = sorted(root.glob("single_frames/*/camera_front_blur/*.jpg"))
+            print("\nThe same crops, decoded on one thread:\n")
+            print(comparison(decode_costs(store, frames[:32], options.repeats), "ms a crop", less_is_better=True))
     ray.shutdown()
-
-
-def print_rates(store: CropStore, options: argparse.Namespace) -> None:
-    """The first table."""
-    results: dict[str, list[tuple[float, float]]] = {"isod, Ray Data stream": [], "torch DataLoader": []}
-    for _ in range(options.repeats):
-        results["isod, Ray Data stream"].append(
-            ray_stream(store, options.batch_size, options.steps, options.workers, options.lag)
-        )
-        results["torch DataLoader"].append(torch_loader(store, options.batch_size, options.steps, options.workers))
-    print(f"\n{'':26}{'crops/s':>9}{'lowest':>9}{'highest':>9}{'first batch, s':>16}")
-    rates = {name: [each for _, each in runs] for name, runs in results.items()}
-    for name, runs in results.items():
-        first = statistics.median(seconds for seconds, _ in runs)
-        speed = rates[name]
-        print(f"{name:26}{statistics.median(speed):9.0f}{min(speed):9.0f}{max(speed):9.0f}{first:16.1f}")
-    ours, peer = (statistics.median(speed) for speed in rates.values())
-    print(f"{'ratio':26}{ours / peer:9.2f}")
-
-
-def print_decode_costs(store: CropStore, frames: list[Path], repeats: int) -> None:
-    """The second table."""
-    costs = decode_costs(store, frames[:32], repeats)
-    print(f"\n{'':26}{'ms a crop':>9}{'ratio':>9}")
-    for name, cost in costs.items():
-        print(f"{name:26}{cost:9.2f}{cost / costs['from the store']:9.1f}")
 
 
 if __name__ == "__main__":

@@ -1,32 +1,32 @@
 """Cost of drawing and updating: the importance table beside what else draws in proportion to scores.
 
-    python benchmarks/table.py [--sizes 90000 1000000 10000000 100000000] [--batch 128] [--rounds 10] [--steps 200]
+    python -m benchmarks.table [--sizes 90000 1000000 10000000 100000000] [--batch 128] [--rounds 10] [--steps 200]
 
-One step draws 128 indices with their probabilities and writes 128 new scores. The contenders take turns. Times are
-medians in microseconds, the ratio is to our proportional draw at the same size in the same turns. Ours are whole
-calls, with checks, statistics and the version that each draw carries. cpprb and torchrl are optional: a contender that
-is not installed is left out with a line that says so. At N = 1e8 ours needs 2.4 GB, the peers up to 8 GB; those that do
-not fit 16 GB together are measured in groups, ours in each; a contender that runs out of memory says "no memory".
+The same for all: one step draws 128 indices with their probabilities out of the same scores, and writes 128 new ones,
+on one thread. The contenders take turns; a figure is a turn's median over its steps. Ours are whole calls, with checks,
+statistics and the version that each draw carries. cpprb and torchrl are optional. At N = 1e8 ours needs 2.4 GB, the
+peers up to 8 GB; those that do not fit 16 GB together are measured in groups, ours in each; a contender that runs out
+of memory says so.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.harness import Figures, NotRun, comparison, installed, take_turns
 from isod.sampling import ImportanceTable
 
 SECONDS = 20.0  # at most, per contender and size: numpy takes seconds a draw at 1e8
 MEMORY = 16e9  # bytes that the contenders of one group may take
 BYTES = 80.0  # an example, of the hungriest contender
 REFERENCE = "isod proportional"
+PEERS = ("torchrl SumSegmentTree", "cpprb", "torch.multinomial", "numpy Generator.choice")
 
 Step = Callable[[], None]
 Builder = Callable[[Any, int, np.random.Generator], tuple[Step, Step]]  # (scores, batch, rng) → draw, update
@@ -50,7 +50,6 @@ def ours(**settings: Any) -> Builder:
         def update() -> None:
             table.update(last.indices, fresh)
 
-        print(f"    {table.nbytes / n:.2f} bytes an example", flush=True)
         return draw, update
 
     return build
@@ -91,6 +90,7 @@ def torch_multinomial(scores: Any, batch: int, rng: np.random.Generator) -> tupl
 
 def cpprb_buffer(scores: Any, batch: int, rng: np.random.Generator) -> tuple[Step, Step]:
     """cpprb's prioritised replay buffer: C++ sum and min segment trees."""
+    installed("cpprb")
     from cpprb import PrioritizedReplayBuffer
 
     n = len(scores)
@@ -112,6 +112,7 @@ def cpprb_buffer(scores: Any, batch: int, rng: np.random.Generator) -> tuple[Ste
 
 def torchrl_tree(scores: Any, batch: int, rng: np.random.Generator) -> tuple[Step, Step]:
     """torchrl's C++ sum segment tree: no probabilities floor, smoothing, statistics or checks."""
+    installed("torchrl")
     from torchrl._torchrl import SumSegmentTreeFp64
 
     n = len(scores)
@@ -146,28 +147,33 @@ CONTENDERS: dict[str, Builder] = {
 }
 
 
-def timed(draw: Step, update: Step, steps: int, seconds: float) -> list[tuple[float, float]]:
-    """Seconds of each of ``steps`` alternating draws and updates, or of as many as fit ``seconds``; at least two."""
-    times: list[tuple[float, float]] = []
+def turn(draw: Step, update: Step, steps: int, seconds: float) -> float:
+    """Median microseconds of draw and update, over ``steps`` of them or as many as fit ``seconds``; at least two."""
+    times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < steps and (len(times) < 2 or time.perf_counter() < end):
         begin = time.perf_counter()
         draw()
-        middle = time.perf_counter()
         update()
-        times.append((middle - begin, time.perf_counter() - middle))
-    return times
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times)) * 1e6
 
 
-def medians(steps: dict[str, tuple[Step, Step]], rounds: int, each: int) -> dict[str, tuple[float, float]]:
-    """Median microseconds of draw and update by contender. They take turns, ``rounds`` times ``each`` steps, so that a
-    change in the machine's speed reaches all of them; the first round warms up and does not count."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
-    for turn in range(rounds + 1):
-        for name, (draw, update) in steps.items():
-            taken = timed(draw, update, each, SECONDS / rounds)
-            times[name] += taken if turn else []
-    return {name: tuple(np.median(taken, axis=0) * 1e6) for name, taken in times.items()}
+def measure(names: list[str], n: int, batch: int, rounds: int, steps: int) -> dict[str, Figures]:
+    """Figures of these contenders at one size, in the order of their names."""
+    figures: dict[str, Figures] = {}
+    ready: dict[str, Callable[[], float]] = {}
+    for name in names:
+        rng = np.random.default_rng(0)
+        figures[name] = []
+        try:
+            draw, update = CONTENDERS[name](rng.random(n), batch, rng)
+            ready[name] = lambda d=draw, u=update: turn(d, u, steps, SECONDS / rounds)  # type: ignore[misc]
+        except NotRun as reason:
+            figures[name] = str(reason)
+        except (RuntimeError, MemoryError) as error:
+            figures[name] = str(error).splitlines()[0] if str(error) else "no memory"
+    return figures | take_turns(ready, rounds, warm_up=1)
 
 
 def main() -> None:
@@ -179,37 +185,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{platform.processor() or platform.machine()}, numpy {np.__version__}, torch {torch.__version__}, "
-          f"numba {version('numba')}; batch {args.batch}, one thread")  # fmt: skip
-    rows: list[tuple[int, str, str]] = []
+    print(f"The same for all: the scores, batches of {args.batch}, one thread, indices and probabilities out.")
     for n in args.sizes:
-        waiting = list(args.only)
-        while waiting:  # as many together as memory holds; ours is in each group, to compare with
-            group = waiting[: max(1, int(MEMORY // (n * BYTES)) - 1)]
-            waiting = waiting[len(group) :]
-            names = group if REFERENCE in group else [REFERENCE, *group]
-            print(f"N = {n}: {', '.join(names)}", flush=True)
-            steps: dict[str, tuple[Step, Step]] = {}
-            for name in names:
-                rng = np.random.default_rng(0)
-                try:
-                    steps[name] = CONTENDERS[name](rng.random(n), args.batch, rng)
-                except ImportError as error:
-                    rows.append((n, name, f"not installed ({error.name})"))
-                except (RuntimeError, MemoryError) as error:
-                    why = f"cannot: {str(error).splitlines()[0]}" if str(error) else "no memory"
-                    rows.append((n, name, why))
-            times = medians(steps, args.rounds, args.steps)
-            base = sum(times.get(REFERENCE, (np.nan,)))
-            for name in group:
-                if name in times:
-                    draw, update = times[name]
-                    both = draw + update
-                    rows.append((n, name, f"{draw:9.1f} | {update:9.1f} | {both:9.1f} | {both / base:7.2f}"))
-            del steps
-    print("\n| N | contender | draw µs | update µs | both µs | ratio |\n|---|---|---|---|---|---|")
-    for n, name, text in rows:
-        print(f"| {n:.0e} | {name} | {text} |")
+        waiting = [name for name in args.only if name != REFERENCE]
+        others = max(1, int(MEMORY // (n * BYTES)) - 1)  # as many together as memory holds; ours is in each group
+        for first in range(0, max(1, len(waiting)), others):
+            names = [REFERENCE, *waiting[first : first + others]]
+            figures = measure(names, n, args.batch, args.rounds, args.steps)
+            targets = {name: 1.0 for name in PEERS}
+            print(f"\nN = {n:,}:\n\n{comparison(figures, 'draw + update, µs', less_is_better=True, targets=targets)}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     pip install --no-deps cleanlab termcolor  # an optional peer, of this benchmark alone
     isod demo ZOD && isod prepare zod ZOD STORE --version mini --resize 160 48
-    python benchmarks/triage.py --store STORE [--seeds 1] [--k 100] [--iterations 600] [--out DIR]
+    python -m benchmarks.triage --store STORE [--seeds 1] [--k 100] [--iterations 600] [--out DIR]
 
 Demo data knows its planted errors, so each ranking of the training examples has a precision at k. LIS and UIS train as
 ``isod train --preset demo`` does. Our guesses and cleanlab's object-detection label quality scores (Tkachenko et al.
