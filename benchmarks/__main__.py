@@ -59,6 +59,7 @@ ROWS = [
     Row("overhead", "", "--rounds 3"),
     Row("overhead", "--preset thesis --height 384 --width 1280", "--preset thesis --rounds 3", needs_gpu=True),
     Row("stream", "", "--frames 40 --steps 10 --repeats 1"),
+    Row("evaluation", "", "--images 300 --turns 1"),
 ]
 STUDIES = {
     "planted": "does a sampler work at all",
