@@ -1,19 +1,25 @@
 """The table's random numbers, its permutations and its bit set, against published and brute-force answers."""
 
 import itertools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numba
 import numpy as np
 import pytest
 from scipy import stats
 
-from isod.sampling import kernels
+import isod
 from isod.sampling.examples import Examples
+from isod.sampling.kernels import bitset, philox, ranks
 
 
 @numba.njit
-def philox(counter, key):
-    return kernels.philox(counter[0], counter[1], counter[2], counter[3], key[0], key[1])
+def words(counter, key):
+    return philox.philox(counter[0], counter[1], counter[2], counter[3], key[0], key[1])
 
 
 @pytest.mark.parametrize(
@@ -29,12 +35,12 @@ def philox(counter, key):
     ],
 )
 def test_philox_known_answers(counter, key, expected):
-    assert tuple(int(word) for word in philox(counter, key)) == expected
+    assert tuple(int(word) for word in words(counter, key)) == expected
 
 
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     out = np.empty(size, np.int64)
-    kernels.permuted(np.uint64(seed), epoch, 0, size, size, out)
+    philox.permuted(np.uint64(seed), epoch, 0, size, size, out)
     return out
 
 
@@ -67,14 +73,14 @@ def test_places_and_neighbours_of_a_large_permutation_look_uniform():
 
 def test_uniforms_are_uniform_and_differ_by_every_argument():
     u, v = np.empty(50_000), np.empty(50_000)
-    kernels.uniform_pairs(np.uint64(0), 0, kernels.INDEX, u, v)
+    philox.uniform_pairs(np.uint64(0), 0, philox.INDEX, u, v)
     assert stats.kstest(u, "uniform").pvalue > 1e-4
     assert stats.kstest(v, "uniform").pvalue > 1e-4
     assert abs(np.corrcoef(u, v)[0, 1]) < 0.02
-    for seed, t, use in [(1, 0, kernels.INDEX), (0, 1, kernels.INDEX), (0, 2**32, kernels.INDEX), (2**32, 0, 0),
-                         (0, 0, kernels.ACCEPT)]:  # fmt: skip
+    for seed, t, use in [(1, 0, philox.INDEX), (0, 1, philox.INDEX), (0, 2**32, philox.INDEX), (2**32, 0, 0),
+                         (0, 0, philox.ACCEPT)]:  # fmt: skip
         other, _ = np.empty(50_000), np.empty(50_000)
-        kernels.uniform_pairs(np.uint64(seed), t, use, other, v)
+        philox.uniform_pairs(np.uint64(seed), t, use, other, v)
         assert abs(np.corrcoef(u, other)[0, 1]) < 0.02
 
 
@@ -85,7 +91,7 @@ def test_nth_eligible(size):
     eligible = eligible if len(eligible) else np.array([size - 1])
     examples = Examples(size, seed=0, eligible=rng.permutation(eligible), extra=False, signed=False)
     places = np.arange(len(eligible))
-    kernels.all_nth_eligible(examples.words, examples.before, places)
+    bitset.all_nth_eligible(examples.words, examples.before, places)
     assert np.array_equal(places, eligible)
 
 
@@ -93,9 +99,40 @@ def test_rank_counts_follow_the_order_of_the_scores():
     rng = np.random.default_rng(0)
     score = np.concatenate([rng.normal(0, 5, 300), [0.0, 0.0]]).astype(np.float32)
     step = np.zeros(len(score), np.int32)
-    counts = np.zeros(kernels.KEY_CELLS, np.int32)
-    kernels.rebuild_keys(score, step, counts)
+    counts = np.zeros(ranks.KEY_CELLS, np.int32)
+    ranks.rebuild_keys(score, step, counts)
     out = np.empty(len(score))
-    kernels.rank_weights(kernels.LINEAR, 0.0, len(score), counts, score, step, np.arange(len(score)), out)
+    ranks.rank_weights(ranks.LINEAR, 0.0, len(score), counts, score, step, np.arange(len(score)), out)
     assert np.all(np.diff(out[np.argsort(score, kind="stable")]) >= 0)
     assert out.sum() == pytest.approx((len(score) + 1) / 2)
+
+
+DRAW = """
+import numpy as np
+from isod.sampling.kernels import ranks
+indices, counts = np.zeros(4, np.int64), np.zeros(ranks.KEY_CELLS, np.int32)
+nobody = np.zeros(0, np.uint64), np.zeros(0, np.int32)
+ranks.draw_ranked(np.uint64(0), 0, 0, 1.0, 1000, *nobody, ranks.LINEAR, 0.0, counts,
+                  np.zeros(1000), np.zeros(1000, np.int32), indices, np.zeros(4))
+print(indices, sum(ranks.draw_ranked.stats.cache_hits.values()))
+"""
+
+
+def test_a_kept_function_is_compiled_anew_when_one_that_it_calls_from_another_file_has_changed(tmp_path):
+    package = tmp_path / "isod"
+    shutil.copytree(Path(isod.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def draw() -> tuple[str, int]:
+        run = subprocess.run([sys.executable, "-c", DRAW], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+                             check=True, capture_output=True, text=True)  # fmt: skip
+        indices, _, hits = run.stdout.strip().rpartition(" ")
+        return indices, int(hits)
+
+    before, hits = draw()
+    assert hits == 0
+    assert draw() == (before, 1)
+    philox = package / "sampling/kernels/philox.py"
+    philox.write_text(philox.read_text().replace("return c0, c1, c2, c3", "return c0, c1, c3, c2"))
+    after, hits = draw()
+    assert hits == 0
+    assert after != before

@@ -8,8 +8,8 @@ import numpy as np
 
 from isod.config import SamplerConfig
 from isod.errors import InputError
-from isod.sampling import kernels
 from isod.sampling.examples import Examples, FloatArray, IntArray
+from isod.sampling.kernels import philox, states
 from isod.sampling.strategy import Slots
 
 
@@ -54,7 +54,7 @@ class Sequential:
         return self._relative(indices) / self.examples.eligible
 
     def _relative(self, indices: IntArray) -> FloatArray:
-        return np.where(self.examples.last_step[indices] == kernels.INELIGIBLE, 0.0, 1.0)
+        return np.where(self.examples.last_step[indices] == states.INELIGIBLE, 0.0, 1.0)
 
     def importance(self) -> FloatArray:
         return self._relative(np.arange(self.examples.size))
@@ -90,7 +90,7 @@ class Pruned(Sequential):
             (epoch, part), *_ = self._places(min(n, self.examples.eligible - place))
             self._begin(epoch)
             share = self._share(part)
-            part = part[self.examples.uniforms_of(part, epoch, kernels.PRUNE) >= share]
+            part = part[self.examples.uniforms_of(part, epoch, philox.PRUNE) >= share]
             keep = 1 - self._share(part)
             indices.append(part)
             probabilities.append(keep / self.kept)
@@ -160,7 +160,7 @@ class Replaced(Sequential):
         if epoch == self.epoch:
             return
         self.epoch = epoch
-        eligible = np.flatnonzero(self.examples.last_step != kernels.INELIGIBLE)
+        eligible = np.flatnonzero(self.examples.last_step != states.INELIGIBLE)
         order = eligible[np.argsort(self.examples.score[eligible], kind="stable")]
         self.lowest = np.sort(order[: self.count])
         self.highest = order[len(order) - self.count :]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isod.errors import InputError
-from isod.sampling import kernels
+from isod.sampling.kernels import bitset, philox, states
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -56,7 +56,7 @@ class Examples:
         self.last_step: NDArray[np.int32] = self._records["last_step"]
         self.mean: NDArray[np.float32] = self._records["mean"]
         self.score_count: NDArray[np.uint16] = self._records["score_count"]
-        self.last_step[:] = kernels.UNSCORED
+        self.last_step[:] = states.UNSCORED
         self.extra = np.zeros(size if extra else 0, np.float32)
         self.offset = np.zeros(size if signed else 0, np.float32)
         self.words = np.zeros(0, np.uint64)  # bit set of the eligible examples; empty where all are
@@ -85,7 +85,7 @@ class Examples:
         self.words = np.packbits(mask, bitorder="little").view(np.uint64)
         counts = mask.reshape(-1, 512).sum(1)
         self.before = (np.cumsum(counts) - counts).astype(np.int32)
-        self.last_step[~mask[: self.size]] = kernels.INELIGIBLE
+        self.last_step[~mask[: self.size]] = states.INELIGIBLE
 
     def progress(self, horizon: float) -> float:
         """How far the run has come towards ``horizon``, a share in (0, 1] of its draws: 0 … 1."""
@@ -100,21 +100,21 @@ class Examples:
     def order(self, epoch: int, first: int, count: int) -> IntArray:
         """[count] int64: places ``first`` … of epoch ``epoch``'s permutation of the eligible examples."""
         places = np.empty(count, np.int64)
-        kernels.permuted(self.seed, epoch, first, count, self.eligible, places)
+        philox.permuted(self.seed, epoch, first, count, self.eligible, places)
         if len(self.words):
-            kernels.all_nth_eligible(self.words, self.before, places)
+            bitset.all_nth_eligible(self.words, self.before, places)
         return places
 
     def uniform_pairs(self, t: int, n: int, use: int) -> tuple[FloatArray, FloatArray]:
         """Two [n] float64 in [0, 1) that depend on (seed, t, use) alone."""
         u, v = np.empty(n), np.empty(n)
-        kernels.uniform_pairs(self.seed, t, use, u, v)
+        philox.uniform_pairs(self.seed, t, use, u, v)
         return u, v
 
     def uniforms_of(self, indices: IntArray, t: int, use: int) -> FloatArray:
         """[n] float64 in [0, 1): one number per example that depends on (seed, t, use, example) alone."""
         out = np.empty(len(indices))
-        kernels.uniforms_of(self.seed, t, use, indices, out)
+        philox.uniforms_of(self.seed, t, use, indices, out)
         return out
 
 

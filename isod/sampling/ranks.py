@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from isod.config import SamplerConfig
-from isod.sampling import kernels
 from isod.sampling.examples import Examples, FloatArray, IntArray
+from isod.sampling.kernels import ranks, states
 from isod.sampling.strategy import Slots, uniform_share
 
 
@@ -21,13 +21,13 @@ class ExponentialRank:
     """p ∝ pressure^(−r/N), r = 0 for the highest score (Loshchilov & Hutter 2015): the highest is
     ``pressure`` times as likely as the lowest, whatever the scores. Difference: ranks are always up to date."""
 
-    kind = kernels.EXPONENTIAL
+    kind = ranks.EXPONENTIAL
 
     def __init__(self, examples: Examples, config: SamplerConfig):
         self.examples = examples
         self.pressure, self.share, self.horizon = config.pressure, config.share, config.horizon
         self.uniform = uniform_share(config, examples.eligible)
-        self.key_counts = np.zeros(kernels.KEY_CELLS, np.int32)  # kept up to date by kernels.apply_scores
+        self.key_counts = np.zeros(ranks.KEY_CELLS, np.int32)  # kept up to date by updates.apply_scores
         self.rebuild()
 
     @property
@@ -41,7 +41,7 @@ class ExponentialRank:
     def draw(self, t: int, n: int, slot: int, previous: IntArray) -> Slots:
         e = self.examples
         indices, probabilities = np.empty(n, np.int64), np.empty(n)
-        kernels.draw_ranked(
+        ranks.draw_ranked(
             e.seed, t, slot, self.uniform, e.eligible, e.words, e.before, self.kind, self.parameter, self.key_counts,
             e.score, e.last_step, indices, probabilities,
         )  # fmt: skip
@@ -51,12 +51,12 @@ class ExponentialRank:
         pass
 
     def rebuild(self) -> None:
-        kernels.rebuild_keys(self.examples.score, self.examples.last_step, self.key_counts)
+        ranks.rebuild_keys(self.examples.score, self.examples.last_step, self.key_counts)
 
     def probabilities(self, indices: IntArray) -> FloatArray:
         e = self.examples
-        even = np.where(e.last_step[indices] == kernels.INELIGIBLE, 0.0, self.uniform / e.eligible)
-        total = kernels.rank_total(self.kind, self.parameter, e.eligible)
+        even = np.where(e.last_step[indices] == states.INELIGIBLE, 0.0, self.uniform / e.eligible)
+        total = ranks.rank_total(self.kind, self.parameter, e.eligible)
         return even + (1 - self.uniform) * self._weights(indices) / total
 
     def importance(self) -> FloatArray:
@@ -64,7 +64,7 @@ class ExponentialRank:
 
     def _weights(self, indices: IntArray) -> FloatArray:
         e, out = self.examples, np.empty(len(indices))
-        kernels.rank_weights(
+        ranks.rank_weights(
             self.kind, self.parameter, e.eligible, self.key_counts, e.score, e.last_step, indices, out
         )  # fmt: skip
         return out
@@ -79,7 +79,7 @@ class ExponentialRank:
 class LinearRank(ExponentialRank):
     """p ∝ N − r, r = 0 for the highest score: RHO without its outliers (spec §12.9)."""
 
-    kind = kernels.LINEAR
+    kind = ranks.LINEAR
 
 
 class SelfPaced(ExponentialRank):
@@ -92,7 +92,7 @@ class SelfPaced(ExponentialRank):
     the hardest examples are not those that the model has met least.
     """
 
-    kind = kernels.LOWEST
+    kind = ranks.LOWEST
 
     @property
     def parameter(self) -> float:

@@ -18,19 +18,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from isod.config import SamplerConfig
 from isod.errors import InputError
-from isod.sampling import kernels
 from isod.sampling.epochs import Sequential
 from isod.sampling.examples import Examples, FloatArray, IntArray, as_numpy, as_tensors
+from isod.sampling.kernels import states, updates
 from isod.sampling.strategies import STRATEGIES
 from isod.sampling.strategy import Slots, Strategy
 
 HISTORIES = {
-    "latest": kernels.LATEST,
-    "momentum": kernels.MOMENTUM,
-    "mean": kernels.MEAN,
-    "variance": kernels.VARIANCE,
-    "closeness": kernels.CLOSENESS,
-    "forgetting": kernels.FORGETTING,
+    "latest": updates.LATEST,
+    "momentum": updates.MOMENTUM,
+    "mean": updates.MEAN,
+    "variance": updates.VARIANCE,
+    "closeness": updates.CLOSENESS,
+    "forgetting": updates.FORGETTING,
 }
 _SAVED = ("score", "draw_count", "last_step", "score_count", "mean", "extra", "offset")  # of Examples
 _TWO_NUMBERS = ("variance", "forgetting")  # histories that keep a second number per example
@@ -134,7 +134,7 @@ class ImportanceTable:
         self.draws += 1
         self._previous = slots.indices
         self.examples.drawn += n
-        kernels.count_draws(slots.indices, self.examples.draw_count)
+        updates.count_draws(slots.indices, self.examples.draw_count)
         return Draw(slots.indices, slots.probabilities, self._weights(slots), t, self.version)
 
     @property
@@ -178,9 +178,9 @@ class ImportanceTable:
         index, score = self.checked(indices, scores)
         e = self.examples
         if self._unscored:
-            fresh = index[e.last_step[index] == kernels.UNSCORED]
+            fresh = index[e.last_step[index] == states.UNSCORED]
             self._unscored -= len(np.unique(fresh))
-        kernels.apply_scores(
+        updates.apply_scores(
             self._history, self.config.momentum, index, score, e.version, e.score, e.last_step, e.score_count,
             e.mean, e.extra, e.offset, getattr(self._strategy, "key_counts", _NO_KEYS),
         )  # fmt: skip
@@ -215,7 +215,7 @@ class ImportanceTable:
         if index.dtype.kind not in "iu" or score.dtype.kind not in "fiu":
             raise InputError(f"indices must be integers and scores real numbers, got {index.dtype} and {score.dtype}")
         index, score = index.astype(np.int64, copy=False), score.astype(np.float64, copy=False)
-        code, at = kernels.first_fault(index, score, self.examples.last_step)
+        code, at = updates.first_fault(index, score, self.examples.last_step)
         if code:
             raise InputError(
                 _FAULTS[code].format(index=index[at], position=at, score=score[at], last=self.num_examples - 1)
@@ -296,14 +296,14 @@ class ImportanceTable:
                 raise InputError(f"the saved table has {name} {state[name]!r}, this one {value!r}")
         e = self.examples
         arrays = {name: as_numpy(state[name]) for name in _SAVED}
-        if not np.array_equal(arrays["last_step"] == kernels.INELIGIBLE, e.last_step == kernels.INELIGIBLE):
+        if not np.array_equal(arrays["last_step"] == states.INELIGIBLE, e.last_step == states.INELIGIBLE):
             raise InputError("the saved table has other eligible examples than this one")
         for name, value in arrays.items():
             getattr(e, name)[:] = value
         self._previous = as_numpy(state["previous"]).copy()
         e.version, e.drawn, self.draws = int(state["version"]), int(state["drawn"]), int(state["draws"])
         self._first.position = int(state["position"])
-        self._unscored = int((e.last_step == kernels.UNSCORED).sum())
+        self._unscored = int((e.last_step == states.UNSCORED).sum())
         self._strategy.load_state_dict({key: as_numpy(value) for key, value in state["strategy"].items()})
         self._strategy.rebuild()
 

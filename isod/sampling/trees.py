@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from isod.config import SamplerConfig
-from isod.sampling import kernels
 from isod.sampling.examples import Examples, FloatArray, IntArray
+from isod.sampling.kernels import descent, philox, states, tree
 from isod.sampling.strategy import Slots, uniform_share
 
 
@@ -18,7 +18,7 @@ class Proportional:
     A sum tree with 16 children a node: drawing and updating cost O(log N).
     """
 
-    kind = kernels.PLAIN
+    kind = tree.PLAIN
 
     def __init__(self, examples: Examples, config: SamplerConfig):
         self.examples = examples
@@ -27,15 +27,15 @@ class Proportional:
         level = examples.size
         sizes: list[int] = []
         while level > 1 or not sizes:
-            level = -(-level // kernels.WIDTH)
-            sizes.append(-(-level // kernels.WIDTH) * kernels.WIDTH if level > 1 else 1)
+            level = -(-level // tree.WIDTH)
+            sizes.append(-(-level // tree.WIDTH) * tree.WIDTH if level > 1 else 1)
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         nodes = int(self.starts[-1])
         self.sums = np.zeros(nodes)
-        self.prefixes = np.zeros(nodes if self.kind == kernels.PLAIN else 0)  # of the sums, within each node's children
-        self.masses = np.zeros(nodes if self.kind == kernels.DECAYED else 0)
-        self.counts = np.zeros(nodes if self.kind != kernels.PLAIN else 0, np.int32)
-        bounds = nodes if self.kind == kernels.SHIFTED else 0
+        self.prefixes = np.zeros(nodes if self.kind == tree.PLAIN else 0)  # of the sums, within each node's children
+        self.masses = np.zeros(nodes if self.kind == tree.DECAYED else 0)
+        self.counts = np.zeros(nodes if self.kind != tree.PLAIN else 0, np.int32)
+        bounds = nodes if self.kind == tree.SHIFTED else 0
         self.lows, self.highs = np.zeros(bounds, examples.score.dtype), np.zeros(bounds, examples.score.dtype)
         self.rebuild()
 
@@ -44,7 +44,7 @@ class Proportional:
         return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
 
     def changed(self, indices: IntArray) -> None:
-        kernels.refresh(
+        tree.refresh(
             indices,
             np.empty_like(indices),
             self.starts,
@@ -57,9 +57,7 @@ class Proportional:
         )
 
     def rebuild(self) -> None:
-        kernels.rebuild(
-            self.starts, *self._leaves(), self.sums, self.prefixes, self.masses, self.counts, *self._bounds()
-        )
+        tree.rebuild(self.starts, *self._leaves(), self.sums, self.prefixes, self.masses, self.counts, *self._bounds())
 
     def _leaves(self) -> tuple[Any, ...]:
         return self.kind, self.examples.score, self.examples.last_step, self.origin, self.half_life
@@ -68,7 +66,7 @@ class Proportional:
         return self.lows, self.highs
 
     def terms(self) -> tuple[float, float, float, float]:
-        """(Σ of the leaf weights, alpha, beta, kappa); see kernels.node_weight."""
+        """(Σ of the leaf weights, alpha, beta, kappa); see tree.node_weight."""
         return float(self.sums[-1]), 1.0, 0.0, 0.0
 
     def draw(self, t: int, n: int, slot: int, previous: IntArray) -> Slots:
@@ -81,8 +79,8 @@ class Proportional:
             uniform = 1.0
         e = self.examples
         indices, probabilities = np.empty(n, np.int64), np.empty(n)
-        kernels.draw_mixture(
-            e.seed, t, kernels.INDEX, slot, uniform, e.eligible, e.words, e.before, total, alpha, beta, kappa,
+        descent.draw_mixture(
+            e.seed, t, philox.INDEX, slot, uniform, e.eligible, e.words, e.before, total, alpha, beta, kappa,
             self.starts, *self._leaves(), self.sums, self.prefixes, self.masses, self.counts, indices, probabilities,
         )  # fmt: skip
         return Slots(indices, probabilities)
@@ -90,17 +88,17 @@ class Proportional:
     def probabilities(self, indices: IntArray) -> FloatArray:
         total, alpha, beta, kappa = self.terms()
         uniform, e = self.uniform if total > 0 else 1.0, self.examples
-        even = np.where(e.last_step[indices] == kernels.INELIGIBLE, 0.0, uniform / e.eligible)
+        even = np.where(e.last_step[indices] == states.INELIGIBLE, 0.0, uniform / e.eligible)
         if total <= 0:
             return even
         weights = np.empty(len(indices))
-        kernels.leaf_weights(indices, alpha, beta, kappa, *self._leaves(), weights)
+        tree.leaf_weights(indices, alpha, beta, kappa, *self._leaves(), weights)
         return even + (1 - uniform) * (weights / total)
 
     def importance(self) -> FloatArray:
         _, alpha, beta, kappa = self.terms()
         weights = np.empty(self.examples.size)
-        kernels.leaf_weights(np.arange(self.examples.size), alpha, beta, kappa, *self._leaves(), weights)
+        tree.leaf_weights(np.arange(self.examples.size), alpha, beta, kappa, *self._leaves(), weights)
         return weights
 
     def state_dict(self) -> dict[str, Any]:
@@ -118,7 +116,7 @@ class Shifted(Proportional):
     uniform. One outlier squeezes the rest together: that is the thesis's form; ``rank`` is the one that does not.
     """
 
-    kind = kernels.SHIFTED
+    kind = tree.SHIFTED
 
     def terms(self) -> tuple[float, float, float, float]:
         low, high, count = float(self.lows[-1]), float(self.highs[-1]), int(self.counts[-1])
@@ -134,7 +132,7 @@ class Decayed(Proportional):
     score fades at the same rate, so the tree holds them relative to an origin, and only sums change their factor.
     """
 
-    kind = kernels.DECAYED
+    kind = tree.DECAYED
     REBASE = 64  # half-lives after which the origin moves up: one pass over the table, before 2^age overflows
 
     def __init__(self, examples: Examples, config: SamplerConfig):
@@ -179,7 +177,7 @@ class Rejection(Proportional):
         proposal = self.propose(t, n, slot)
         active = previous[slot : slot + n]
         walkers = len(active)
-        chance, _ = self.examples.uniform_pairs(t, slot + n, kernels.ACCEPT)
+        chance, _ = self.examples.uniform_pairs(t, slot + n, philox.ACCEPT)
         q_c, q_a = self.probabilities(proposal.indices[:walkers]), self.probabilities(active)
         keep = q_c < chance[slot : slot + walkers] * (q_c + q_a)
         if self.keep_best:

@@ -1,0 +1,1 @@
+"""Compiled inner loops of the importance table; see kernels.compiled."""

@@ -1,0 +1,114 @@
+"""Draws in proportion to the leaf weights of a sum tree."""
+
+# mypy: disallow-untyped-defs=False
+
+from __future__ import annotations
+
+import numpy as np
+
+from isod.sampling.kernels.bitset import nth_eligible
+from isod.sampling.kernels.compiled import compiled, inlined
+from isod.sampling.kernels.philox import uniforms
+from isod.sampling.kernels.tree import DECAYED, PLAIN, WIDTH, leaf_weight, node_weight
+
+_U1, _U2, _U3, _U4, _U8, _UWIDTH = (np.uint64(k) for k in (1, 2, 3, 4, 8, WIDTH))
+
+
+@inlined
+def _descend_plain(indices, offsets, starts, score, prefixes):
+    """Replace ``offsets`` [n] into the running sum of the scores by the leaves they fall into, in ``indices``.
+
+    Slots whose index is not −1 are left alone. A leaf with score 0 is never found. Level by level for the whole batch:
+    the slots' cache misses overlap.
+    """
+    nodes = indices  # −1 − node while under way
+    for level in range(len(starts) - 3, -1, -1):
+        for j in range(len(indices)):
+            if nodes[j] >= 0:
+                continue
+            node, x = np.uint64(-1 - nodes[j]), offsets[j]
+            begin = np.uint64(starts[level]) + node * _UWIDTH
+            total = prefixes[begin + _UWIDTH - _U1]
+            if x >= total:  # rounding left something over
+                x = total * (1 - 2.0**-53)
+            k = begin + _U4 * (  # the first child whose prefix exceeds x: which four, then which of them
+                np.uint64(prefixes[begin + _U3] <= x)
+                + np.uint64(prefixes[begin + _U4 + _U3] <= x)
+                + np.uint64(prefixes[begin + _U8 + _U3] <= x)
+            )
+            k += np.uint64(prefixes[k] <= x) + np.uint64(prefixes[k + _U1] <= x) + np.uint64(prefixes[k + _U2] <= x)
+            if k > begin:
+                x -= prefixes[k - _U1]
+            offsets[j] = x
+            nodes[j] = -1 - np.int64(node * _UWIDTH + (k - begin))
+    for j in range(len(indices)):
+        if nodes[j] >= 0:
+            continue
+        node, x = np.uint64(-1 - nodes[j]), offsets[j]
+        begin, end = node * _UWIDTH, min((node + _U1) * _UWIDTH, np.uint64(len(score)))
+        s, found = 0.0, begin
+        for i in range(begin, end):
+            s += score[i]
+            found += np.uint64(s <= x)
+        if found == end:  # rounding again: the last one with a score
+            found -= _U1
+            while found > begin and score[found] <= 0:
+                found -= _U1
+        indices[j] = np.int64(found)
+
+
+@inlined
+def _descend(x, starts, kind, alpha, beta, kappa, score, last_step, origin, half_life, sums, masses, counts):
+    """The same for weights that follow from the scores; −1 if the sums held nothing but rounding."""
+    node = np.int64(0)
+    for level in range(len(starts) - 3, -1, -1):
+        begin = node * WIDTH
+        node = begin
+        for c in range(begin, begin + WIDTH):
+            at = starts[level] + c
+            mass = masses[at] if kind == DECAYED else 0.0
+            w = node_weight(kind, alpha, beta, kappa, sums[at], mass, counts[at])
+            if w > 0:
+                node = c  # the last child with weight takes what rounding leaves over
+                if x < w:
+                    break
+                x -= w
+    found = np.int64(-1)
+    for i in range(node * WIDTH, min((node + 1) * WIDTH, len(score))):
+        w = leaf_weight(kind, alpha, beta, kappa, i, score, last_step, origin, half_life)
+        if w > 0:
+            found = i
+            if x < w:
+                break
+            x -= w
+    return found
+
+
+@compiled
+def draw_mixture(
+    seed, t, use, slot, uniform_share, eligible, words, before, total, alpha, beta, kappa,
+    starts, kind, score, last_step, origin, half_life, sums, prefixes, masses, counts, indices, probabilities,
+):  # fmt: skip
+    """Fill ``indices`` and ``probabilities`` [n]: a slot is uniform over the eligible examples with probability
+    ``uniform_share``, else in proportion to the leaf weights, whose sum is ``total`` > 0."""
+    for j in range(len(indices)):
+        u, v = uniforms(seed, t, slot + j, use)
+        i = np.int64(-1)
+        if u < uniform_share:
+            i = nth_eligible(words, before, min(np.int64(v * eligible), eligible - 1))
+        elif kind != PLAIN:
+            i = _descend(
+                v * total, starts, kind, alpha, beta, kappa, score, last_step, origin, half_life, sums, masses, counts
+            )  # fmt: skip
+            if i < 0:
+                i = nth_eligible(words, before, min(np.int64(v * eligible), eligible - 1))
+        indices[j] = i
+        probabilities[j] = v * total
+    if kind == PLAIN:
+        _descend_plain(indices, probabilities, starts, score, prefixes)
+    for j in range(len(indices)):
+        p = uniform_share / eligible
+        if total > 0:
+            w = leaf_weight(kind, alpha, beta, kappa, indices[j], score, last_step, origin, half_life)
+            p += (1 - uniform_share) * (w / total)
+        probabilities[j] = p
