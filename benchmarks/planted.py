@@ -94,7 +94,8 @@ def splits(images: int, error_share: float) -> tuple[PlantedSplit, PlantedSplit]
 def planted_stream(config: RunConfig, split: PlantedSplit, *, shifted: bool) -> LocalStream:
     """The run's table and its draws, as isod.training.local makes them for a store."""
     training = config.training
-    table = table_for(config.sampler, len(split), seed=training.seed, eligible=split.readable)
+    run_length = training.iterations * training.batch_size
+    table = table_for(config.sampler, len(split), seed=training.seed, eligible=split.readable, run_length=run_length)
     schedule = DrawSchedule(table, batch_size=training.batch_size, lag=training.lag)
     return (ShiftedStream if shifted else LocalStream)(split, table, schedule)  # type: ignore[arg-type]
 
