@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,11 @@ class Proportional:
     """
 
     kind = tree.PLAIN
+    base, bits, powers = 0, 0, np.zeros(0)  # of the decay, where there is one; see tree.freshness
 
     def __init__(self, examples: Examples, config: SamplerConfig):
         self.examples = examples
         self.uniform = uniform_share(config, examples.eligible)
-        self.origin, self.half_life = 0.0, 1.0  # of the decay, where there is one
         level = examples.size
         sizes: list[int] = []
         while level > 1 or not sizes:
@@ -60,7 +61,7 @@ class Proportional:
         tree.rebuild(self.starts, *self._leaves(), self.sums, self.prefixes, self.masses, self.counts, *self._bounds())
 
     def _leaves(self) -> tuple[Any, ...]:
-        return self.kind, self.examples.score, self.examples.last_step, self.origin, self.half_life
+        return self.kind, self.examples.score, self.examples.last_step, self.base, self.bits, self.powers
 
     def _bounds(self) -> tuple[Any, Any]:
         return self.lows, self.highs
@@ -81,7 +82,8 @@ class Proportional:
         indices, probabilities = np.empty(n, np.int64), np.empty(n)
         descent.draw_mixture(
             e.seed, t, philox.INDEX, slot, uniform, e.eligible, e.words, e.before, total, alpha, beta, kappa,
-            self.starts, *self._leaves(), self.sums, self.prefixes, self.masses, self.counts, indices, probabilities,
+            self.starts, *self._leaves(), self.sums, self.prefixes, self.masses, self.counts, np.empty(tree.WIDTH),
+            indices, probabilities,
         )  # fmt: skip
         return Slots(indices, probabilities)
 
@@ -134,10 +136,22 @@ class Decayed(Proportional):
 
     kind = tree.DECAYED
     REBASE = 64  # half-lives after which the origin moves up: one pass over the table, before 2^age overflows
+    FADED = 1000  # half-lives from which on a score counts 2^−1000, however much older it is
 
     def __init__(self, examples: Examples, config: SamplerConfig):
-        super().__init__(examples, config)
         self.half_life = float(config.half_life)
+        ahead, self.behind = (math.ceil(min(n * self.half_life, 2**31)) for n in (self.REBASE, self.FADED))
+        span = ahead + self.behind  # updates between the oldest score told apart and the newest
+        self.bits = max(span.bit_length() // 2 - 1, 0)
+        steps = [np.arange(1 << self.bits), np.arange(0, span + 1, 1 << self.bits) - self.behind]
+        self.powers = np.exp2(np.minimum(np.concatenate(steps) / self.half_life, self.FADED))
+        self.base = -self.behind
+        super().__init__(examples, config)
+
+    @property
+    def origin(self) -> int:
+        """The update whose score has g = 1."""
+        return self.base + self.behind
 
     def terms(self) -> tuple[float, float, float, float]:
         mass = float(self.masses[-1])
@@ -149,7 +163,7 @@ class Decayed(Proportional):
 
     def changed(self, indices: IntArray) -> None:
         if self.examples.version - self.origin > self.REBASE * self.half_life:
-            self.origin = float(self.examples.version)
+            self.base = self.examples.version - self.behind
             self.rebuild()
         else:
             super().changed(indices)
@@ -158,7 +172,7 @@ class Decayed(Proportional):
         return {"origin": self.origin}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.origin = float(state["origin"])
+        self.base = int(state["origin"]) - self.behind
 
 
 class Rejection(Proportional):

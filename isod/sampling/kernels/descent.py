@@ -9,9 +9,9 @@ import numpy as np
 from isod.sampling.kernels.bitset import nth_eligible
 from isod.sampling.kernels.compiled import compiled, inlined
 from isod.sampling.kernels.philox import uniforms
-from isod.sampling.kernels.tree import DECAYED, PLAIN, WIDTH, leaf_weight, node_weight
+from isod.sampling.kernels.tree import DECAYED, PLAIN, WIDTH, four, leaf_weight, node_weight
 
-_U1, _U2, _U3, _U4, _U8, _UWIDTH = (np.uint64(k) for k in (1, 2, 3, 4, 8, WIDTH))
+_U0, _U1, _U2, _U3, _U4, _U8, _UWIDTH = (np.uint64(k) for k in (0, 1, 2, 3, 4, 8, WIDTH))
 
 
 @inlined
@@ -58,57 +58,85 @@ def _descend_plain(indices, offsets, starts, score, prefixes):
 
 
 @inlined
-def _descend(x, starts, kind, alpha, beta, kappa, score, last_step, origin, half_life, sums, masses, counts):
+def _first_beyond(x, one, two, three):
+    """Of the running sums 0, one, one + two, …: the last that is at most x, and its place, 0 … 3."""
+    b = one + two
+    c = b + three
+    return c if c <= x else (b if b <= x else (one if one <= x else 0.0)), (
+        np.uint64(one <= x) + np.uint64(b <= x) + np.uint64(c <= x)
+    )
+
+
+@inlined
+def _descend_weighted(
+    w, indices, offsets, starts, kind, alpha, beta, kappa, score, last_step, base, bits, powers, sums, masses, counts
+):
     """The same for weights that follow from the scores; −1 if the sums held nothing but rounding."""
-    node = np.int64(0)
+    nodes = indices
     for level in range(len(starts) - 3, -1, -1):
-        begin = node * WIDTH
-        node = begin
-        for c in range(begin, begin + WIDTH):
-            at = starts[level] + c
-            mass = masses[at] if kind == DECAYED else 0.0
-            w = node_weight(kind, alpha, beta, kappa, sums[at], mass, counts[at])
-            if w > 0:
-                node = c  # the last child with weight takes what rounding leaves over
-                if x < w:
+        for j in range(len(indices)):
+            if nodes[j] >= 0:
+                continue
+            node, x = np.uint64(-1 - nodes[j]), offsets[j]
+            begin = np.uint64(starts[level]) + node * _UWIDTH
+            for c in range(WIDTH):
+                at = begin + np.uint64(c)
+                mass = masses[at] if kind == DECAYED else 0.0
+                w[c] = node_weight(kind, alpha, beta, kappa, sums[at], mass, counts[at])
+            first, k = _first_beyond(x, four(w, _U0), four(w, _U4), four(w, _U8))  # which four, then which of them
+            x -= first
+            k *= _U4
+            first, more = _first_beyond(x, w[k], w[k + _U1], w[k + _U2])
+            x -= first
+            k += more
+            if w[k] <= 0:  # rounding left something over: the last child with weight takes it
+                for c in range(WIDTH):
+                    if w[c] > 0:
+                        k, x = np.uint64(c), w[c]
+            offsets[j] = x
+            nodes[j] = -1 - np.int64(node * _UWIDTH + k)
+    for j in range(len(indices)):
+        if nodes[j] >= 0:
+            continue
+        node, x = -1 - nodes[j], offsets[j]
+        found = np.int64(-1)
+        for i in range(node * WIDTH, min((node + 1) * WIDTH, len(score))):
+            leaf = leaf_weight(kind, alpha, beta, kappa, i, score, last_step, base, bits, powers)
+            if leaf > 0:
+                found = i
+                if x < leaf:
                     break
-                x -= w
-    found = np.int64(-1)
-    for i in range(node * WIDTH, min((node + 1) * WIDTH, len(score))):
-        w = leaf_weight(kind, alpha, beta, kappa, i, score, last_step, origin, half_life)
-        if w > 0:
-            found = i
-            if x < w:
-                break
-            x -= w
-    return found
+                x -= leaf
+        indices[j] = found
 
 
 @compiled
 def draw_mixture(
     seed, t, use, slot, uniform_share, eligible, words, before, total, alpha, beta, kappa,
-    starts, kind, score, last_step, origin, half_life, sums, prefixes, masses, counts, indices, probabilities,
+    starts, kind, score, last_step, base, bits, powers, sums, prefixes, masses, counts, weights,
+    indices, probabilities,
 ):  # fmt: skip
     """Fill ``indices`` and ``probabilities`` [n]: a slot is uniform over the eligible examples with probability
     ``uniform_share``, else in proportion to the leaf weights, whose sum is ``total`` > 0."""
     for j in range(len(indices)):
         u, v = uniforms(seed, t, slot + j, use)
-        i = np.int64(-1)
-        if u < uniform_share:
-            i = nth_eligible(words, before, min(np.int64(v * eligible), eligible - 1))
-        elif kind != PLAIN:
-            i = _descend(
-                v * total, starts, kind, alpha, beta, kappa, score, last_step, origin, half_life, sums, masses, counts
-            )  # fmt: skip
-            if i < 0:
-                i = nth_eligible(words, before, min(np.int64(v * eligible), eligible - 1))
-        indices[j] = i
+        uniform = u < uniform_share
+        indices[j] = nth_eligible(words, before, min(np.int64(v * eligible), eligible - 1)) if uniform else -1
         probabilities[j] = v * total
     if kind == PLAIN:
         _descend_plain(indices, probabilities, starts, score, prefixes)
+    else:
+        _descend_weighted(
+            weights, indices, probabilities, starts, kind, alpha, beta, kappa, score, last_step, base, bits, powers,
+            sums, masses, counts,
+        )  # fmt: skip
+        for j in range(len(indices)):
+            if indices[j] < 0:
+                _, v = uniforms(seed, t, slot + j, use)
+                indices[j] = nth_eligible(words, before, min(np.int64(v * eligible), eligible - 1))
     for j in range(len(indices)):
         p = uniform_share / eligible
         if total > 0:
-            w = leaf_weight(kind, alpha, beta, kappa, indices[j], score, last_step, origin, half_life)
+            w = leaf_weight(kind, alpha, beta, kappa, indices[j], score, last_step, base, bits, powers)
             p += (1 - uniform_share) * (w / total)
         probabilities[j] = p

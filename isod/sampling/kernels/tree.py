@@ -8,8 +8,6 @@ lowest and highest score. Arrays that a kind does not need have length 0.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from isod.sampling.kernels.compiled import compiled, inlined
@@ -23,7 +21,7 @@ def node_weight(kind, alpha, beta, kappa, sum_, mass, count):
     """alpha·Σ g·s + beta·Σ g + kappa·n, never below 0.
 
     PLAIN: Σ s (alpha = 1). SHIFTED: Σ (s − min s) (alpha = 1, kappa = −min s). DECAYED: Σ (γ·g·s + (1 − γ·g)·prior)
-    with g = 2^((last step − origin) / half-life) and γ = 2^((origin − now) / half-life).
+    with g = 2^((last step − origin) / half-life), see freshness, and γ = 2^((origin − now) / half-life).
     """
     if kind == PLAIN:
         return sum_
@@ -33,22 +31,32 @@ def node_weight(kind, alpha, beta, kappa, sum_, mass, count):
 
 
 @inlined
-def leaf_weight(kind, alpha, beta, kappa, i, score, last_step, origin, half_life):
+def freshness(last_step, base, bits, powers):
+    """g of a score that came with update ``last_step``: of k = last_step − base, at least 0, the lower ``bits`` bits
+    choose a factor among the first 2^bits of ``powers``, the upper bits one among the rest. exp2 would cost more than
+    all else that is done for a leaf."""
+    k = max(np.int64(last_step) - base, 0)
+    size = np.int64(1) << bits
+    return powers[np.uint64(k & (size - 1))] * powers[np.uint64(size + (k >> bits))]
+
+
+@inlined
+def leaf_weight(kind, alpha, beta, kappa, i, score, last_step, base, bits, powers):
     if kind == PLAIN:
         return np.float64(score[i])
     if last_step[i] < 0:
         return 0.0
     if kind == SHIFTED:
         return max(score[i] + kappa, 0.0)
-    g = math.exp2((last_step[i] - origin) / half_life)
+    g = freshness(last_step[i], base, bits, powers)
     return max(alpha * g * score[i] + beta * g + kappa, 0.0)
 
 
 @compiled
-def leaf_weights(indices, alpha, beta, kappa, kind, score, last_step, origin, half_life, out):
+def leaf_weights(indices, alpha, beta, kappa, kind, score, last_step, base, bits, powers, out):
     """Leaf weight of each of ``indices``, into ``out``."""
     for j in range(len(indices)):
-        out[j] = leaf_weight(kind, alpha, beta, kappa, indices[j], score, last_step, origin, half_life)
+        out[j] = leaf_weight(kind, alpha, beta, kappa, indices[j], score, last_step, base, bits, powers)
 
 
 # Unsigned indices spare numba's check for negative ones, which costs more than the sums themselves.
@@ -56,17 +64,17 @@ _U1, _U2, _U3, _U4, _U8, _U12 = (np.uint64(k) for k in (1, 2, 3, 4, 8, 12))
 
 
 @inlined
-def _four(x, i):
+def four(x, i):
     return (x[i] + x[i + _U1]) + (x[i + _U2] + x[i + _U3])
 
 
 @inlined
-def _refresh_bottom(node, kind, score, last_step, origin, half_life, sums, masses, counts, lows, highs):
+def _refresh_bottom(node, kind, score, last_step, base, bits, powers, sums, masses, counts, lows, highs):
     begin, end = node * WIDTH, min((node + 1) * WIDTH, len(score))
     if kind == PLAIN:
         if end - begin == WIDTH:
             b = np.uint64(begin)
-            sums[node] = (_four(score, b) + _four(score, b + _U4)) + (_four(score, b + _U8) + _four(score, b + _U12))
+            sums[node] = (four(score, b) + four(score, b + _U4)) + (four(score, b + _U8) + four(score, b + _U12))
         else:
             s = 0.0
             for i in range(begin, end):
@@ -83,7 +91,7 @@ def _refresh_bottom(node, kind, score, last_step, origin, half_life, sums, masse
                 low = min(low, score[i])
                 high = max(high, score[i])
             else:
-                g = math.exp2((last_step[i] - origin) / half_life)
+                g = freshness(last_step[i], base, bits, powers)
                 s += g * score[i]
                 mass += g
     sums[node] = s
@@ -134,7 +142,7 @@ def _refresh_inner(node, begin, kind, sums, prefixes, masses, counts, lows, high
 
 @compiled
 def refresh(
-    indices, nodes, starts, kind, score, last_step, origin, half_life, sums, prefixes, masses, counts, lows, highs
+    indices, nodes, starts, kind, score, last_step, base, bits, powers, sums, prefixes, masses, counts, lows, highs
 ):
     """Recompute every node above ``indices`` from its children: nothing is ever added up in place, so nothing drifts.
 
@@ -148,7 +156,7 @@ def refresh(
             nodes[count] = previous
             count += 1
     for j in range(count):
-        _refresh_bottom(nodes[j], kind, score, last_step, origin, half_life, sums, masses, counts, lows, highs)
+        _refresh_bottom(nodes[j], kind, score, last_step, base, bits, powers, sums, masses, counts, lows, highs)
     for level in range(1, len(starts) - 1):
         parents = (starts[level] - starts[level - 1]) // WIDTH
         if parents <= count:  # few nodes: once each, rather than once per index
@@ -164,12 +172,12 @@ def refresh(
 
 
 @compiled
-def rebuild(starts, kind, score, last_step, origin, half_life, sums, prefixes, masses, counts, lows, highs):
+def rebuild(starts, kind, score, last_step, base, bits, powers, sums, prefixes, masses, counts, lows, highs):
     """Compute every node: O(N), at construction and after loading."""
     lows[:] = np.inf
     highs[:] = -np.inf
     for node in range(-(-len(score) // WIDTH)):
-        _refresh_bottom(node, kind, score, last_step, origin, half_life, sums, masses, counts, lows, highs)
+        _refresh_bottom(node, kind, score, last_step, base, bits, powers, sums, masses, counts, lows, highs)
     for level in range(1, len(starts) - 1):
         for node in range((starts[level] - starts[level - 1]) // WIDTH):
             begin = starts[level - 1] + node * WIDTH
