@@ -10,8 +10,8 @@ once, or already has a score. Draw t takes its random numbers from (seed, t) alo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,8 +43,7 @@ _FAULTS = {
 }
 
 
-@dataclass(frozen=True)
-class Draw:
+class Draw(NamedTuple):
     """One batch of indices, with what is known about it at draw time."""
 
     indices: IntArray  # [n] int64; the same example may come several times
@@ -150,7 +149,10 @@ class ImportanceTable:
 
     def _weights(self, slots: Slots) -> FloatArray:
         """(1/(N·p))^exponent: with exponent 1 the weighted mean over the batch estimates the mean over all examples."""
-        weights = np.ones(len(slots.indices)) if slots.weights is None else slots.weights
+        weights = slots.weights
+        if weights is None:
+            weights = np.empty(len(slots.indices))
+            weights.fill(1.0)  # np.ones takes a microsecond
         if self.config.weight_exponent:
             weights = weights * (self.examples.eligible * slots.probabilities) ** -self.config.weight_exponent
         return weights

@@ -38,6 +38,7 @@ class Proportional:
         self.counts = np.zeros(nodes if self.kind != tree.PLAIN else 0, np.int32)
         bounds = nodes if self.kind == tree.SHIFTED else 0
         self.lows, self.highs = np.zeros(bounds, examples.score.dtype), np.zeros(bounds, examples.score.dtype)
+        self._children = np.empty(tree.WIDTH)  # for a draw: weights of the children of a node
         self.rebuild()
 
     @property
@@ -82,7 +83,7 @@ class Proportional:
         indices, probabilities = np.empty(n, np.int64), np.empty(n)
         descent.draw_mixture(
             e.seed, t, philox.INDEX, slot, uniform, e.eligible, e.words, e.before, total, alpha, beta, kappa,
-            self.starts, *self._leaves(), self.sums, self.prefixes, self.masses, self.counts, np.empty(tree.WIDTH),
+            self.starts, *self._leaves(), self.sums, self.prefixes, self.masses, self.counts, self._children,
             indices, probabilities,
         )  # fmt: skip
         return Slots(indices, probabilities)
