@@ -31,7 +31,7 @@ from isod.data.store import Annotations, CropSplit, CropStore
 from isod.detector import Detector, detect
 from isod.evaluation.label_problems import FOUND, guess_problems, precision_at, share_inside
 from isod.training.examples import TrainingExamples
-from isod.training.folder import EXAMPLES, MODEL, RunFolder
+from isod.training.files import EXAMPLES, MODEL, RunFolder
 from isod.training.local import local_stream, run_local
 from isod.training.run import Trainer, ValidationCrops, in_batches, train
 

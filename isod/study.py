@@ -119,12 +119,12 @@ def run(study: Study, options: argparse.Namespace) -> int:
     from isod.orchestration.cluster import connect
     from isod.orchestration.sweep import Sweep, run_sweep
     from isod.results.command import results_command
-    from isod.training.folder import output_folder
+    from isod.training.files import output_folder
 
     out = output_folder(options.out)
-    connect(options.address)  # before the demo data is prepared, which would start Ray on this machine
     store = options.store
     if not store:
+        connect(options.address)  # first: preparing would start Ray on this machine
         store = study.store(out) if study.store else demo_store(out, options.demo_frames)
     if "://" not in store:
         store = str(Path(store).resolve())

@@ -15,7 +15,8 @@ from isod.data.store import CropStore
 from isod.detector.batch_norm import GlobalBatchNorm2d, over_all_ranks
 from isod.errors import InputError
 from isod.training.examples import TrainingExamples
-from isod.training.folder import RunFolder, follow_run, run_in_folder
+from isod.training.files import RunFolder
+from isod.training.folder import follow_run, run_in_folder
 from isod.training.local import local_stream
 from isod.training.run import Trainer, ValidationCrops, train
 from isod.training.stream import WHOLE, Batch, Part

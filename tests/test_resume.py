@@ -16,7 +16,7 @@ from isod.errors import InputError
 from isod.sampling.strategies import STRATEGIES
 from isod.training.checkpoint import Checkpoints
 from isod.training.examples import TrainingExamples
-from isod.training.folder import RunFolder
+from isod.training.files import RunFolder
 from isod.training.local import local_stream, run_local
 from isod.training.run import Trainer, ValidationCrops, train
 from tests.tiny_run import UNTIMED, tiny_run

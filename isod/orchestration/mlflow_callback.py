@@ -21,7 +21,7 @@ from isod.config import RunConfig, changes, flatten
 from isod.errors import InputError
 from isod.orchestration.outbox import Outbox
 from isod.orchestration.trial import run_config, trial_folder, trial_name
-from isod.training.folder import EXAMPLES, MODEL
+from isod.training.files import EXAMPLES, MODEL
 
 SWEEP_TAG = "isod.sweep"
 PARENT_TAG = "mlflow.parentRunId"  # what MLflow's UI nests runs by

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,10 @@ def run_sweep(sweep: Sweep) -> SweepResult:
     for params in grid[: len(sweep.samplers)]:
         check_examples(run_config(base, params), store.split("train"))
     sweep.out.mkdir(parents=True, exist_ok=True)
-    client, experiment_id = open_experiment(sweep.tracking_uri, sweep.experiment, sweep.out / "artifacts")
-    connect(sweep.address)
+    with ThreadPoolExecutor(1) as beside:  # each takes seconds, and Ray's are spent waiting for its processes
+        opened = beside.submit(open_experiment, sweep.tracking_uri, sweep.experiment, sweep.out / "artifacts")
+        connect(sweep.address)
+        client, experiment_id = opened.result()
     concurrent = _concurrency(sweep, len(grid))
 
     shared = {key: value for key, value in flatten(base).items() if not key.startswith(("sampler.", "training.seed"))}

@@ -1,4 +1,7 @@
-"""One Tune trial: one sampler with one seed, fed by its own table and stream."""
+"""One Tune trial: one sampler with one seed, fed by its own table and stream.
+
+Torch is imported where a trial runs: the driver, which needs this file's names, starts without it.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,7 @@ from isod.data.store import CropStore
 from isod.errors import InputError
 from isod.orchestration.stream import RayStream
 from isod.training.examples import TrainingExamples
-from isod.training.folder import Row, RunFolder, run_in_folder
-from isod.training.process import settle
-from isod.training.run import choose_device
+from isod.training.files import Row, RunFolder
 
 
 def run_config(base: RunConfig, params: dict[str, Any]) -> RunConfig:
@@ -73,6 +74,10 @@ def run_trial(
         runs: folder for the trials' results; shared storage where the cluster has several nodes.
         holdout: folder for the hold-out models' scores.
     """
+    from isod.training.folder import run_in_folder
+    from isod.training.process import settle
+    from isod.training.run import choose_device
+
     config = run_config(base, params["run"])
     said: list[str] = []
     last = 0

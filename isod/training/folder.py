@@ -1,17 +1,9 @@
-"""One run and the folder that it leaves its results in: the same for ``isod train`` and for a sweep's trials.
-
-metrics.csv        one row per validation, written as they come
-checkpoint-*.pt    while the run goes on
-examples.parquet   per-example statistics
-model.pt           the network's weights; written last: the run has finished
-"""
+"""One run and the folder that it leaves its results in (see files): the same for ``isod train`` and for a trial."""
 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +14,14 @@ from numpy.typing import NDArray
 
 from isod.config import RunConfig, flatten
 from isod.data.store import CropSplit, CropStore
-from isod.errors import InputError
 from isod.training.checkpoint import Checkpoints
 from isod.training.examples import TrainingExamples
+from isod.training.files import EXAMPLES, METRICS, MODEL, Row, RunFolder
 from isod.training.holdout import training_examples
 from isod.training.ranks import state_of_rank_0
 from isod.training.record import RunRecord
 from isod.training.run import Trainer, ValidationCrops, follow, train
 from isod.training.stream import WHOLE, Part, Stream
-
-Row = tuple[int, dict[str, float]]  # iteration, metrics
-
-METRICS, EXAMPLES, MODEL = "metrics.csv", "examples.parquet", "model.pt"
-
-
-def output_folder(path: Path) -> Path:
-    """The folder, made if need be, as an absolute path. Raises InputError if nothing can be written there."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise InputError(f"cannot write to the folder {path} ({error.strerror}): choose another --out") from None
-    return path.resolve()
 
 
 def run_settings(config: RunConfig, store_uri: str) -> dict[str, str | int | float | bool]:
@@ -83,23 +60,6 @@ def write_examples(path: Path, split: CropSplit, statistics: dict[str, NDArray])
     part = path.with_suffix(".part")
     frame.to_parquet(part, index=False)
     os.replace(part, path)
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """Where one run leaves its results, and how far it has come there."""
-
-    path: Path
-
-    @property
-    def finished(self) -> bool:
-        """Whether the run has come to its end."""
-        return (self.path / MODEL).exists()
-
-    @property
-    def begun(self) -> bool:
-        """Whether there is anything of a run."""
-        return self.finished or (self.path / METRICS).exists() or any(self.path.glob("checkpoint-*.pt"))
 
 
 MakeStream = Callable[[TrainingExamples, "dict[str, Any] | None"], Stream]

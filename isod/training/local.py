@@ -14,7 +14,8 @@ from isod.data.store import CropSplit, CropStore
 from isod.errors import InputError
 from isod.sampling.schedule import DrawSchedule
 from isod.training.examples import TrainingExamples, check_examples
-from isod.training.folder import RunFolder, output_folder, run_in_folder, run_settings
+from isod.training.files import RunFolder, output_folder
+from isod.training.folder import run_in_folder, run_settings
 from isod.training.process import settle
 from isod.training.stream import WHOLE, LocalStream, Part
 
@@ -53,7 +54,7 @@ def run_local(
     checkpoint_share: float = 0.01,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Trains one sampler with one seed and writes config.json and the files of isod.training.folder to ``out``.
+    """Trains one sampler with one seed and writes config.json and the files of isod.training.files to ``out``.
 
     Args:
         workers: threads that read and decode crops.

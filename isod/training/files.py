@@ -1,0 +1,47 @@
+"""The files that a run leaves in its folder, by name; needs neither torch nor pandas.
+
+metrics.csv        one row per validation, written as they come
+checkpoint-*.pt    while the run goes on
+examples.parquet   per-example statistics
+model.pt           the network's weights; written last: the run has finished
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from isod.errors import InputError
+
+Row = tuple[int, dict[str, float]]  # iteration, metrics
+
+METRICS, EXAMPLES, MODEL = "metrics.csv", "examples.parquet", "model.pt"
+
+
+def output_folder(path: Path) -> Path:
+    """The folder, made if need be, as an absolute path. Raises InputError if nothing can be written there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write to the folder {path} ({error.strerror}): choose another --out") from None
+    return path.resolve()
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where one run leaves its results, and how far it has come there."""
+
+    path: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return (self.path / MODEL).exists()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything of a run."""
+        return self.finished or (self.path / METRICS).exists() or any(self.path.glob("checkpoint-*.pt"))
