@@ -13,7 +13,7 @@ def pytest_collection_modifyitems(items):
     """Two processes share the tests: what needs Ray stays in one, which starts it once; else a file stays together."""
     for item in items:
         needs_ray = "ray_local" in item.fixturenames or "faults" in item.path.parts
-        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else item.path.stem))
 
 
 @pytest.fixture(scope="session")
