@@ -10,10 +10,10 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
-    """Two processes share the tests: what needs Ray stays in one, which starts it once; else a file stays together."""
+    """Two processes share the tests, file by file; all files that need Ray go to the same one, which starts it once."""
+    with_ray = {item.path for item in items if "ray_local" in item.fixturenames or "faults" in item.path.parts}
     for item in items:
-        needs_ray = "ray_local" in item.fixturenames or "faults" in item.path.parts
-        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray else item.path.stem))
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path in with_ray else item.path.stem))
 
 
 @pytest.fixture(scope="session")

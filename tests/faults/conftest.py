@@ -24,7 +24,7 @@ from isod.training.local import run_local
 from tests.tiny_run import DETECTOR, UNTIMED, tiny_run
 
 RESOURCES = ResourceConfig(decode_workers=1, cpus_per_worker=0.25, cpus_per_trial=0.75, checkpoint_share=1.0)
-TRAINING = tiny_run(iterations=240, validate_every=12).training  # long enough to be hit in the middle
+TRAINING = tiny_run(iterations=120, validate_every=6).training  # long enough to be hit in the middle
 TRIAL, TABLE, WORKER = "ray::ImplicitFunc", "ray::TableActor", "ray::MapWorker"
 
 

@@ -20,6 +20,7 @@ from tests.faults.conftest import assert_recorded, in_background, rows_of, until
 LAST = 20  # validations of the undisturbed run
 
 
+@pytest.mark.slow  # a minute without the server; the full store below keeps what it has to say just so
 @pytest.mark.timeout(300)
 def test_an_mlflow_server_may_go_away_and_come_back(ray_local, sweep, server, undisturbed, capsys):
     """It dies after the second validation and is back when training is over: nothing waited for it, nothing is lost."""
