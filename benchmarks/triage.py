@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,16 @@ from isod.training.local import local_stream, run_local
 from isod.training.run import Trainer, ValidationCrops, in_batches, train
 
 Prediction = dict[str, NDArray]  # boxes [n, 4] xyxy crop pixels, labels [n], scores [n]
+Table = dict[str, "dict[str, Found | None]"]  # column → row → what was found; None without cleanlab
 FOLD_STREAM = 77  # which of the seed's random streams halves the examples
+
+
+@dataclass(frozen=True)
+class Found:
+    """How well a ranking finds planted errors."""
+
+    share: float  # of its first k with one
+    ranked: int  # how many it ranks, at most k
 
 
 def predict(
@@ -122,65 +131,100 @@ def out_of_sample(store: CropStore, seed: int, options: argparse.Namespace, rows
     halves = [np.sort(half) for half in np.array_split(shuffled, 2)]
     torch.set_num_threads(1)
     found: dict[int, Prediction] = {}
-    for learnt, asked in (halves, halves[::-1]):
-        stream = local_stream(config, split, TrainingExamples(len(split), learnt), workers=1)
+    for number, (learnt, asked) in enumerate((halves, halves[::-1])):
         trainer = Trainer(config, store.meta, torch.device("cpu"))
-        train(trainer, stream, ValidationCrops(store.split("val"), 32), lambda metrics, iteration: None)
+        kept = options.out / f"half{number}-seed{seed}.pt"
+        if kept.exists():
+            trainer.model.load_state_dict(torch.load(kept, weights_only=True))
+        else:
+            stream = local_stream(config, split, TrainingExamples(len(split), learnt), workers=1)
+            train(trainer, stream, ValidationCrops(store.split("val"), 32), lambda metrics, iteration: None)
+            torch.save(trainer.model.state_dict(), kept)
         found |= predict(trainer.model, config.detector, split, asked, rows)
     return dict(sorted(found.items()))
 
 
+def precisions(store: CropStore, seed: int, options: argparse.Namespace) -> Table:
+    """What each ranking finds with this seed; trains what is missing."""
+    split, num_classes = store.split("train"), len(store.meta.class_names)
+    wrong, rows = split.wrong_examples(), split.annotations()
+    assert wrong is not None
+
+    def found(order: list[int] | None) -> Found | None:
+        return None if order is None else Found(precision_at(options.k, order, wrong), min(len(order), options.k))
+
+    def peer(predictions: dict[int, Prediction]) -> dict[str, Found | None]:
+        """cleanlab with all predictions, and with those alone that our guesses rest on."""
+        threshold = PRESETS["demo"].detector.display_threshold
+        return {
+            "cleanlab": found(by_cleanlab(predictions, num_classes, rows)),
+            f"cleanlab, score ≥ {threshold}": found(by_cleanlab(predictions, num_classes, rows, threshold)),
+        }
+
+    table: Table = {}
+    for name in ("LIS", "UIS"):
+        examples, model, config = trained(name, seed, options)
+        drawn = examples[examples["draw_count"] > 0]
+        predictions = predict(model, config, split, split.readable, rows)
+        table[name] = {
+            "draw count": found(drawn.sort_values(["draw_count", "mean_importance"])["index"].tolist()[::-1]),
+            "mean importance": found(drawn.sort_values("mean_importance")["index"].tolist()[::-1]),
+            "margin, lowest first": found(drawn.dropna(subset=["margin"]).sort_values("margin")["index"].tolist()),
+            "our guess": found(by_guess(predictions, config, rows)),
+            **peer(predictions),
+        }
+    predictions = out_of_sample(store, seed, options, rows)
+    table["baseline, out of sample"] = {
+        "our guess": found(by_guess(predictions, PRESETS["demo"].detector, rows)),
+        **peer(predictions),
+    }
+    return table
+
+
+def cell(of_seeds: list[Found | None], k: int) -> str:
+    """Mean ± sample standard deviation over seeds; in brackets how many examples were ranked where fewer than k."""
+    known = [found for found in of_seeds if found is not None]
+    if not known:
+        return "not installed"
+    shares, ranked = [found.share for found in known], {found.ranked for found in known}
+    spread = f" ± {100 * np.std(shares, ddof=1):.0f}" if len(shares) > 1 else ""
+    few = f" ({' to '.join(map(str, sorted({min(ranked), max(ranked)})))})" if min(ranked) < k else ""
+    return f"{100 * np.mean(shares):.0f}{spread} %{few}"
+
+
 def main() -> None:
-    """Trains what is missing and prints one table per seed."""
+    """Trains what is missing and prints one table for each seed, and one for all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", required=True, help="crop store of demo data")
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0 … N-1")
     parser.add_argument("--k", type=int, default=100)
     parser.add_argument("--iterations", type=int, default=PRESETS["demo"].training.iterations)
-    parser.add_argument("--out", type=Path, help="keeps the runs (default: a temporary folder)")
+    parser.add_argument("--out", type=Path, help="keeps what is trained (default: a temporary folder)")
     options = parser.parse_args()
     options.out = options.out or Path(tempfile.mkdtemp())
     store = CropStore.open(options.store)
-    split, num_classes = store.split("train"), len(store.meta.class_names)
-    wrong, rows = split.wrong_examples(), split.annotations()
+    wrong = store.split("train").wrong_examples()
     require(wrong is not None, "--store must know its label errors (demo data, prepared with them)", options.store)
     assert wrong is not None
+    readable = store.split("train").readable
 
-    def cell(order: list[int] | None) -> str:
-        if order is None:
-            return "not installed"
-        few = f" ({len(order)})" if len(order) < options.k else ""
-        return f"{precision_at(options.k, order, wrong):.0%}{few}"
-
-    def peer(predictions: dict[int, Prediction]) -> dict[str, str]:
-        """cleanlab with all predictions, and with those alone that our guesses rest on."""
-        threshold = PRESETS["demo"].detector.display_threshold
-        return {
-            "cleanlab": cell(by_cleanlab(predictions, num_classes, rows)),
-            f"cleanlab, score ≥ {threshold}": cell(by_cleanlab(predictions, num_classes, rows, threshold)),
-        }
-
+    tables = []
     for seed in range(options.seeds):
-        columns: dict[str, dict[str, str]] = {}
-        for name in ("LIS", "UIS"):
-            examples, model, config = trained(name, seed, options)
-            drawn = examples[examples["draw_count"] > 0]
-            predictions = predict(model, config, split, split.readable, rows)
-            columns[name] = {
-                "draw count": cell(drawn.sort_values(["draw_count", "mean_importance"])["index"].tolist()[::-1]),
-                "mean importance": cell(drawn.sort_values("mean_importance")["index"].tolist()[::-1]),
-                "margin, lowest first": cell(drawn.dropna(subset=["margin"]).sort_values("margin")["index"].tolist()),
-                "our guess": cell(by_guess(predictions, config, rows)),
-                **peer(predictions),
-            }
-        predictions = out_of_sample(store, seed, options, rows)
-        columns["baseline, out of sample"] = {
-            "our guess": cell(by_guess(predictions, PRESETS["demo"].detector, rows)),
-            **peer(predictions),
-        }
-        print(f"\nDEMO data, seed {seed}: share of the first {options.k} with a planted error; at random "
-              f"{wrong[split.readable].mean():.1%} of {len(split.readable)}")  # fmt: skip
-        print(pd.DataFrame(columns).fillna("–").to_string())
+        tables.append(precisions(store, seed, options))
+        show(tables[-1:], f"seed {seed}", options.k, float(wrong[readable].mean()), len(readable))
+    if len(tables) > 1:
+        name = f"mean ± sd of {len(tables)} seeds"
+        show(tables, name, options.k, float(wrong[readable].mean()), len(readable))
+
+
+def show(tables: list[Table], seeds: str, k: int, at_random: float, examples: int) -> None:
+    """Prints one table of all these."""
+    print(f"\nDEMO data, {seeds}: share of the first {k} with a planted error; at random {at_random:.1%} of {examples}")
+    cells = {
+        column: {row: cell([table[column][row] for table in tables], k) for row in rows}
+        for column, rows in tables[0].items()
+    }
+    print(pd.DataFrame(cells).fillna("–").to_string(), flush=True)
 
 
 if __name__ == "__main__":

@@ -97,6 +97,15 @@ def test_counts_of_ground_truth_are_in_the_titles(runs):
     assert "all sizes (42 objects)" in [ax.get_title(loc="left") for ax in figures.rarest_class_figure(runs).axes]
 
 
+def test_false_positives_are_counted_in_whole_numbers(runs):
+    """Also where there are none: 0 to 1, not 0 to 0.04."""
+    of_animals = runs.curves["metric"] == "FP/Animal"
+    none = replace(runs, curves=runs.curves.assign(value=runs.curves["value"].mask(of_animals, 0)))
+    for ax in figures.false_positive_figure(none).axes:
+        assert ax.get_ylim()[1] >= 1
+        assert all(tick == round(tick) for tick in ax.get_yticks())
+
+
 def test_smoothing_is_drawn_over_the_raw_mean(runs):
     ax = figures.class_by_size_figure(runs, ["UIS"]).axes[0]
     raw, smooth = ax.get_lines()

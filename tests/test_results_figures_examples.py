@@ -58,6 +58,20 @@ def test_margins_by_draw_count_with_the_thesis_lines():
     assert axes[0].get_title(loc="left") == "UIS: 67 % of draws left of 0"  # 8 + 6 of 1 + 8 + 2 + 6 + 4
 
 
+def test_every_column_of_margins_has_its_numbers_below():
+    """Three panels in two columns: the right one's lowest panel stands above an empty place."""
+    three = pd.concat([SMALL.assign(sampler=name) for name in ("LIS", "UIS", "UIS-IR")], ignore_index=True)
+    figure = margin_figure(three)
+    shown = [ax.xaxis.get_tick_params()["labelbottom"] for ax in figure.axes[:3]]
+    assert shown == [False, True, True]
+
+
+def test_importance_below_the_linear_part_has_no_number_that_lies_on_the_zero():
+    scores = [[250.0, 3.0, 1.0, 0.4]] * 2  # linear up to 2.5
+    ax = importance_figure(SMALL.assign(mean_importance=np.ravel(scores), draw_count=1), "UIS").axes[0]
+    assert [ax.yaxis.get_major_formatter()(value) for value in (0, 0.1, 1, 10, 100)] == ["0", "", "", "10", "100"]
+
+
 def test_consistency_draws_the_others_over_one():
     figure = consistency_figure(SMALL, "UIS")
     ax = figure.axes[0]

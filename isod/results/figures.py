@@ -8,7 +8,10 @@ appendix A all of them. Figures of single examples are in ``figures_examples``.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from unicodedata import east_asian_width
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -16,9 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from isod.results.fonts import drawable
 from isod.results.runs import BASELINE, HEADLINE, Runs
 from isod.results.speedup import best_iteration, passing_iteration, speedup
-from isod.results.style import RC, SOFT, look_of
+from isod.results.style import SOFT, look_of, rc
 from isod.results.table import percent
 
 SIZES = ("small", "medium", "large")
@@ -34,7 +38,7 @@ def map_figure(runs: Runs, samplers: Sequence[str] | None = None, *, metric: str
     drawn = _chosen(runs, samplers)
     others = [s for s in drawn if s != BASELINE]
     bars = BASELINE in drawn and bool(others)
-    with mpl.rc_context(RC):
+    with mpl.rc_context(rc([*runs.class_names, *runs.samplers])):
         figure = Figure(figsize=(6.4, 3.9 + (0.35 + 0.24 * len(others)) * bars), layout="constrained")
         if not bars:
             top = figure.add_subplot()
@@ -156,8 +160,10 @@ def panel(
 
 
 def shortened(name: str, limit: int = 22) -> str:
-    """A class name that fits beside a panel."""
-    return name if len(name) <= limit else name[: limit - 1] + "…"
+    """A class name that fits beside a panel: at most so many Latin letters wide; a Chinese character counts as two."""
+    name = drawable(name)
+    ends = list(accumulate(2 if east_asian_width(c) in "WF" else 1 for c in name))
+    return name if not ends or ends[-1] <= limit else name[: bisect_right(ends, limit - 1)] + "…"
 
 
 def short_number(value: float, _position: int | None = None) -> str:
@@ -202,7 +208,7 @@ def _speedup_bars(top: Axes, strip: Axes, runs: Runs, metric: str, others: list[
     top.plot([start, reached], [best, best], color=color, linewidth=1, linestyle=(0, (2, 2)))
     top.plot([reached], [best], "D", color=color, markersize=5, markeredgecolor="white", zorder=5)
     strip.axvline(reached, color=color, linewidth=1, linestyle=(0, (2, 2)))
-    strip.set_yticks(range(len(others)), others)
+    strip.set_yticks(range(len(others)), [drawable(s) for s in others])
     strip.set_ylim(len(others) - 0.4, -0.6)
     strip.set_xlim(left=0)
     strip.set_title("speed-up: iterations to surpass the baseline's best", fontsize=9, color="#555555")
@@ -214,7 +220,7 @@ def _square(
     runs: Runs, titles: dict[str, str], ylabel: str, samplers: Sequence[str] | None, smoothing: float | None = None
 ) -> Figure:
     """Four panels, two by two, on one scale, so that a figure half a page wide can still be read."""
-    with mpl.rc_context(RC):
+    with mpl.rc_context(rc([*runs.class_names, *runs.samplers])):
         figure = Figure(figsize=(6.4, 5.6), layout="constrained")
         axes = figure.subplots(2, 2, sharex=True, sharey=True)
         for ax, (metric, title) in zip(axes.ravel(), titles.items(), strict=True):
@@ -229,7 +235,7 @@ def _beside(
 ) -> Figure:
     """Panels side by side on one scale. Samplers without such a value, as the baseline often is, are not drawn."""
     have = [s for s in _chosen(runs, samplers) if any(not runs.curve(metric, s).empty for metric in titles)]
-    with mpl.rc_context(RC):
+    with mpl.rc_context(rc([*runs.class_names, *runs.samplers])):
         figure = Figure(figsize=(6.4 if len(titles) < 3 else 8.4, 3.4), layout="constrained")
         axes = figure.subplots(1, len(titles), sharex=True, sharey=True, squeeze=False)[0]
         for ax, (metric, title) in zip(axes, titles.items(), strict=True):
@@ -244,7 +250,7 @@ def _class_grid(runs: Runs, name: str, samplers: Sequence[str] | None, smoothing
     """Classes down, sizes across; the classes differ too much for one scale, the sizes of a class share theirs."""
     classes = runs.class_names[:MAX_CLASSES]
     strata = ["", *(f"_{size}" for size in SIZES)]
-    with mpl.rc_context(RC):
+    with mpl.rc_context(rc([*runs.class_names, *runs.samplers])):
         figure = Figure(figsize=(8.4, 0.8 + 1.75 * len(classes)), layout="constrained")
         axes = figure.subplots(len(classes), len(strata), sharex=True, sharey="row", squeeze=False)
         for row, class_name in zip(axes, classes, strict=True):
@@ -254,6 +260,10 @@ def _class_grid(runs: Runs, name: str, samplers: Sequence[str] | None, smoothing
                       title=f"{suffix[1:] or 'all sizes'} ({count})",
                       ylabel=f"{name} {shortened(class_name, 18)}" if suffix == "" else "")  # fmt: skip
         _frame(figure, axes.ravel(), runs, samplers)
+        if name == "FP":
+            for ax in axes[:, 0]:
+                ax.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+                ax.set_ylim(top=max(1, ax.get_ylim()[1]))  # a class without any shows 0 to 1, not 0 to 0.04
     return figure
 
 
@@ -271,10 +281,11 @@ def _frame(
 def _legend(figure: Figure, runs: Runs, samplers: Sequence[str]) -> None:
     """One legend above the panels."""
     handles = [Line2D([], [], **_line(s, runs, size=4.5)) for s in samplers]
-    longest = max([len(s) for s in samplers], default=1)
+    names = [drawable(s) for s in samplers]
+    longest = max(map(len, names), default=1)
     columns = max(1, int((figure.get_figwidth() - 0.5) / (0.75 + 0.085 * longest)))  # inches for a line and its name
     if handles:
-        figure.legend(handles, samplers, loc="outside upper left", ncols=columns, handlelength=2.8, columnspacing=1.4)
+        figure.legend(handles, names, loc="outside upper left", ncols=columns, handlelength=2.8, columnspacing=1.4)
 
 
 def _from_zero(ax: Axes) -> None:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from isod.results.consistency import importance_by_seed, rank_correlation
 from isod.results.figures import short_number
-from isod.results.style import RC, SOFT, look_of
+from isod.results.fonts import drawable
+from isod.results.style import SOFT, look_of, rc
 
 BINS = 200  # along an axis of ranks or margins
 EPOCHS = "#d62728"  # the thesis's red line in 6.3
@@ -43,7 +44,7 @@ def margin_figure(examples: pd.DataFrame, samplers: Sequence[str] | None = None)
     seen = {s: drawn_examples(examples[examples["sampler"] == s]) for s in named}
     known = {s: rows[rows["margin"].notna()] for s, rows in seen.items()}
     shown = [s for s in named if len(known[s])]
-    with mpl.rc_context(RC):
+    with mpl.rc_context(rc(sampler_names(examples))):
         columns = min(2, max(1, len(shown)))
         rows = max(1, -(-len(shown) // columns))
         figure = Figure(figsize=(0.4 + 3.2 * columns, 0.7 + 2.7 * rows), layout="constrained")
@@ -65,11 +66,13 @@ def margin_figure(examples: pd.DataFrame, samplers: Sequence[str] | None = None)
             mesh = _mesh(ax, x, y, grids[sampler], norm)
             ax.axhline(uniform_count(seen[sampler]), color=UNIFORM, linewidth=1.6, linestyle="--")
             ax.axvline(0, color=BOUNDARY, linewidth=1.6)
-            ax.set_title(f"{sampler}: {_wrong_share(known[sampler]):.0%} of draws left of 0".replace("%", " %"))
+            ax.set_title(f"{drawable(sampler)}: {100 * _wrong_share(known[sampler]):.0f} % of draws left of 0")
             ax.set_yscale("log")
             ax.yaxis.set_major_formatter(FuncFormatter(short_number))
         for ax in axes[len(shown) :]:
             ax.set_visible(False)
+        for ax in axes[max(0, len(shown) - columns) : len(shown)]:  # the lowest of each column, whatever stands below
+            ax.tick_params(labelbottom=True)
         lines = [mpl.lines.Line2D([], [], color=UNIFORM, linestyle="--"), mpl.lines.Line2D([], [], color=BOUNDARY)]
         figure.legend(lines, ["drawn uniformly", "margin 0"], loc="outside upper left", ncols=2)
         figure.supxlabel("margin: true logit − best other logit", fontsize=10)
@@ -91,10 +94,10 @@ def importance_figure(examples: pd.DataFrame, sampler: str) -> Figure:
     """
     seen = _of(examples, sampler)
     look = look_of(sampler, sampler_names(examples))
-    with mpl.rc_context(RC):
+    with mpl.rc_context(rc(sampler_names(examples))):
         figure = Figure(figsize=(6.4, 5.2), layout="constrained")
         if seen.empty:
-            _say(figure.add_subplot(), f"n/a: {sampler} scores nothing")
+            _say(figure.add_subplot(), f"n/a: {drawable(sampler)} scores nothing")
             return figure
         top, bottom = figure.subplots(2, 1, sharex=True)
         longest = int(seen.groupby("seed").size().max())
@@ -111,7 +114,7 @@ def importance_figure(examples: pd.DataFrame, sampler: str) -> Figure:
             total += np.histogram(ranks, x, weights=draws)[0]
             number += np.histogram(ranks, x)[0]
         runs = seen["seed"].nunique()
-        top.set_title(f"{sampler}: {runs} run{'s' * (runs > 1)}, each sorted by itself")
+        top.set_title(f"{drawable(sampler)}: {runs} run{'s' * (runs > 1)}, each sorted by itself")
         top.set_ylabel(IMPORTANCE_LABEL)
         _importance_scale(top, seen["mean_importance"])
         mesh = _mesh(bottom, x, y, grid, LogNorm(1, max(2.0, grid.max())))
@@ -139,12 +142,12 @@ def consistency_figure(examples: pd.DataFrame, sampler: str, sorted_by: int | No
     """
     wide = importance_by_seed(examples, sampler)
     look = look_of(sampler, sampler_names(examples))
-    with mpl.rc_context(RC):
+    with mpl.rc_context(rc(sampler_names(examples))):
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         ax = figure.add_subplot()
         if wide.shape[1] < 2:
             runs = "only one run" if wide.shape[1] else "scores nothing"
-            _say(ax, f"n/a: {sampler}, {runs}")
+            _say(ax, f"n/a: {drawable(sampler)}, {runs}")
             return figure
         first = wide.columns[0] if sorted_by is None else sorted_by
         wide = wide[wide[first].notna()]
@@ -160,7 +163,7 @@ def consistency_figure(examples: pd.DataFrame, sampler: str, sorted_by: int | No
         at = np.unique(np.linspace(0, len(line) - 1, 1000).round().astype(int))
         ax.plot(at + 0.5, line[at], color=look.color, label=f"seed {first}, which gives the order")
         rho = rank_correlation(wide)
-        ax.set_title(f"{sampler}: rank correlation {rho.mean:.2f} ({rho.low:.2f} to {rho.high:.2f}), "
+        ax.set_title(f"{drawable(sampler)}: rank correlation {rho.mean:.2f} ({rho.low:.2f} to {rho.high:.2f}), "
                      f"{wide.shape[1]} runs", fontsize=10)  # fmt: skip
         ax.set_ylabel(IMPORTANCE_LABEL)
         _importance_scale(ax, pd.Series([reached]))
@@ -233,9 +236,11 @@ def _importance_edges(highest: float) -> NDArray[np.float64]:
 
 def _importance_scale(ax: Axes, importance: pd.Series) -> None:
     """Linear near 0, logarithmic above: a few examples score hundreds of times as high as the median."""
-    ax.set_yscale("symlog", linthresh=_linear_up_to(float(importance.max())), linscale=0.5)
+    linear = _linear_up_to(float(importance.max()))
+    ax.set_yscale("symlog", linthresh=linear, linscale=0.5)
     ax.set_ylim(bottom=0)
-    ax.yaxis.set_major_formatter(FuncFormatter(short_number))
+    # Powers of ten below the linear part's end would lie on the 0
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: "" if 0 < v < linear else short_number(v)))
 
 
 def _linear_up_to(highest: float) -> float:

@@ -147,8 +147,8 @@ def _results(runs: Runs, samplers: Sequence[str] | None, numbers: Sequence[str])
         partial(figures.class_by_size_figure, runs, samplers),
         "AP by class and size",
         numbers[2],
-        f"Moving average ({figures.SMOOTHING}) over the thin raw mean, with the number of objects in "
-        f"brackets: curves over few objects jump by themselves.{_shown(runs)}",
+        f"Moving average ({figures.SMOOTHING}) over the thin raw mean, behind which it lags while that rises; number "
+        f"of objects in brackets: curves over few jump by themselves.{_shown(runs)}",
     )
     yield Plate(
         partial(figures.rarest_class_figure, runs, samplers),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from isod.config import SAMPLERS
+from isod.results.fonts import families
 
 Dash = str | tuple[int, tuple[float, ...]]
 
@@ -31,6 +32,11 @@ RC: Any = {
     "lines.linewidth": 1.8,
 }
 SOFT = "#6a6a6a"  # text beside the data
+
+
+def rc(names: Iterable[str]) -> Any:
+    """matplotlib's settings for a figure that shows these names of classes and samplers."""
+    return RC | {"font.family": families(names)}
 
 
 @dataclass(frozen=True)
