@@ -60,6 +60,13 @@ ROWS = [
     Row("overhead", "--preset thesis --height 384 --width 1280", "--preset thesis --rounds 3", needs_gpu=True),
     Row("stream", "", "--frames 40 --steps 10 --repeats 1"),
     Row("evaluation", "", "--images 300 --turns 1"),
+    Row("whole_run", "", "--windows 2 --window 4 --turns 1 --frames 50"),
+    Row("whole_run", "--preset thesis --full-size --windows 4 --window 100", "", needs_gpu=True),
+    Row("startup", "", "--turns 1 --samplers baseline UIS"),
+    Row("prepare", "", "--frames 20 --turns 1"),
+    Row("network", "--device cpu --batch 2 --turns 2", "--device cpu --batch 1 --height 64 --width 128 --turns 1"),
+    Row("network", "--device cuda --batch 128", "--device cuda --batch 8", needs_gpu=True),
+    Row("growth", "", "--sizes 1000 10000 --turns 1 --steps 3 --trials 1 --iterations 4"),
 ]
 STUDIES = {
     "planted": "does a sampler work at all",

@@ -1,0 +1,177 @@
+"""Growth: does a run slow down with the number of examples, and how do trials share the machine?
+
+    python -m benchmarks.growth [--sizes 1000 10000 100000 1000000] [--trials 1 2 4] [--turns 5]
+
+First table: the loop of a UIS run, preset demo, on crops in memory (the same few for every size, so that nothing but
+the number of examples differs): draw, step, update the table, record. All sizes take turns; ours is compared with
+itself at the smallest size. Second table: a sweep of four UIS runs on demo crops, of which 1, 2 or 4 may run at once;
+iterations per second of all together, from the first validation to the last, as trials of the preset's length per hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import ray
+import torch
+
+from benchmarks.harness import number, seconds, spread, take_turns, yes
+from benchmarks.overhead import random_batch
+from isod.config import PRESETS, SAMPLERS, Preset, RunConfig
+from isod.data.store import CropStore, StoreMeta
+from isod.orchestration.cluster import connect
+from isod.orchestration.mlflow_callback import EVERY_RUN, children_of
+from isod.orchestration.sweep import Sweep, run_sweep
+from isod.orchestration.tracking import open_experiment
+from isod.sampling import DrawSchedule, table_for
+from isod.study import demo_store
+from isod.training.record import RunRecord
+from isod.training.run import Trainer, choose_device
+
+FLAT = 0.95  # share of the smallest size's iterations per second that every size has to reach
+LINEAR = 0.9  # share of one trial's rate, times the trials, up to the cores
+RUNS = 4  # of each sweep in the second table
+
+
+class GrowingRun:
+    """The loop of a run over N examples, its table filled with random scores."""
+
+    def __init__(self, trainer: Trainer, examples: int) -> None:
+        training = trainer.config.training
+        rng = np.random.default_rng(0)
+        self.table = table_for(trainer.config.sampler, examples, seed=0)
+        for start in range(0, examples, 1 << 20):
+            indices = np.arange(start, min(start + (1 << 20), examples))
+            self.table.update(indices, rng.random(len(indices)))
+        self._schedule = DrawSchedule(self.table, batch_size=training.batch_size, lag=training.lag)
+        self._trainer, self._record = trainer, RunRecord(examples)
+        self._batch = random_batch(training.batch_size, *trainer.meta.crop_size)
+        self._step = 0
+        self.table_seconds: list[float] = []  # of each step's draw and update
+
+    def steps(self, count: int) -> None:
+        """Train on."""
+        for _ in range(count):
+            began = time.perf_counter()
+            draw = self._schedule.draw(self._step)
+            drawn = time.perf_counter()
+            result = self._trainer.step(replace(self._batch, step=self._step, draw=draw))
+            trained = time.perf_counter()
+            self._schedule.update(self._step, draw.indices, result.scores)
+            self.table_seconds.append(time.perf_counter() - trained + drawn - began)
+            self._record.add(draw.indices, result)
+            self._step += 1
+
+    @property
+    def nbytes(self) -> int:
+        """Of what is kept for each example: in the table, and in the record."""
+        state = self._record.state_dict()
+        return self.table.nbytes + sum(item.nbytes for item in state.values() if isinstance(item, torch.Tensor))
+
+
+def by_examples(sizes: list[int], turns: int, steps: int) -> None:
+    """Prints the first table."""
+    preset = PRESETS["demo"]
+    torch.set_num_threads(preset.resources.threads)
+    config = RunConfig(sampler=SAMPLERS["UIS"], detector=preset.detector, training=preset.training)
+    meta = StoreMeta(class_names=("a", "b", "c", "d"), crop_size=(48, 160), source="random", demo=True, settings={},
+                     rows={}, lost={}, counts={})  # fmt: skip
+    trainer = Trainer(config, meta, choose_device())
+    runs = {n: GrowingRun(trainer, n) for n in sizes}
+    contenders: dict[str, Callable[[], float]] = {}
+    for n, run in runs.items():
+        contenders[str(n)] = lambda r=run: steps / seconds(partial(r.steps, steps))  # type: ignore[misc]
+    figures = take_turns(contenders, turns, warm_up=1)
+    print("| examples | iterations/s | lowest … highest | of the fewest's | target | met? | draw + update, µs | MB |")
+    print("|---|---|---|---|---|---|---|---|")
+    fewest = figures[str(sizes[0])]
+    for n, run in runs.items():
+        found = figures[str(n)]
+        assert isinstance(found, list)
+        assert isinstance(fewest, list)
+        ratio, table = median(found) / median(fewest), 1e6 * median(run.table_seconds)
+        met = yes(ratio >= FLAT)
+        print(
+            f"| {n:,} | {number(median(found))} | {spread(found)} | {ratio:.2f} × | ≥ {FLAT:g} × | {met} "
+            f"| {number(table)} | {number(run.nbytes / 1e6)} |"
+        )
+
+
+def run_together(store: CropStore, preset: Preset, trials: int, out: Path) -> float:
+    """Iterations per second of a sweep in which so many trials run at once."""
+    cpus = os.cpu_count() or 1
+    training, worker = 0.75 * cpus / trials, 0.25 * cpus / trials
+    resources = replace(preset.resources, decode_workers=1, cpus_per_trial=training, cpus_per_worker=worker)
+    uri, experiment = f"sqlite:///{out / 'mlflow.db'}", "growth"
+    result = run_sweep(
+        Sweep(
+            name="growth",
+            store=store.uri,
+            preset=replace(preset, resources=resources),
+            samplers=[SAMPLERS["UIS"]],
+            seeds=RUNS,
+            tracking_uri=uri,
+            experiment=experiment,
+            out=out,
+        )
+    )
+    if result.failed or result.unfinished:
+        raise RuntimeError(f"the sweep did not end well: {result}")
+    client, experiment_id = open_experiment(uri, experiment, out / "artifacts")
+    points = [
+        (point.timestamp, point.step)
+        for run in children_of(client, experiment_id, result.parent_run_id)
+        for point in client.get_metric_history(run.info.run_id, EVERY_RUN)
+    ]
+    every = preset.training.validate_every
+    times = [time for time, _ in points]
+    return every * (len(points) - 1) / (1e-3 * (max(times) - min(times)))
+
+
+def by_trials(counts: list[int], iterations: int) -> None:
+    """Prints the second table."""
+    length = PRESETS["demo"].training.iterations
+    training = replace(PRESETS["demo"].training, iterations=iterations, validate_every=iterations // 4)
+    preset = replace(PRESETS["demo"], training=training)
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        connect()
+        store = CropStore.open(demo_store(Path(folder), 100))
+        rates = {n: run_together(store, preset, n, Path(tempfile.mkdtemp(dir=folder))) for n in counts}
+        ray.shutdown()
+    cores = os.cpu_count() or 1
+    print(f"\n{RUNS} runs of {iterations} iterations, on {cores} cores:\n")
+    print("| trials at once | iterations/s of all | trials of the demo preset an hour | beside one | target | met? |")
+    print("|---|---|---|---|---|---|")
+    for n, rate in rates.items():
+        ratio, least = rate / rates[counts[0]], LINEAR * min(n, cores)
+        judged = f"≥ {least:.2g} × | {yes(ratio >= least)}" if n > 1 else " | "
+        print(f"| {n} | {number(rate)} | {number(3600 * rate / length)} | {ratio:.2f} × | {judged} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000], metavar="N")
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="of a turn, in the first table")
+    parser.add_argument("--turns", type=int, default=5, metavar="N")
+    parser.add_argument(
+        "--trials", type=int, nargs="+", default=[1, 2, 4], metavar="N", help="the first is compared with"
+    )
+    parser.add_argument("--iterations", type=int, default=100, metavar="N", help="of a run, in the second table")
+    options = parser.parse_args()
+    by_examples(options.sizes, options.turns, options.steps)
+    by_trials(options.trials, options.iterations)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Images per second of a whole UIS run, through Tune, stream, actor, table and MLflow, beside a bare PyTorch loop.
+
+    python -m benchmarks.whole_run [--preset demo] [--windows 5] [--window 50] [--turns 3] [--full-size | --store S]
+
+The same for both: the crop store, the network and its initial weights, the loss, Adam, the batch size, torch's threads,
+the number of decode workers, and a validation with every metric at the end of each window of steps, which the times
+include. The bare loop is a DataLoader in spawned processes that fetches whole batches drawn uniformly with replacement,
+forward, loss, backward, step; it scores, draws by score, records, logs and saves nothing. Ours does all that a run of a
+sweep does. The first window of both warms up and is not counted: start-up is in neither.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from mlflow.tracking import MlflowClient
+from torch.utils.data import DataLoader
+
+from benchmarks.harness import comparison, medians, take_turns
+from benchmarks.stream import BatchDataset, unchanged
+from isod.config import PRESETS, SAMPLERS, Preset, RunConfig
+from isod.data.demo import write_demo
+from isod.data.store import CropStore
+from isod.detector import detection_loss
+from isod.detector.targets import Objects
+from isod.orchestration.cluster import connect
+from isod.orchestration.mlflow_callback import EVERY_RUN, children_of
+from isod.orchestration.prepare import prepare_demo
+from isod.orchestration.sweep import Sweep, run_sweep
+from isod.orchestration.tracking import open_experiment
+from isod.study import DEMO_SIZE
+from isod.training.run import Trainer, ValidationCrops, choose_device
+
+TARGETS = {"cpu": 0.95, "cuda": 0.97}  # share of the bare loop's images per second that ours has to reach
+
+
+def whole(store: CropStore, preset: Preset, out: Path) -> float:
+    """Ours: a sweep of one UIS run. Images per second between its first report to MLflow and its last."""
+    uri, experiment = f"sqlite:///{out / 'mlflow.db'}", "whole-run"
+    result = run_sweep(
+        Sweep(
+            name="whole_run",
+            store=store.uri,
+            preset=preset,
+            samplers=[SAMPLERS["UIS"]],
+            seeds=1,
+            tracking_uri=uri,
+            experiment=experiment,
+            out=out,
+        )
+    )
+    if result.failed or result.unfinished:
+        raise RuntimeError(f"the run did not end well: {result}")
+    client, experiment_id = open_experiment(uri, experiment, out / "artifacts")
+    (child,) = children_of(client, experiment_id, result.parent_run_id)
+    return images_per_second(client, child.info.run_id, preset.training.batch_size)
+
+
+def images_per_second(client: MlflowClient, run_id: str, batch_size: int) -> float:
+    """Between the first validation that MLflow knows of a run and the last, these included but for the first."""
+    points = client.get_metric_history(run_id, EVERY_RUN)
+    steps, times = [point.step for point in points], [point.timestamp for point in points]
+    return batch_size * (max(steps) - min(steps)) / (1e-3 * (max(times) - min(times)))
+
+
+def bare(store: CropStore, preset: Preset, device: torch.device) -> float:
+    """The peer. Images per second after the first window."""
+    torch.set_num_threads(preset.resources.threads)
+    training, split = preset.training, store.split("train")
+    trainer = Trainer(
+        RunConfig(sampler=SAMPLERS["UIS"], detector=preset.detector, training=training), store.meta, device
+    )
+    model, optimizer = trainer.model, trainer.optimizer
+    validation = ValidationCrops(store.split("val"), training.batch_size)
+    began = 0.0
+    for step, (images, boxes, labels, dont_care, counts) in enumerate(uniform(split, preset, device), 1):
+        model.train()
+        valid = torch.arange(labels.shape[1], device=device) < counts[:, None]
+        objects = Objects(boxes, labels.masked_fill(dont_care, 0), dont_care, valid)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            logits, offsets = model(images.permute(0, 3, 1, 2))
+        loss, _ = detection_loss(logits, offsets, objects)
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+        if step % training.validate_every == 0:
+            trainer.validate(validation)
+        if step == training.validate_every:
+            began = time.perf_counter()
+    return training.batch_size * (training.iterations - training.validate_every) / (time.perf_counter() - began)
+
+
+def uniform(split: Any, preset: Preset, device: torch.device) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Uniformly drawn batches on the device."""
+    rng = np.random.default_rng(0)
+    training = preset.training
+    loader: DataLoader[Any] = DataLoader(
+        BatchDataset(split),  # type: ignore[arg-type]
+        batch_sampler=[rng.choice(split.readable, training.batch_size).tolist() for _ in range(training.iterations)],
+        num_workers=preset.resources.decode_workers,
+        collate_fn=unchanged,
+        multiprocessing_context="spawn",
+        pin_memory=device.type == "cuda",
+    )
+    for batch in loader:
+        yield tuple(item.to(device, non_blocking=True) for item in batch)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="demo", choices=list(PRESETS))
+    parser.add_argument("--windows", type=int, default=5, metavar="N", help="validations; the first window warms up")
+    parser.add_argument("--window", type=int, default=50, metavar="N", help="steps between two of them")
+    parser.add_argument("--turns", type=int, default=3, metavar="N")
+    parser.add_argument("--frames", type=int, default=300, metavar="N", help="demo frames to train on")
+    parser.add_argument("--full-size", action="store_true", help="their crops of 1280×384, in place of 160×48")
+    parser.add_argument("--store", metavar="STORE", help="a crop store to train on, in place of demo data")
+    options = parser.parse_args()
+    preset = PRESETS[options.preset]
+    training = replace(preset.training, iterations=options.windows * options.window, validate_every=options.window)
+    preset = replace(preset, training=training)
+    device = choose_device("cuda" if preset.resources.gpus_per_trial else "cpu")
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):  # a sweep tells how it goes
+        connect()
+        out = Path(folder)
+        uri = options.store or str(out / "store")
+        if options.store is None:
+            write_demo(out / "zod", frames=options.frames)
+            prepare_demo(out / "zod", uri, resize=None if options.full_size else DEMO_SIZE)
+        store = CropStore.open(uri)
+        figures = take_turns(
+            {
+                "isod, whole": lambda: whole(store, preset, Path(tempfile.mkdtemp(dir=out))),
+                "bare loop": lambda: bare(store, preset, device),
+            },
+            options.turns,
+        )
+        ray.shutdown()
+    height, width = store.meta.crop_size
+    print(
+        f"The same for both: preset {options.preset}, batches of {training.batch_size} crops of {width}×{height}, "
+        f"{preset.resources.decode_workers} decode worker(s), {preset.resources.threads} torch thread(s), a validation "
+        f"of {store.meta.rows['val']} crops every {options.window} steps, {options.windows - 1} windows.\n"
+    )
+    print(comparison(figures, "images/s", less_is_better=False, targets={"bare loop": TARGETS[device.type]}))
+    if options.preset == "thesis":
+        thesis = PRESETS["thesis"].training
+        hours = thesis.iterations * thesis.batch_size / medians(figures)["isod, whole"] / 3600
+        print(
+            f"\n{thesis.iterations} iterations of {thesis.batch_size} would take {hours:.1f} h (thesis: 40 to 50, A100)"
+        )
+
+
+if __name__ == "__main__":
+    main()
