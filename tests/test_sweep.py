@@ -16,7 +16,7 @@ from isod.errors import InputError
 from isod.orchestration.mlflow_callback import check_class_names, metric_key
 from isod.orchestration.resources import concurrent_trials, reservation
 from isod.orchestration.sweep import Sweep, run_sweep
-from isod.orchestration.trial import run_config
+from isod.orchestration.trial import run_config, run_trial
 from isod.training.local import run_local
 from tests.tiny_run import DETECTOR, UNTIMED, tiny_run
 
@@ -122,6 +122,28 @@ def test_a_trial_that_fails_says_why_and_stops_nobody(result, runs):
     assert run.data.tags["isod.error"] == result.failed["broken-seed0"]
     assert not run.data.metrics
     assert not client.list_artifacts(run.info.run_id)
+
+
+def test_every_sentence_of_a_run_goes_with_the_report_that_comes_next(sweep, tmp_path, monkeypatch):
+    """And with one report only."""
+
+    def run(config, store, folder, make_stream, *, report, say, **settings):
+        for iteration in (6, 12):
+            say(f"before {iteration}")
+            report({}, iteration)
+        say("the reason")
+        raise InputError("the end")
+
+    reports = []
+    monkeypatch.setattr("isod.training.folder.run_in_folder", run)
+    monkeypatch.setattr("ray.tune.report", reports.append)
+    params = {"run": {"sampler": SAMPLERS["UIS"], "seed": 0}}
+    run_trial(params, base=tiny_run(), store_uri=sweep.store, runs=str(tmp_path), holdout="", resources=TWO_AT_ONCE)
+    assert [(r["iteration"], r["said"], r["failed"]) for r in reports] == [
+        (6, ["before 6"], ""),
+        (12, ["before 12"], ""),
+        (12, ["the reason"], "the end"),
+    ]
 
 
 # --- how many at once ------------------------------------------------------------------------------------------------

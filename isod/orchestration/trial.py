@@ -83,10 +83,10 @@ def run_trial(
     last = 0
 
     def send(rows: list[Row], **more: Any) -> None:
-        nonlocal said, last
+        nonlocal last
         last = rows[-1][0] if rows else last
-        tune.report({"iteration": last, "rows": rows, "said": said, "failed": "", **more})
-        said = []
+        tune.report({"iteration": last, "rows": rows, "said": said.copy(), "failed": "", **more})
+        said.clear()
 
     def make_stream(examples: TrainingExamples, state: dict[str, Any] | None) -> RayStream:
         start = 0 if state is None else int(state["applied"])
