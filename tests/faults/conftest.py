@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -10,12 +11,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pandas as pd
 import psutil
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from isod.config import SAMPLERS, Preset, ResourceConfig, RunConfig
 from isod.orchestration.sweep import Sweep
@@ -25,6 +28,7 @@ from tests.tiny_run import DETECTOR, UNTIMED, tiny_run
 
 RESOURCES = ResourceConfig(decode_workers=1, cpus_per_worker=0.25, cpus_per_trial=0.75, checkpoint_share=1.0)
 TRAINING = tiny_run(iterations=120, validate_every=6).training  # long enough to be hit in the middle
+SCRIPT = Path(__file__).parent.parent.parent / "sweeps" / "thesis_grid.py"
 TRIAL, TABLE, WORKER = "ray::ImplicitFunc", "ray::TableActor", "ray::MapWorker"
 
 
@@ -46,6 +50,26 @@ def processes(title: str, root: int | None = None) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+def grid_command(store: str, out: Path, samplers: list[str]) -> list[str]:
+    """The thesis grid's script with some samplers and one seed, one trial at a time on two CPUs."""
+    return [sys.executable, str(SCRIPT), "--store", store, "--preset", "demo", "--samplers", *samplers,
+            "--seeds", "1", "--out", str(out), "--width", str(DETECTOR.width),
+            "--iterations", str(TRAINING.iterations), "--batch-size", str(TRAINING.batch_size), "--validate-every",
+            str(TRAINING.validate_every), "--lr", str(TRAINING.lr), "--lag", str(TRAINING.lag),
+            "--workers", "2"]  # fmt: skip  # two workers and so 1.25 CPUs a trial
+
+
+def start_driver(arguments: list[str], out: Path, output: int | IO = subprocess.PIPE) -> subprocess.Popen[str]:
+    """The driver of a sweep, as a process of its own with a Ray of its own."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
+    return subprocess.Popen(arguments, stdout=output, stderr=output, text=True, cwd=out, env=environment)
+
+
+def all_end(descendants: list[psutil.Process]) -> None:
+    """What a driver had started ends by itself, within a minute or so."""
+    until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in descendants), 150)
 
 
 def in_background(work: Callable[[], object]) -> Callable[[], None]:
@@ -123,13 +147,18 @@ def assert_recorded(uri: str, experiment: str, expected: dict[str, pd.DataFrame]
     assert children.keys() == expected.keys()
     assert {run.info.status for run in runs} == {"FINISHED"}
     for sampler, table in expected.items():
-        run_id = children[sampler].info.run_id
-        for name in table.columns.difference(UNTIMED):
-            points = client.get_metric_history(run_id, name) if name in children[sampler].data.metrics else []
-            assert [(p.step, p.value) for p in sorted(points, key=lambda p: p.step)] == [
-                (step, value) for step, value in table[name].dropna().items()
-            ], name
-        assert {item.path for item in client.list_artifacts(run_id)} == {"examples.parquet", "model.pt"}
+        assert_points(client, children[sampler], table)
+        artifacts = client.list_artifacts(children[sampler].info.run_id)
+        assert {item.path for item in artifacts} == {"examples.parquet", "model.pt"}
+
+
+def assert_points(client: MlflowClient, run: Run, expected: pd.DataFrame) -> None:
+    """An MLflow run has every point of a table once, to the last bit, and no other."""
+    for name in expected.columns.difference(UNTIMED):
+        points = client.get_metric_history(run.info.run_id, name) if name in run.data.metrics else []
+        assert [(p.step, p.value) for p in sorted(points, key=lambda p: p.step)] == [
+            (step, value) for step, value in expected[name].dropna().items()
+        ], name
 
 
 class Server:
