@@ -297,8 +297,10 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceConfig:
-    """What a trial asks of the machine. Of these only ``threads`` can change a run (the order of float sums)."""
+    """What a trial asks of the machine. Of these only ``threads`` and ``workers_per_trial`` can change a run (the order
+    of float sums)."""
 
+    workers_per_trial: int = 1  # ranks that share a trial's batches; each has the processes, CPUs and GPUs below
     decode_workers: int = 2  # processes that read and decode crops for one trial
     cpus_per_worker: float = 1.0  # CPUs that each of them reserves
     cpus_per_trial: float = 1.0  # CPUs that the training process itself reserves
@@ -307,12 +309,23 @@ class ResourceConfig:
     checkpoint_share: float = 0.01  # of the training time that checkpoints may take
 
     def __post_init__(self) -> None:
+        require(self.workers_per_trial >= 1, "workers_per_trial must be ≥ 1", self.workers_per_trial)
         require(self.decode_workers >= 1, "decode_workers must be ≥ 1", self.decode_workers)
         require(self.cpus_per_worker > 0, "cpus_per_worker must be > 0", self.cpus_per_worker)
         require(self.cpus_per_trial > 0, "cpus_per_trial must be > 0", self.cpus_per_trial)
         require(self.gpus_per_trial >= 0, "gpus_per_trial must be ≥ 0", self.gpus_per_trial)
         require(self.threads >= 1, "threads must be ≥ 1", self.threads)
         require(0 < self.checkpoint_share <= 1, "checkpoint_share must be in (0, 1]", self.checkpoint_share)
+
+    def check_batch(self, batch_size: int) -> None:
+        """Raises InputError, with the arithmetic, if the workers of a trial cannot have equal parts of a batch."""
+        workers = self.workers_per_trial
+        size, rest = divmod(batch_size, workers)
+        if rest:
+            raise InputError(
+                f"a batch of {batch_size} crops has no {workers} equal parts ({workers} × {size} + {rest}):"
+                f" set --batch-size {max(1, size) * workers}, or another --workers-per-trial"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from isod.cli import add_run_options, adjust, choose_preset, exit_cleanly
+from isod.cli import add_run_options, adjust, choose_preset, exit_cleanly, set_given
 from isod.config import PRESETS, SAMPLERS, Preset, SamplerConfig, require
 from isod.data.store import CropStore
 from isod.errors import InputError, unknown
@@ -94,6 +94,8 @@ def build_parser(study: Study, description: str | None) -> argparse.ArgumentPars
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow's (default: OUT/mlflow.db)")
     parser.add_argument("--experiment", metavar="NAME", help=f"MLflow experiment (default: {prefix}, one per store)")
     parser.add_argument("--address", metavar="ADDR", help="of a Ray cluster, e.g. auto (default: Ray on this machine)")
+    parser.add_argument("--workers-per-trial", type=int, metavar="N",
+                        help="processes, each with its GPU, that share every batch of a run (default 1)")  # fmt: skip
     parser.add_argument("--resume", action="store_true",
                         help="go on with the sweep that began last with these settings in OUT")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="default: out")
@@ -109,6 +111,8 @@ def experiment_prefix(study: Study) -> str:
 def run(study: Study, options: argparse.Namespace) -> int:
     """Carries the sweep out and prints where to look; 1 if a run failed or was not finished, else 0."""
     preset: Preset = adjust(choose_preset(options.preset or ("small" if options.store else study.preset)), options)
+    preset = replace(preset, resources=set_given(preset.resources, workers_per_trial=options.workers_per_trial))
+    preset.resources.check_batch(preset.training.batch_size)
     samplers = study.choose(options.samplers)
     seeds = preset.seeds if options.seeds is None else options.seeds
     require(seeds >= 1, "--seeds must be ≥ 1", seeds)

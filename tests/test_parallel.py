@@ -28,17 +28,18 @@ CPU = torch.device("cpu")
 CONFIG = replace(tiny_run(iterations=30, validate_every=10, flip=True), sampler=SAMPLERS["LIS-unbiased"])
 
 
-def stream_of(config, split, part, state=None):
+def stream_of(config, split, part, state=None, interrupt_at=None):
     """This rank's stream."""
     examples = TrainingExamples(len(split), split.readable)
-    return Recording(local_stream(config, split, examples, workers=1, state=state, part=part))
+    return Recording(local_stream(config, split, examples, workers=1, state=state, part=part), interrupt_at)
 
 
 class Recording:
-    """A stream that remembers every step's examples and scores."""
+    """A stream that remembers every step's examples and scores, and is interrupted before a step."""
 
-    def __init__(self, stream):
+    def __init__(self, stream, interrupt_at):
         self._stream = stream
+        self._interrupt_at = interrupt_at
         self.sent = []
 
     def __getattr__(self, name):
@@ -48,6 +49,12 @@ class Recording:
         self.sent.append((step, indices.tolist(), scores.tolist()))
         self._stream.send_scores(step, indices, scores)
 
+    def batches(self, start, stop):
+        for batch in self._stream.batches(start, stop):
+            if batch.step == self._interrupt_at:
+                raise KeyboardInterrupt
+            yield batch
+
 
 def run_on(part, store_uri, out, interrupt_at=None):
     """Rank 0's or the other rank's share of a run in a folder. Returns what its stream saw; () if interrupted."""
@@ -56,19 +63,14 @@ def run_on(part, store_uri, out, interrupt_at=None):
     made = []
 
     def make(state):
-        made.append(stream_of(CONFIG, split, part, state))
+        made.append(stream_of(CONFIG, split, part, state, interrupt_at))
         return made[0]
 
-    def stop(iteration):
-        if iteration == interrupt_at:
-            raise KeyboardInterrupt
-
-    iterations = iter(range(CONFIG.training.validate_every, 1000, CONFIG.training.validate_every))
     try:
         if part.rank == 0:
             run_in_folder(
                 CONFIG, store, RunFolder(out), lambda examples, state: make(state), device=CPU, workers=1,
-                holdout_cache=out, report=lambda metrics, iteration: stop(iteration), say=lambda line: None, part=part,
+                holdout_cache=out, report=lambda *row: None, say=lambda line: None, part=part,
             )  # fmt: skip
         else:
 
@@ -76,7 +78,7 @@ def run_on(part, store_uri, out, interrupt_at=None):
                 saved = torch.load(out / f"checkpoint-{start:09}.pt", weights_only=True)["table"] if start else None
                 return make(saved)
 
-            follow_run(CONFIG, store, follower_stream, device=CPU, part=part, report=lambda: stop(next(iterations)))
+            follow_run(CONFIG, store, follower_stream, device=CPU, part=part)
     except KeyboardInterrupt:
         return []
     return made[0].sent

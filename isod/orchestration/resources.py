@@ -10,6 +10,13 @@ from isod.config import ResourceConfig
 from isod.errors import InputError
 
 SLACK = 1e-6  # fractions of a CPU add up only nearly
+WAITING_MEMORY = 2**30  # bytes; of a trial's process that waits for its workers, and of Ray Train's that starts them
+
+
+def rank_resources(resources: ResourceConfig) -> dict[str, float]:
+    """What Ray Train reserves for each of a trial's workers, where it has several: also what its decode workers use."""
+    cpus = resources.cpus_per_trial + resources.decode_workers * resources.cpus_per_worker
+    return {"CPU": cpus} | ({"GPU": resources.gpus_per_trial} if resources.gpus_per_trial > 0 else {})
 
 
 def reservation(resources: ResourceConfig) -> PlacementGroupFactory:
@@ -17,7 +24,12 @@ def reservation(resources: ResourceConfig) -> PlacementGroupFactory:
 
     Workers that took their CPUs outside of the trial's reservation could be starved by other trials, and all would
     wait for ever. An autoscaling cluster sees the whole reservation and grows by it.
+
+    A trial of several workers reserves next to nothing here: its process only waits. Ray Train reserves all of the
+    workers' resources at once when the trial begins, so two trials can never hold half of what each of them needs.
     """
+    if resources.workers_per_trial > 1:
+        return PlacementGroupFactory([{"memory": WAITING_MEMORY}])
     training = {"CPU": resources.cpus_per_trial, "GPU": resources.gpus_per_trial}
     return PlacementGroupFactory([training] + [{"CPU": resources.cpus_per_worker}] * resources.decode_workers)
 
@@ -31,21 +43,24 @@ def concurrent_trials(resources: ResourceConfig, *, cpus: float, gpus: float, tr
     Raises:
         InputError: if not even one fits, with the arithmetic.
     """
-    need = resources.cpus_per_trial + resources.decode_workers * resources.cpus_per_worker
+    workers = resources.workers_per_trial
+    need = workers * rank_resources(resources)["CPU"]
     sum_text = (
         f"{resources.cpus_per_trial:g} CPU for training + {resources.decode_workers} decode workers"
-        f" × {resources.cpus_per_worker:g} CPU = {need:g}"
+        f" × {resources.cpus_per_worker:g} CPU"
     )
+    sum_text = f"{workers} workers × ({sum_text}) = {need:g}" if workers > 1 else f"{sum_text} = {need:g}"
     fit = math.floor(cpus / need + SLACK)
     if fit < 1:
         raise InputError(
             f"a trial needs {sum_text} CPUs and Ray has {cpus:g}: ask for fewer decode workers or less CPU"
         )
     if resources.gpus_per_trial > 0:
-        fit_gpus = math.floor(gpus / resources.gpus_per_trial + SLACK)
+        need_gpus = workers * resources.gpus_per_trial
+        fit_gpus = math.floor(gpus / need_gpus + SLACK)
         if fit_gpus < 1:
             raise InputError(
-                f"a trial needs {resources.gpus_per_trial:g} GPU and Ray has {gpus:g}:"
+                f"a trial needs {need_gpus:g} GPU and Ray has {gpus:g}:"
                 " choose a preset without a GPU, or connect to a cluster that has one"
             )
         fit = min(fit, fit_gpus)

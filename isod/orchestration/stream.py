@@ -10,7 +10,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, DataContext
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from isod.config import RunConfig
 from isod.data.store import Crops, CropSplit, CropStore
@@ -19,20 +19,21 @@ from isod.ragged import pad_objects
 from isod.sampling.examples import as_arrays, as_tensors
 from isod.sampling.table import Draw
 from isod.training.examples import TrainingExamples
-from isod.training.stream import Batch, TableSummary
+from isod.training.stream import WHOLE, Batch, Part, TableSummary
 
 
 class DecodeWorker:
-    """Worker k of K yields the batches of steps start + k, start + k + K, … of one run after the other, one row, and so
-    one block, a step.
+    """Worker k of K yields the batches of steps start + k, start + k + K, … of one run after the other, or its rank's
+    part of them, one row, and so one block, a step.
 
     A row cannot be cut, so a step arrives whole; and it leaves the worker at once, because a block is closed as soon as
     it exceeds ``target_max_block_size``, which the stream sets to a single byte.
     """
 
-    def __init__(self, table: Any, workers: int) -> None:
+    def __init__(self, table: Any, workers: int, part: Part) -> None:
         self._table = table
         self._workers = workers
+        self._part = part
 
     def __call__(self, batch: dict[str, NDArray]) -> Iterator[dict[str, NDArray]]:
         run, split = 0, None
@@ -50,7 +51,7 @@ class DecodeWorker:
                 return
             if following is not None:  # asked for early: the answer may have to wait for scores
                 asked.append(self._table.draw.remote(run, following))
-            yield pack(run, step, draw, split.read(draw.indices, quarantine=True))
+            yield pack(run, step, draw, split.read(self._part.of(draw.indices), quarantine=True))
 
 
 def pack(run: int, step: int, draw: Draw, crops: Crops) -> dict[str, NDArray]:
@@ -73,8 +74,9 @@ def pack(run: int, step: int, draw: Draw, crops: Crops) -> dict[str, NDArray]:
     return {name: np.asarray(value)[None] for name, value in row.items()}
 
 
-def unpack(row: dict[str, NDArray]) -> tuple[int, Batch]:
-    """The run and the batch that ``pack`` made a row of; images stay in shared memory, and are read-only."""
+def unpack(row: dict[str, NDArray], part: Part) -> tuple[int, Batch]:
+    """The run and the batch that ``pack`` made a row of, from the crops of a part of it; images stay in shared memory,
+    and are read-only."""
     value = {name: column[0] for name, column in row.items()}
     draw = Draw(
         indices=value["indices"],
@@ -85,7 +87,7 @@ def unpack(row: dict[str, NDArray]) -> tuple[int, Batch]:
     )
     counts = value["counts"].tolist()
     crops = Crops(
-        indices=value["indices"],
+        indices=part.of(draw.indices),
         images=value["images"],
         boxes=[value["boxes"][b, :n] for b, n in enumerate(counts)],
         labels=[value["labels"][b, :n] for b, n in enumerate(counts)],
@@ -95,11 +97,20 @@ def unpack(row: dict[str, NDArray]) -> tuple[int, Batch]:
     return int(value["run"]), Batch(int(value["step"]), draw, crops)
 
 
-def workers_place() -> dict[str, Any]:
-    """Where decode workers run: in the CPUs that their trial reserved for them, if this is a trial.
+def start_table() -> Any:
+    """A table actor; it ends with the process that started it."""
+    return ray.remote(TableActor).options(num_cpus=0, max_concurrency=1000).remote()
+
+
+def workers_place(part: Part) -> dict[str, Any]:
+    """Where decode workers run: in the CPUs that their trial reserved for them, if this is a trial; those of a rank
+    beside it, in the CPUs that the rank reserved for itself and them.
 
     Ray 2.60 deprecates the setting and offers nothing instead; it goes with Ray 2.64, and Ray is pinned.
     """
+    if part.ranks > 1:
+        here = ray.get_runtime_context().get_node_id()
+        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(here, soft=False)}
     group = ray.util.get_current_placement_group()
     return {} if group is None else {"scheduling_strategy": PlacementGroupSchedulingStrategy(group)}
 
@@ -112,13 +123,17 @@ class RayStream:
     Args:
         workers: decode processes.
         cpus_per_worker: CPUs that each of them uses, out of what the trial reserved.
+        table: the actor; one of its own if not given.
+        part: of every batch that it yields. Where several ranks share a run, each has a stream, and all have one table:
+            rank 0's stream begins the run and sends the scores, those of the others ``join`` it.
     """
 
-    def __init__(self, *, workers: int, cpus_per_worker: float) -> None:
+    def __init__(self, *, workers: int, cpus_per_worker: float, table: Any = None, part: Part = WHOLE) -> None:
         self.workers = workers
         self.cpus_per_worker = cpus_per_worker
         self._run = 0
-        self._table: Any = ray.remote(TableActor).options(num_cpus=0, max_concurrency=1000).remote()
+        self._table = start_table() if table is None else table
+        self._part = part
         self._rows: Iterator[dict[str, NDArray]] | None = None
 
     def begin(
@@ -155,6 +170,11 @@ class RayStream:
         ray.get(self._table.begin.remote(assignment))
         return self
 
+    def join(self) -> RayStream:
+        """Turn to the run that rank 0's stream begins."""
+        self._run += 1
+        return self
+
     @property
     def num_examples(self) -> int:
         return self._examples.count
@@ -167,7 +187,7 @@ class RayStream:
             row = next(self._start_once(), None)
             if row is None:
                 raise RuntimeError(f"the stream ended at step {step} of {stop}")
-            run, batch = unpack(row)
+            run, batch = unpack(row, self._part)
             if run != self._run:
                 continue
             early[batch.step] = batch
@@ -187,11 +207,11 @@ class RayStream:
                 items = [{"worker": k} for k in range(self.workers)]
                 stream = ray.data.from_items(items, override_num_blocks=self.workers).map_batches(
                     DecodeWorker,
-                    fn_constructor_args=(self._table, self.workers),
+                    fn_constructor_args=(self._table, self.workers, self._part),
                     batch_size=1,
                     compute=ActorPoolStrategy(size=self.workers, max_tasks_in_flight_per_actor=1),
                     num_cpus=self.cpus_per_worker,
-                    **workers_place(),
+                    **workers_place(self._part),
                 )
                 # prefetching here would hold batches whose scores are owed, and wait for itself when the lag is 0
                 batches = stream.iterator().iter_batches(batch_size=None, prefetch_batches=0, batch_format="numpy")
@@ -200,7 +220,8 @@ class RayStream:
 
     def send_scores(self, step: int, indices: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
         # nobody waits for an answer: refused scores surface in the draw, or in the summary, that must see them
-        self._table.update.options(num_returns=0).remote(self._run, step, indices, scores)
+        if self._part.rank == 0:
+            self._table.update.options(num_returns=0).remote(self._run, step, indices, scores)
 
     def summary(self, step: int) -> TableSummary:
         return ray.get(self._table.summary.remote(self._run, step))

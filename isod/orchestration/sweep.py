@@ -89,7 +89,9 @@ def run_sweep(sweep: Sweep) -> SweepResult:
     )
     grid = trial_grid(sweep)
     for params in grid[: len(sweep.samplers)]:
-        check_examples(run_config(base, params), store.split("train"))
+        config = run_config(base, params)
+        check_examples(config, store.split("train"))
+        preset.resources.check_batch(config.training.batch_size)
     sweep.out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(1) as beside:  # each takes seconds, and Ray's are spent waiting for its processes
         opened = beside.submit(open_experiment, sweep.tracking_uri, sweep.experiment, sweep.out / "artifacts")

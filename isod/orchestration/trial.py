@@ -92,12 +92,26 @@ def run_trial(
         start = 0 if state is None else int(state["applied"])
         return kept_stream(resources).begin(store_uri, config, examples, start=start, state=state)
 
+    folder = trial_folder(runs, config)
     settle(resources.threads)
     try:
+        if resources.workers_per_trial > 1 and not folder.finished:
+            from isod.orchestration.ranks import run_on_ranks  # imports Ray Train, which other trials do without
+
+            run_on_ranks(
+                config,
+                store_uri=store_uri,
+                folder=folder,
+                holdout=holdout,
+                resources=resources,
+                send=send,
+                say=said.append,
+            )
+            return
         run_in_folder(
             config,
             CropStore.open(store_uri),
-            trial_folder(runs, config),
+            folder,
             make_stream,
             device=choose_device("cuda" if resources.gpus_per_trial > 0 else "cpu"),
             workers=resources.decode_workers,

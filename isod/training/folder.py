@@ -137,13 +137,11 @@ def follow_run(
     *,
     device: torch.device,
     part: Part,
-    report: Callable[[], None] = lambda: None,
 ) -> None:
     """A rank's share of the run whose rank 0 is in ``run_in_folder``, to its end.
 
     Args:
         make_stream: the stream of this rank's part of the batches, from the first step on.
-        report: called whenever rank 0 reports.
     Raises:
         InputError: a batch that does not fit.
         FloatingPointError: the loss is not finite.
@@ -152,4 +150,4 @@ def follow_run(
     state = state_of_rank_0()
     trainer.load_state_dict(state)
     start = int(state["iteration"])
-    follow(trainer, make_stream(start), start, report)
+    follow(trainer, make_stream(start), start)

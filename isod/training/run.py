@@ -295,7 +295,7 @@ def train(
             if result.unreadable.any():
                 _tell_unreadable(batch.draw.indices[result.unreadable], record, say)
             done = record.iteration
-            if is_reported(done, training):
+            if done % training.validate_every == 0 or done == training.iterations:
                 record.seconds += time.perf_counter() - began
                 summary = stream.summary(batch.step)
                 metrics = {
@@ -319,24 +319,15 @@ def train(
     return record
 
 
-def follow(trainer: Trainer, stream: Stream, start: int, report: Callable[[], None]) -> None:
+def follow(trainer: Trainer, stream: Stream, start: int) -> None:
     """The loop of every rank but 0, which alone validates, reports metrics and writes checkpoints.
 
     Args:
         start: steps done before.
-        report: called whenever rank 0 reports.
     """
-    training = trainer.config.training
-    for batch in stream.batches(start, training.iterations):
+    for batch in stream.batches(start, trainer.config.training.iterations):
         result = _step(trainer, batch)
         stream.send_scores(batch.step, batch.draw.indices, result.scores)
-        if is_reported(batch.step + 1, training):
-            report()
-
-
-def is_reported(iteration: int, training: TrainingConfig) -> bool:
-    """Whether the run is validated after so many iterations."""
-    return iteration % training.validate_every == 0 or iteration == training.iterations
 
 
 def _step(trainer: Trainer, batch: Batch) -> StepResult:

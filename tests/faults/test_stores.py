@@ -106,7 +106,8 @@ def test_a_full_tracking_store_loses_nothing(ray_local, sweep, small_disk, undis
 
 
 @pytest.mark.timeout(300)
-def test_a_store_cut_short_stops_its_trials_with_a_sentence(ray_local, sweep, tiny_store, tmp_path):
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_store_cut_short_stops_its_trials_with_a_sentence(ray_local, sweep, tiny_store, tmp_path, workers):
     """Every file of the crops is cut to a quarter in mid-run: the trial fails, and says which store and what to do."""
     store = tmp_path / "store"
     shutil.copytree(tiny_store, store)
@@ -117,7 +118,8 @@ def test_a_store_cut_short_stops_its_trials_with_a_sentence(ray_local, sweep, ti
             os.truncate(file, file.stat().st_size // 4)
 
     join = in_background(cut)
-    result = run_sweep(replace(sweep, store=str(store)))
+    preset = replace(sweep.preset, resources=replace(sweep.preset.resources, workers_per_trial=workers))
+    result = run_sweep(replace(sweep, store=str(store), preset=preset))
     join()
     reason = result.failed["UIS-seed0"]
     assert str(store) in reason
