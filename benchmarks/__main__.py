@@ -49,7 +49,7 @@ class Row:
 
 
 ROWS = [
-    Row("table", "--sizes 90000 1000000 10000000", "--sizes 90000 --rounds 2 --steps 20"),
+    Row("table", "--sizes 90000 1000000 10000000 --rounds 5 --steps 100", "--sizes 90000 --rounds 2 --steps 20"),
     Row(
         "scoring",
         "--device cpu --batch 128 --step-batch 4 --repeats 3",
