@@ -13,7 +13,8 @@ def pytest_collection_modifyitems(items):
     """Two processes share the tests, file by file; all files that need Ray go to the same one, which starts it once."""
     with_ray = {item.path for item in items if "ray_local" in item.fixturenames or "faults" in item.path.parts}
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path in with_ray else item.path.stem))
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group("ray" if item.path in with_ray else item.path.stem))
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from isod import cli, study
 from sweeps.thesis_grid import STUDY
 
 SCRIPT = Path(__file__).parent.parent / "sweeps" / "thesis_grid.py"
+pytestmark = pytest.mark.xdist_group("end to end")  # nearly all of it is a process with a Ray of its own
 SMALL = ["--demo-frames", "40", "--samplers", "baseline", "UIS", "--seeds", "1", "--iterations", "6",
          "--batch-size", "8", "--validate-every", "3", "--width", "0.125"]  # fmt: skip
 

@@ -97,7 +97,10 @@ def test_options_of_the_thesis_grid():
 
 @pytest.mark.parametrize(
     ("name", "samplers"),
-    [("related_work", ["baseline", "loss-rank"]), ("ablations", ["UIS-lag-16", "LIS-object-loss"])],
+    [
+        pytest.param("related_work", ["baseline", "loss-rank"], marks=pytest.mark.slow),
+        ("ablations", ["UIS-lag-16", "LIS-object-loss"]),
+    ],
 )
 def test_each_runs(ray_local, tiny_store, tmp_path, monkeypatch, name, samplers):
     out = str(tmp_path / "out")
