@@ -107,9 +107,10 @@ def test_results_work_without_ray():
     import_without(["ray"], [module for module in SOURCES if room(module) == "results"])
 
 
-def test_a_report_needs_no_torch():
+@pytest.mark.parametrize("module", ["isod.results", "isod.orchestration.sweep"])
+def test_reports_and_drivers_need_no_torch(module):
     """Importing it takes as long as a small report."""
-    assert not {"torch", "torchvision"} & set(run_python("import sys, isod.results\nprint(*sys.modules)").split())
+    assert not {"torch", "torchvision"} & set(run_python(f"import sys, {module}\nprint(*sys.modules)").split())
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)
