@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import os
 import shlex
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.harness import machine
+from benchmarks.harness import ROOT, environment, machine
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 LONGEST = 900.0  # seconds that a benchmark may take
@@ -80,13 +79,11 @@ def run(row: Row, quick: bool) -> str:
     if row.needs_gpu and not torch.cuda.is_available():
         return "not run: no GPU here"
     command = [sys.executable, *shlex.split(row.command(quick))[1:]]
-    root = Path(__file__).parent.parent
-    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
     # files, not pipes: a process that the benchmark left behind would keep a pipe open
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         try:
             code = subprocess.run(
-                command, stdout=out, stderr=err, timeout=LONGEST, cwd=root, env={**os.environ, "PYTHONPATH": path}
+                command, stdout=out, stderr=err, timeout=LONGEST, cwd=ROOT, env=environment()
             ).returncode
         except subprocess.TimeoutExpired:
             return f"failed: not done after {LONGEST:.0f} s"

@@ -28,12 +28,10 @@ import torch
 
 from benchmarks.harness import number, seconds, spread, take_turns, yes
 from benchmarks.overhead import random_batch
+from benchmarks.whole_run import sweep_of_uis
 from isod.config import PRESETS, SAMPLERS, Preset, RunConfig
 from isod.data.store import CropStore, StoreMeta
 from isod.orchestration.cluster import connect
-from isod.orchestration.mlflow_callback import EVERY_RUN, children_of
-from isod.orchestration.sweep import Sweep, run_sweep
-from isod.orchestration.tracking import open_experiment
 from isod.sampling import DrawSchedule, table_for
 from isod.study import demo_store
 from isod.training.record import RunRecord
@@ -113,30 +111,9 @@ def run_together(store: CropStore, preset: Preset, trials: int, out: Path) -> fl
     cpus = os.cpu_count() or 1
     training, worker = 0.75 * cpus / trials, 0.25 * cpus / trials
     resources = replace(preset.resources, decode_workers=1, cpus_per_trial=training, cpus_per_worker=worker)
-    uri, experiment = f"sqlite:///{out / 'mlflow.db'}", "growth"
-    result = run_sweep(
-        Sweep(
-            name="growth",
-            store=store.uri,
-            preset=replace(preset, resources=resources),
-            samplers=[SAMPLERS["UIS"]],
-            seeds=RUNS,
-            tracking_uri=uri,
-            experiment=experiment,
-            out=out,
-        )
-    )
-    if result.failed or result.unfinished:
-        raise RuntimeError(f"the sweep did not end well: {result}")
-    client, experiment_id = open_experiment(uri, experiment, out / "artifacts")
-    points = [
-        (point.timestamp, point.step)
-        for run in children_of(client, experiment_id, result.parent_run_id)
-        for point in client.get_metric_history(run.info.run_id, EVERY_RUN)
-    ]
-    every = preset.training.validate_every
-    times = [time for time, _ in points]
-    return every * (len(points) - 1) / (1e-3 * (max(times) - min(times)))
+    runs = sweep_of_uis(store, replace(preset, resources=resources), RUNS, out)
+    times = [time for points in runs for _, time in points]
+    return preset.training.validate_every * (len(times) - 1) / (max(times) - min(times))
 
 
 def by_trials(counts: list[int], iterations: int) -> None:

@@ -14,6 +14,8 @@ import torch
 
 PACKAGES = ("numpy", "torch", "torchvision", "ray", "mlflow", "pylance", "numba")
 
+ROOT = Path(__file__).parent.parent  # of the repository
+
 Figures = list[float] | str  # what the turns of a contender gave, or why it was not run
 
 
@@ -27,6 +29,12 @@ def installed(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         raise NotRun(f"{package} is not installed") from None
+
+
+def environment() -> dict[str, str]:
+    """This process's, for one that shall import this repository whatever is installed."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}
 
 
 def take_turns(contenders: Mapping[str, Callable[[], float]], turns: int, *, warm_up: int = 0) -> dict[str, Figures]:

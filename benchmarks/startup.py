@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.harness import limits
+from benchmarks.harness import ROOT, environment, limits
 from isod.config import THESIS_SAMPLERS
 from isod.study import demo_store
-from isod.training.folder import METRICS
+from isod.training.files import METRICS
 
-ROOT = Path(__file__).parent.parent
 FRAMES = 50  # of the demo data: batches of 32 out of 40, ten to validate
 MOST = {"first": 20.0, "further": 5.0}  # seconds, on two cores
 DEFAULT_SAMPLERS = [name for name in THESIS_SAMPLERS if "RHO" not in name]  # a hold-out model is trained before a run
@@ -34,11 +32,10 @@ def first_steps(store: str, samplers: list[str], out: Path) -> list[float]:
     """Seconds from the command to the first step of each trial, ascending."""
     command = [sys.executable, "sweeps/thesis_grid.py", "--store", store, "--preset", "demo", "--seeds", "1",
                "--iterations", "1", "--validate-every", "1", "--out", str(out), "--samplers", *samplers]  # fmt: skip
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     seen: dict[Path, float] = {}
     began = time.perf_counter()
     with (out.parent / f"{out.name}.log").open("w+") as log:
-        sweep = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, stdout=log, stderr=log)
+        sweep = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=log, stderr=log)
         while sweep.poll() is None:
             for file in out.glob(f"runs/*/*/{METRICS}"):
                 seen.setdefault(file, time.perf_counter() - began)

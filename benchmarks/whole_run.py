@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from mlflow.tracking import MlflowClient
 from torch.utils.data import DataLoader
 
 from benchmarks.harness import comparison, medians, take_turns
@@ -45,33 +44,35 @@ from isod.training.run import Trainer, ValidationCrops, choose_device
 TARGETS = {"cpu": 0.95, "cuda": 0.97}  # share of the bare loop's images per second that ours has to reach
 
 
-def whole(store: CropStore, preset: Preset, out: Path) -> float:
-    """Ours: a sweep of one UIS run. Images per second between its first report to MLflow and its last."""
-    uri, experiment = f"sqlite:///{out / 'mlflow.db'}", "whole-run"
+def sweep_of_uis(store: CropStore, preset: Preset, seeds: int, out: Path) -> list[list[tuple[int, float]]]:
+    """Trains UIS with each seed. Of each run (iteration, time in seconds) of every validation, as MLflow has them."""
+    uri, experiment = f"sqlite:///{out / 'mlflow.db'}", "benchmark"
     result = run_sweep(
         Sweep(
-            name="whole_run",
+            name="benchmark",
             store=store.uri,
             preset=preset,
             samplers=[SAMPLERS["UIS"]],
-            seeds=1,
+            seeds=seeds,
             tracking_uri=uri,
             experiment=experiment,
             out=out,
         )
     )
     if result.failed or result.unfinished:
-        raise RuntimeError(f"the run did not end well: {result}")
+        raise RuntimeError(f"the sweep did not end well: {result}")
     client, experiment_id = open_experiment(uri, experiment, out / "artifacts")
-    (child,) = children_of(client, experiment_id, result.parent_run_id)
-    return images_per_second(client, child.info.run_id, preset.training.batch_size)
+    return [
+        [(point.step, 1e-3 * point.timestamp) for point in client.get_metric_history(run.info.run_id, EVERY_RUN)]
+        for run in children_of(client, experiment_id, result.parent_run_id)
+    ]
 
 
-def images_per_second(client: MlflowClient, run_id: str, batch_size: int) -> float:
-    """Between the first validation that MLflow knows of a run and the last, these included but for the first."""
-    points = client.get_metric_history(run_id, EVERY_RUN)
-    steps, times = [point.step for point in points], [point.timestamp for point in points]
-    return batch_size * (max(steps) - min(steps)) / (1e-3 * (max(times) - min(times)))
+def whole(store: CropStore, preset: Preset, out: Path) -> float:
+    """Ours: a sweep of one UIS run. Images per second between its first report to MLflow and its last."""
+    (points,) = sweep_of_uis(store, preset, 1, out)
+    steps, times = zip(*points, strict=True)
+    return preset.training.batch_size * (max(steps) - min(steps)) / (max(times) - min(times))
 
 
 def bare(store: CropStore, preset: Preset, device: torch.device) -> float:

@@ -105,7 +105,7 @@ def test_one_stream_serves_one_run_after_the_other(ray_stream, tiny_store):
     stream.begin(tiny_store, config, examples_of(tiny_store))
     got, _, _ = train_on(stream, stop=11)
     saved = stream.state_dict(10)
-    stream.begin(tiny_store, config, examples_of(tiny_store), start=11, state=saved)
+    stream.begin(tiny_store, config, examples_of(tiny_store), saved)
     for batch in stream.batches(11, STEPS):
         got.append(batch)
         stream.send_scores(batch.step, batch.draw.indices, scores_of(batch.step, batch.draw.indices))

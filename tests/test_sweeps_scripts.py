@@ -87,9 +87,10 @@ def test_samplers_are_chosen_by_name():
 
 def test_options_of_the_thesis_grid():
     options = build_parser(script("thesis_grid"), None).parse_args([])
-    of_the_sweep = "store demo_frames preset samplers seeds tracking_uri experiment address resume out"
+    of_the_sweep = (
+        "store demo_frames preset samplers seeds tracking_uri experiment address workers_per_trial resume out"
+    )
     of_each_run = "iterations batch_size validate_every width lr lr_schedule lag loss_normalisation workers threads"
-    of_each_run += " workers_per_trial"
     assert sorted(vars(options)) == sorted(f"{of_the_sweep} {of_each_run}".split())
     with_images = build_parser(script("real_traffic"), None).parse_args([])
     assert vars(options).keys() - vars(with_images).keys() == {"demo_frames"}

@@ -21,7 +21,6 @@ from isod.data.store import CropStore
 from isod.errors import InputError
 from isod.orchestration.resources import rank_resources
 from isod.orchestration.stream import RayStream, start_table
-from isod.training.examples import TrainingExamples
 from isod.training.files import Row, RunFolder
 from isod.training.folder import follow_run, run_in_folder
 from isod.training.process import settle
@@ -118,15 +117,11 @@ def _run_rank(settings: dict[str, Any]) -> None:
         follow_run(config, store, lambda start: stream.join(), device=device, part=part)
         return
 
-    def make_stream(examples: TrainingExamples, state: dict[str, Any] | None) -> RayStream:
-        start = 0 if state is None else int(state["applied"])
-        return stream.begin(store.uri, config, examples, start=start, state=state)
-
     run_in_folder(
         config,
         store,
         settings["folder"],
-        make_stream,
+        lambda examples, state: stream.begin(store.uri, config, examples, state),
         device=device,
         workers=resources.decode_workers,
         holdout_cache=Path(settings["holdout"]),

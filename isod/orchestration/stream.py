@@ -141,16 +141,13 @@ class RayStream:
         store_uri: str,
         config: RunConfig,
         examples: TrainingExamples,
-        *,
-        start: int = 0,
         state: dict[str, Any] | None = None,
     ) -> RayStream:
         """Turn to a run; what was left of the one before is dropped.
 
         Args:
             store_uri: the crop store, readable from every node.
-            start: first step to draw.
-            state: the saved table and draws, where the run goes on.
+            state: the saved table and draws, where the run goes on: with the step that follows the last update.
         """
         training = config.training
         self._run += 1
@@ -163,7 +160,7 @@ class RayStream:
             seed=training.seed,
             batch_size=training.batch_size,
             lag=training.lag,
-            start=start,
+            start=0 if state is None else int(state["applied"]),
             stop=training.iterations,
             state=None if state is None else as_arrays(state),
         )
@@ -180,7 +177,7 @@ class RayStream:
         return self._examples.count
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
-        """The batches of steps start … stop − 1 of the present run, ``start`` being what ``begin`` was given."""
+        """The batches of steps start … stop − 1 of the present run, ``start`` being its first."""
         early: dict[int, Batch] = {}
         step = start
         while step < stop:

@@ -16,7 +16,6 @@ from isod.config import ResourceConfig, RunConfig
 from isod.data.store import CropStore
 from isod.errors import InputError
 from isod.orchestration.stream import RayStream
-from isod.training.examples import TrainingExamples
 from isod.training.files import Row, RunFolder
 
 
@@ -88,10 +87,6 @@ def run_trial(
         tune.report({"iteration": last, "rows": rows, "said": said.copy(), "failed": "", **more})
         said.clear()
 
-    def make_stream(examples: TrainingExamples, state: dict[str, Any] | None) -> RayStream:
-        start = 0 if state is None else int(state["applied"])
-        return kept_stream(resources).begin(store_uri, config, examples, start=start, state=state)
-
     folder = trial_folder(runs, config)
     settle(resources.threads)
     try:
@@ -112,7 +107,7 @@ def run_trial(
             config,
             CropStore.open(store_uri),
             folder,
-            make_stream,
+            lambda examples, state: kept_stream(resources).begin(store_uri, config, examples, state),
             device=choose_device("cuda" if resources.gpus_per_trial > 0 else "cpu"),
             workers=resources.decode_workers,
             holdout_cache=Path(holdout),

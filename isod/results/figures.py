@@ -38,7 +38,7 @@ def map_figure(runs: Runs, samplers: Sequence[str] | None = None, *, metric: str
     drawn = _chosen(runs, samplers)
     others = [s for s in drawn if s != BASELINE]
     bars = BASELINE in drawn and bool(others)
-    with mpl.rc_context(rc([*runs.class_names, *runs.samplers])):
+    with mpl.rc_context(rc(runs.names)):
         figure = Figure(figsize=(6.4, 3.9 + (0.35 + 0.24 * len(others)) * bars), layout="constrained")
         if not bars:
             top = figure.add_subplot()
@@ -220,7 +220,7 @@ def _square(
     runs: Runs, titles: dict[str, str], ylabel: str, samplers: Sequence[str] | None, smoothing: float | None = None
 ) -> Figure:
     """Four panels, two by two, on one scale, so that a figure half a page wide can still be read."""
-    with mpl.rc_context(rc([*runs.class_names, *runs.samplers])):
+    with mpl.rc_context(rc(runs.names)):
         figure = Figure(figsize=(6.4, 5.6), layout="constrained")
         axes = figure.subplots(2, 2, sharex=True, sharey=True)
         for ax, (metric, title) in zip(axes.ravel(), titles.items(), strict=True):
@@ -235,7 +235,7 @@ def _beside(
 ) -> Figure:
     """Panels side by side on one scale. Samplers without such a value, as the baseline often is, are not drawn."""
     have = [s for s in _chosen(runs, samplers) if any(not runs.curve(metric, s).empty for metric in titles)]
-    with mpl.rc_context(rc([*runs.class_names, *runs.samplers])):
+    with mpl.rc_context(rc(runs.names)):
         figure = Figure(figsize=(6.4 if len(titles) < 3 else 8.4, 3.4), layout="constrained")
         axes = figure.subplots(1, len(titles), sharex=True, sharey=True, squeeze=False)[0]
         for ax, (metric, title) in zip(axes, titles.items(), strict=True):
@@ -250,7 +250,7 @@ def _class_grid(runs: Runs, name: str, samplers: Sequence[str] | None, smoothing
     """Classes down, sizes across; the classes differ too much for one scale, the sizes of a class share theirs."""
     classes = runs.class_names[:MAX_CLASSES]
     strata = ["", *(f"_{size}" for size in SIZES)]
-    with mpl.rc_context(rc([*runs.class_names, *runs.samplers])):
+    with mpl.rc_context(rc(runs.names)):
         figure = Figure(figsize=(8.4, 0.8 + 1.75 * len(classes)), layout="constrained")
         axes = figure.subplots(len(classes), len(strata), sharex=True, sharey="row", squeeze=False)
         for row, class_name in zip(axes, classes, strict=True):

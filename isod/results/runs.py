@@ -57,6 +57,11 @@ class Runs:
         return sorted(present, key=lambda s: (s != BASELINE, known.index(s) if s in known else len(known), s))
 
     @property
+    def names(self) -> list[str]:
+        """Of classes and samplers: what figures have to write."""
+        return [*self.class_names, *self.samplers]
+
+    @property
     def is_demo(self) -> bool:
         """Whether the runs trained on demo data, which every result must then say."""
         return self.tags.get("isod.demo") == "true"

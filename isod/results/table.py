@@ -288,7 +288,7 @@ def notes(runs: Runs, table: pd.DataFrame) -> list[str]:
         out.append("Beats: probability that a run of it ends higher than a run of the baseline.")
     else:
         out.append("No baseline run has finished, so there is no speed-up.")
-    if lost := missing_font([*runs.class_names, *runs.samplers]):
+    if lost := missing_font(runs.names):
         out.append(lost)
     if len(runs.left_out):
         out.append(f"{len(runs.left_out)} run(s) of this sweep left out: failed, unfinished or repeated.")

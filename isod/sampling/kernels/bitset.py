@@ -46,6 +46,12 @@ def nth_eligible(words, before, k):
     return np.int64(word * 64) + _popcount(lowest - np.uint64(1))
 
 
+@inlined
+def eligible_at(words, before, eligible, u):
+    """Index of the example that ``u`` in [0, 1) falls to, where the ``eligible`` ones share it evenly."""
+    return nth_eligible(words, before, min(np.int64(u * eligible), eligible - 1))
+
+
 @compiled
 def all_nth_eligible(words, before, places):
     """Replace each place among the eligible examples, in ``places`` [n], by the example's index."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from isod.sampling.kernels.bitset import nth_eligible
+from isod.sampling.kernels.bitset import eligible_at
 from isod.sampling.kernels.compiled import compiled, inlined
 from isod.sampling.kernels.philox import uniforms
 from isod.sampling.kernels.tree import DECAYED, PLAIN, WIDTH, four, leaf_weight, node_weight
@@ -121,7 +121,7 @@ def draw_mixture(
     for j in range(len(indices)):
         u, v = uniforms(seed, t, slot + j, use)
         uniform = u < uniform_share
-        indices[j] = nth_eligible(words, before, min(np.int64(v * eligible), eligible - 1)) if uniform else -1
+        indices[j] = eligible_at(words, before, eligible, v) if uniform else -1
         probabilities[j] = v * total
     if kind == PLAIN:
         _descend_plain(indices, probabilities, starts, score, prefixes)
@@ -133,7 +133,7 @@ def draw_mixture(
         for j in range(len(indices)):
             if indices[j] < 0:
                 _, v = uniforms(seed, t, slot + j, use)
-                indices[j] = nth_eligible(words, before, min(np.int64(v * eligible), eligible - 1))
+                indices[j] = eligible_at(words, before, eligible, v)
     for j in range(len(indices)):
         p = uniform_share / eligible
         if total > 0:

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from isod.sampling.kernels.bitset import nth_eligible
+from isod.sampling.kernels.bitset import eligible_at
 from isod.sampling.kernels.compiled import compiled, inlined
 from isod.sampling.kernels.philox import INDEX, uniforms
 from isod.sampling.kernels.states import INELIGIBLE
@@ -109,7 +109,7 @@ def draw_ranked(
     total = rank_total(kind, parameter, eligible)
     for j in range(len(indices)):
         u, v = uniforms(seed, t, slot + j, INDEX)
-        i = nth_eligible(words, before, min(np.int64(v * eligible), eligible - 1))
+        i = eligible_at(words, before, eligible, v)
         below, ties = ranks_of(key_counts, rank_key(score[i], last_step[i]))
         w = rank_weight(kind, parameter, below, ties, eligible)
         if u >= uniform_share:
@@ -118,7 +118,7 @@ def draw_ranked(
                 accept, v = uniforms(seed, t, slot + j, INDEX + attempt)
                 if accept < w:
                     break
-                i = nth_eligible(words, before, min(np.int64(v * eligible), eligible - 1))
+                i = eligible_at(words, before, eligible, v)
                 below, ties = ranks_of(key_counts, rank_key(score[i], last_step[i]))
                 w = rank_weight(kind, parameter, below, ties, eligible)
                 attempt += 1
