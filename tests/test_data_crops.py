@@ -108,7 +108,7 @@ def huge_jpeg():
 
 LOST = {
     "empty": (b"", "is empty"),
-    "no image": (b"hello", "does not decode"),
+    "no image": (b"hello", "does not decode: it is no readable JPEG, PNG"),
     "half a JPEG": (encoded()[: len(encoded()) - 100], "does not decode"),
     "a JPEG's start": (encoded()[:30], "does not decode"),
     "half a PNG": (encoded(kind="PNG")[:100], "does not decode"),

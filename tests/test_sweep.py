@@ -43,7 +43,10 @@ def sweep(tiny_store, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(ray_local, sweep):
-    return run_sweep(sweep)
+    """The sweep, which tries its broken trial twice only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("isod.orchestration.sweep.ATTEMPTS", 2)
+        return run_sweep(sweep)
 
 
 @pytest.fixture(scope="module")

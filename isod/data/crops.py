@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import simplejpeg
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from isod.config import require
 from isod.data.dataset import Fault, FrameRef, LostFrame, Objects
@@ -240,6 +240,8 @@ def decode_image(data: bytes, expected: tuple[int, int] | None) -> tuple[np.ndar
             return np.asarray(image.convert("RGB")), False
     except LostFrame:
         raise
+    except UnidentifiedImageError:
+        raise LostFrame(f"does not decode: it is no readable {', '.join(OTHER_FORMATS)}") from None
     except Exception as error:
         # PIL's decoders check little themselves: a damaged file may fail in them with any error.
         raise LostFrame(f"does not decode: {one_line(error)}") from None

@@ -222,8 +222,8 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
                 "beats": "–" if math.isnan(row["beats"]) else f"{row['beats']:.2f}",
                 "best": f"{row['best']:.3f}",
                 "in time": percent(row["wall_clock_speedup"]),
-                "s/run": _seconds(row["seconds_per_run"]),
                 "ESS/N": "–" if math.isnan(row["ess"]) else f"{row['ess']:.2f}",
+                "s/run": _seconds(row["seconds_per_run"]),
             }
         )
     return pd.DataFrame(rows)
