@@ -76,8 +76,10 @@ def assert_same(first, second):
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("lag", [0, 1, 4])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("workers", "lag"),
+    [(1, 4), (2, 0), (2, 4), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((1, 0), (1, 1), (2, 1)))],
+)
 def test_exactly_what_the_local_stream_gives(ray_stream, tiny_store, workers, lag):
     config = config_with(lag)
     split = CropStore.open(tiny_store).split("train")
@@ -122,7 +124,7 @@ def test_fewer_steps_than_workers(ray_stream):
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("lag", [0, 4])
+@pytest.mark.parametrize("lag", [pytest.param(0, marks=pytest.mark.slow), 4])
 def test_refused_scores_end_the_stream_with_the_reason(ray_stream, lag):
     stream = ray_stream(config_with(lag), workers=2)
     with pytest.raises(Exception, match=r"the score of example \d+ at position 0 is nan: scores must be finite"):  # noqa: PT012
