@@ -6,7 +6,7 @@ import pytest
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run beside tests: waiting threads crawl then
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for one another crawl beside other tests
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook

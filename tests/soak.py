@@ -52,7 +52,7 @@ class Grid:
         self.starts = 0
         self._out = out
         self._server = server
-        self._seen: set[psutil.Process] = set()  # what the drivers had started
+        self._seen: set[psutil.Process] = set()  # what the drivers have started
         self._command = [*grid_command(store, out, SAMPLERS), "--tracking-uri", server.uri, "--experiment", self.name]
         self.start()
 
@@ -64,8 +64,12 @@ class Grid:
             self.driver = start_driver([*self._command, *more], self._out, log)
 
     def finished(self) -> bool:
-        """Whether every run is; a driver that gave up before (a trial was lost four times) is started again."""
+        """Whether every run is; a driver that was killed, or gave up (a trial was lost four times), is started again.
+
+        All that a driver had started must have ended soon after it.
+        """
         if self.driver.poll() is None:
+            self._seen.update(psutil.Process(self.driver.pid).children(recursive=True))
             return False
         all_end(list(self._seen))
         if self.driver.returncode != 0:
@@ -82,16 +86,13 @@ class Grid:
         """Kill one process of a kind; False if there is none now."""
         if not processes(TRIAL, self.driver.pid):
             return False  # nothing has begun
-        self._seen.update(psutil.Process(self.driver.pid).children(recursive=True))
         if kind == SERVER:
             self._server.kill()
             time.sleep(rng.uniform(1, 20))
             self._server.start()
             return True
         if kind == DRIVER:
-            self.end()
-            all_end(list(self._seen))
-            self.start()
+            self.end()  # finished() starts it again
             return True
         victims = processes(TITLES[kind], self.driver.pid)
         if not victims:
@@ -134,6 +135,8 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=20.0, metavar="SECONDS", help="between kills, on average")
     options = parser.parse_args()
     out = options.out.resolve()
+    if out.exists():
+        parser.error(f"--out must be a new folder, {out} exists")
     out.mkdir(parents=True)
     rng, kills = random.Random(options.seed), Counter[str]()
 

@@ -30,7 +30,6 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch, mlflow_runs):
     monkeypatch.setenv("ISOD_EXPERIMENT", mlflow_runs.experiment)
     for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / "jupyter"))  # neither read from nor write to the user's home
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     notebook = nbformat.read(path, as_version=4)
     nbclient.NotebookClient(
         notebook, timeout=CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}

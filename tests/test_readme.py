@@ -1,6 +1,5 @@
 """The README's examples run as printed."""
 
-import os
 import re
 import subprocess
 import sys
@@ -36,7 +35,6 @@ def test_an_example_of_the_readme_runs_alone(block, tmp_path):
     done = subprocess.run(
         [sys.executable, "example.py"],
         cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},  # threads that wait for one another crawl on a busy machine
         capture_output=True,
         text=True,
         timeout=300,
