@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import simplejpeg
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from isod.config import require
 from isod.data.dataset import Fault, FrameRef, LostFrame, Objects
 from isod.data.files import MAX_IMAGE, MAX_PIXELS, read_file
+from isod.data.images import Decoded, decode_image
 from isod.data.region import Region, clip, scale
 from isod.data.store_writer import Row
-from isod.errors import one_line
 
 MAX_TILES = 1024  # per frame
-JPEG_START = b"\xff\xd8\xff"
-# What PIL reads besides JPEG; it knows many more formats, some of them risky to parse.
-OTHER_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +64,11 @@ class PrepareSettings:
 
 @dataclass(frozen=True)
 class Frame:
-    """A decoded image and what is known of its file."""
+    """An image file, decoded down to the last row of the region of interest."""
 
     path: str
     data: bytes  # the file
-    image: np.ndarray  # [H, W, 3] uint8, RGB
-    is_rgb_jpeg: bool  # whether the store can keep the file as it is
+    image: Decoded
 
 
 def make_rows(ref: FrameRef, place: int, settings: PrepareSettings) -> list[Row]:
@@ -86,7 +81,7 @@ def make_rows(ref: FrameRef, place: int, settings: PrepareSettings) -> list[Row]
     first = place * count
     try:
         objects = ref.objects()
-        frame = read_frame(ref.image_path, ref.size)
+        frame = read_frame(ref.image_path, ref.size, settings.roi)
         regions = crop_regions(frame, settings)
     except LostFrame as reason:
         return [_lost_row(ref, first + tile, reason) for tile in range(count)]
@@ -104,11 +99,12 @@ def _lost_row(ref: FrameRef, index: int, reason: LostFrame) -> Row:
     return Row(index, ref.frame_id, None, str(reason), Objects.build([], [], []), (0, 0))
 
 
-def read_frame(image_path: str, expected: tuple[int, int] | None) -> Frame:
+def read_frame(image_path: str, expected: tuple[int, int] | None, roi: Region | None = None) -> Frame:
     """Read and decode an image.
 
     Args:
         expected: (height, width) that the annotation speaks of; None if it does not say.
+        roi: what is needed of it; None for all.
     Raises:
         LostFrame: the image is missing, unreadable, or not of the expected size.
     """
@@ -121,7 +117,7 @@ def read_frame(image_path: str, expected: tuple[int, int] | None) -> Frame:
     except ValueError as error:
         raise LostFrame(f"its image {image_path} {error}") from None
     try:
-        return Frame(image_path, data, *decode_image(data, expected))
+        return Frame(image_path, data, decode_image(data, expected, None if roi is None else roi.y1))
     except LostFrame as reason:
         raise LostFrame(f"its image {image_path} {reason}") from None
 
@@ -132,7 +128,7 @@ def crop_regions(frame: Frame, settings: PrepareSettings) -> list[Region]:
     Raises:
         LostFrame: the whole image has fewer pixels than tiles.
     """
-    height, width = frame.image.shape[:2]
+    height, width = frame.image.size
     region = settings.roi or Region(0, 0, width, height)
     columns, rows = settings.tiles or (1, 1)
     if columns > region.width or rows > region.height:
@@ -154,12 +150,12 @@ def make_crop(
     Raises:
         LostFrame: the image ends before the region.
     """
-    height, width = frame.image.shape[:2]
-    crop = region.cut(frame.image)
+    height, width = frame.image.size
+    crop = region.cut(frame.image.pixels)
     if crop.size == 0:
         raise LostFrame(f"its image {frame.path} has {width}×{height} pixels and ends before the region of interest")
     objects, size = objects_in_crop(objects, region, (height, width), settings)
-    if size == (height, width) and crop.shape == frame.image.shape and frame.is_rgb_jpeg:
+    if size == (height, width) == crop.shape[:2] and frame.image.is_rgb_jpeg:
         return frame.data, size, objects
     if size != crop.shape[:2]:
         # PIL's bilinear filter widens with the reduction, so that no pixel is skipped.
@@ -214,52 +210,3 @@ def faults_in_crops(
             kept, _ = objects_in_crop(Objects.build([fault.box], [0], [False]), regions[tile], size, settings)
             found += [replace(fault, index=fault.index * count + tile, box=tuple(box)) for box in kept.boxes.tolist()]
     return found
-
-
-def decode_image(data: bytes, expected: tuple[int, int] | None) -> tuple[np.ndarray, bool]:
-    """Decode an image file. Its orientation tag is ignored, as boxes are drawn on the stored pixels.
-
-    Args:
-        expected: (height, width) it must have; checked before anything of that size is allocated.
-    Returns:
-        [H, W, 3] uint8 RGB, and whether the file is a JPEG that the store can keep as it is.
-    Raises:
-        LostFrame: why not, as the end of a sentence that begins with "its image".
-    """
-    if not data:
-        raise LostFrame("is empty")
-    try:
-        if (header := _jpeg_header(data)) is not None:
-            height, width, colors = header
-            _check_size(height, width, expected)
-            return simplejpeg.decode_jpeg(data), colors in ("YCbCr", "RGB")
-        with Image.open(io.BytesIO(data), formats=OTHER_FORMATS) as image:
-            _check_size(image.height, image.width, expected)
-            if image.mode.startswith(("I", "F")):
-                raise LostFrame(f"has pixels of type {image.mode}: only 8 bits per colour are read")
-            return np.asarray(image.convert("RGB")), False
-    except LostFrame:
-        raise
-    except UnidentifiedImageError:
-        raise LostFrame(f"does not decode: it is no readable {', '.join(OTHER_FORMATS)}") from None
-    except Exception as error:
-        # PIL's decoders check little themselves: a damaged file may fail in them with any error.
-        raise LostFrame(f"does not decode: {one_line(error)}") from None
-
-
-def _jpeg_header(data: bytes) -> tuple[int, int, str] | None:
-    """(height, width, colour space) of a JPEG that simplejpeg decodes; None leaves it to PIL."""
-    if not data.startswith(JPEG_START):
-        return None
-    try:
-        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        return None  # rare chroma layouts
-    return None if colors in ("CMYK", "YCCK") else (height, width, colors)
-
-
-def _check_size(height: int, width: int, expected: tuple[int, int] | None) -> None:
-    if height * width > MAX_PIXELS:
-        raise LostFrame(f"claims {width}×{height} pixels, more than the {MAX_PIXELS} that are read")
-    if expected is not None and (height, width) != expected:
-        raise LostFrame(f"has {width}×{height} pixels, and its annotation speaks of {expected[1]}×{expected[0]}")

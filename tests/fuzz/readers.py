@@ -13,9 +13,10 @@ import simplejpeg
 from PIL import Image
 
 from isod.data.coco import CocoReader
-from isod.data.crops import PrepareSettings, decode_image, make_rows
+from isod.data.crops import PrepareSettings, make_rows
 from isod.data.dataset import LostFrame, Objects
 from isod.data.demo import write_demo
+from isod.data.images import decode_image
 from isod.data.store import CropStore, StoreMeta, decode_into, faults_from_json, write_text
 from isod.data.store_writer import Row, commit, write_fragment
 from isod.data.zod import ZodFrameRef, ZodReader
@@ -99,7 +100,7 @@ def zod_annotation(folder: Path) -> Target:
 def image(folder: Path) -> Target:
     """Images of a dataset."""
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 24, 3), dtype=np.uint8))
-    seeds = [_jpeg()]
+    seeds = [_jpeg(), _jpeg(64, 24)]  # the larger one is not decoded whole where 8 rows are asked for
     for kind, mode in (
         ("JPEG", "RGB"),
         ("JPEG", "CMYK"),
@@ -115,9 +116,11 @@ def image(folder: Path) -> Target:
         seeds.append(data.getvalue())
 
     def read(data: bytes) -> None:
-        pixels, _ = decode_image(data, None)
-        assert pixels.ndim == 3
-        assert pixels.dtype == np.uint8
+        for rows in (None, 8):
+            pixels, size, _ = decode_image(data, None, rows)
+            assert pixels.shape[1:] == (size[1], 3)
+            assert min(8, size[0]) <= len(pixels) <= size[0]
+            assert pixels.dtype == np.uint8
 
     return Target(seeds, read, (LostFrame,))
 
