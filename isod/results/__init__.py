@@ -3,6 +3,7 @@
 from isod.results.command import results_command
 from isod.results.examples import load_examples
 from isod.results.guard import guard_table
+from isod.results.order import order_table
 from isod.results.report import write_report
 from isod.results.runs import Runs, load_runs
 from isod.results.saved import save_runs, saved_runs
@@ -15,6 +16,7 @@ __all__ = [
     "guard_table",
     "load_examples",
     "load_runs",
+    "order_table",
     "results_command",
     "save_runs",
     "saved_runs",

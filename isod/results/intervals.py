@@ -70,8 +70,15 @@ def bootstrap_interval(
     """
     if len(baseline) < MIN_SEEDS:
         return None
-    share = _scaled_resample(len(baseline), resamples, np.random.default_rng(seed))
-    return _interval(speedups(_mean(share, baseline), _mean(share, other), iterations))
+    ours, theirs = resampled_means(baseline, other, resamples=resamples, seed=seed)
+    return _interval(speedups(ours, theirs, iterations))
+
+
+def resampled_means(*curves: np.ndarray, resamples: int = 4000, seed: int = 0) -> list[np.ndarray]:
+    """[resamples, T] mean curves of each sampler when seeds are drawn anew, scaled as the module says; the same seeds
+    and scale for all. Each of ``curves`` is [S, T], row s the same seed in all."""
+    share = _scaled_resample(len(curves[0]), resamples, np.random.default_rng(seed))
+    return [_mean(share, of_sampler) for of_sampler in curves]
 
 
 def null_interval(
