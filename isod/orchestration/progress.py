@@ -20,6 +20,16 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def seconds_left(first: tuple[float, float], now: tuple[float, float]) -> float | None:
+    """How long the rest takes at the pace since ``first``; both are (seconds, share of the work done).
+
+    What comes before the first result, Ray's start and the imports, happens once and is no part of the pace. None while
+    less than 2 % of the work has been done since.
+    """
+    seconds, share = now[0] - first[0], now[1] - first[1]
+    return None if share < 0.02 else seconds * (1 - now[1]) / share
+
+
 class ProgressView(Callback):
     """A status line that is redrawn on a terminal, and written now and then to a file or pipe.
 
@@ -40,6 +50,7 @@ class ProgressView(Callback):
         self._running: dict[str, str] = {}  # trial id → "UIS-seed0 300/600 mAP 0.123"
         self.done = 0  # trials that ended, well or not
         self._share: dict[str, float] = {}  # trial id → share of its iterations
+        self._first: tuple[float, float] | None = None  # when the first result came, and the share done by then
         self._latest: dict[str, Row] = {}  # trial id → its last validation
 
     def __getstate__(self) -> dict[str, Any]:
@@ -57,11 +68,14 @@ class ProgressView(Callback):
         if now - self._drawn < self._every:
             return
         self._drawn = now
-        share = sum(self._share.values()) / self._total
         elapsed = now - self._began
-        left = f", about {clock(elapsed / share - elapsed)} left" if share > 0.03 else ""
+        seconds = seconds_left(self._first, (now, self._done_share())) if self._first else None
+        left = "" if seconds is None else f", about {clock(seconds)} left"
         running = " · ".join(self._running.values())
         self._write(f"[{clock(elapsed)}] {self.done}/{self._total} runs{left} · {running}"[:200], lasting=False)
+
+    def _done_share(self) -> float:
+        return sum(self._share.values()) / self._total
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._running[trial.trial_id] = f"{name_of(trial)} starting"
@@ -75,6 +89,7 @@ class ProgressView(Callback):
         if not result["rows"]:
             return
         self._share[trial.trial_id] = result["iteration"] / self._iterations
+        self._first = self._first or (time.monotonic(), self._done_share())
         quality = f"mAP {result['rows'][-1][1]['mAP']:.3f}"
         self._latest[trial.trial_id] = result["rows"][-1]
         self._running[trial.trial_id] = f"{name_of(trial)} {result['iteration']}/{self._iterations} {quality}"
