@@ -122,17 +122,19 @@ def run(study: Study, options: argparse.Namespace) -> int:
 
     from isod.orchestration.cluster import connect
     from isod.orchestration.sweep import Sweep, run_sweep
+    from isod.orchestration.tracking import check_tracking
     from isod.results.command import results_command
     from isod.training.files import output_folder
 
     out = output_folder(options.out)
     store = options.store
+    tracking_uri = options.tracking_uri or f"sqlite:///{out / 'mlflow.db'}"
     if not store:
+        check_tracking(tracking_uri)
         connect(options.address)  # first: preparing would start Ray on this machine
         store = study.store(out) if study.store else demo_store(out, options.demo_frames)
     if "://" not in store:
         store = str(Path(store).resolve())
-    tracking_uri = options.tracking_uri or f"sqlite:///{out / 'mlflow.db'}"
     experiment = options.experiment or f"{experiment_prefix(study)}-{Path(store).name}"
     print(f"{len(samplers)} samplers × {seeds} seeds, {preset.training.iterations} iterations each")
     result = run_sweep(

@@ -349,6 +349,12 @@ def test_a_tracking_uri_that_leads_nowhere(sweep, uri, reason):
     assert sweep("--tracking-uri", uri).startswith(reason)
 
 
+def test_a_tracking_uri_is_refused_before_demo_data_is_made(refused, tmp_path):
+    sentence = refused(thesis_grid, "--out", tmp_path, "--tracking-uri", "sqlite:////proc/isod/mlflow.db")
+    assert sentence.startswith("the MLflow store sqlite:////proc/isod/mlflow.db cannot be used: ")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_tracking_uri_of_something_else(sweep, tmp_path):
     (tmp_path / "notes.db").write_text("not a database, but dear to its owner")
     sentence = sweep("--tracking-uri", f"sqlite:///{tmp_path}/notes.db")

@@ -26,23 +26,39 @@ def open_experiment(tracking_uri: str, experiment: str, artifacts: Path) -> tupl
     Raises:
         InputError: if the store or server cannot be used, within seconds.
     """
+    check_tracking(tracking_uri)
+    with _explained(tracking_uri), impatient():
+        client = MlflowClient(tracking_uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            place = None if _is_server(tracking_uri) else artifacts.as_uri()
+            return client, client.create_experiment(experiment, place)
+    if found.lifecycle_stage != "active":
+        raise InputError(f"{tracking_uri} has a deleted experiment {experiment!r}: restore it, or choose another name")
+    return client, found.experiment_id
+
+
+def check_tracking(tracking_uri: str) -> None:
+    """Refuse a store or server that cannot be used, within seconds: before work is done whose results belong there.
+
+    Raises:
+        InputError: why not.
+    """
     if "://" not in tracking_uri:
         raise InputError(f"a tracking URI starts with sqlite:///, http:// or the like, got {tracking_uri!r}")
     for chatty in ("mlflow", "alembic"):  # they announce every step of making a new database
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # whole stacks; the outbox says why in a sentence
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # likewise, at every attempt
-    server = tracking_uri.startswith(("http:", "https:"))
     with _explained(tracking_uri), impatient():
-        if not server:
+        if _is_server(tracking_uri):
+            MlflowClient(tracking_uri).search_experiments(max_results=1)
+        else:
             _try_database(tracking_uri)
-        client = MlflowClient(tracking_uri)
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
-            return client, client.create_experiment(experiment, None if server else artifacts.as_uri())
-    if found.lifecycle_stage != "active":
-        raise InputError(f"{tracking_uri} has a deleted experiment {experiment!r}: restore it, or choose another name")
-    return client, found.experiment_id
+
+
+def _is_server(tracking_uri: str) -> bool:
+    return tracking_uri.startswith(("http:", "https:"))
 
 
 def _try_database(uri: str) -> None:
