@@ -105,7 +105,7 @@ BAD = {
     "same image id": (put("images", 0, "id", 3), r"every image has a whole number of its own as id"),
     "same file": (put("images", 0, "file_name", "sub/a.jpg"), r"no two images have the same file_name"),
     "no file name": (put("images", 0, "file_name", None), r"image 7 has a file_name"),
-    "no width": (put("images", 0, "width", 0), r"image 7 \(b.jpg\): width is a positive whole number"),
+    "no width": (put("images", 0, "width", 0), r"image 7 \('b.jpg'\): width is a positive whole number"),
     "height text": (put("images", 0, "height", "80"), r"height is a positive whole number"),
     "same class": (put("categories", 0, "name", "dog"), r"no two categories have the same name"),
     "no class name": (put("categories", 0, "name", ""), r"category 20 has a name"),

@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import pickle
+import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ import pytest
 import simplejpeg
 
 from isod.data.dataset import Objects
-from isod.data.store import FORMAT_VERSION, CropStore, StoreMeta, write_text
+from isod.data.seals import SEALED, check_seals, seal_files
+from isod.data.store import FORMAT_VERSION, CropStore, StoreMeta, filesystem, write_text
 from isod.data.store_writer import Row, commit, disk_full_is_bad_input, write_fragment
 from isod.errors import InputError
 
@@ -43,11 +46,14 @@ def store(tmp_path_factory):
     for start in (5, 0):  # written out of order, committed in order
         fragments[start] = write_fragment(uri, "train", [make_row(i) for i in range(start, start + 5)])
     write_fragment(uri, "train", [make_row(0)])  # of an interrupted job: never committed
-    commit(uri, "train", [fragments[0], fragments[5]])
-    commit(uri, "val", [write_fragment(uri, "val", [make_row(1)])])
+    seals = {
+        "train": commit(uri, "train", [fragments[0], fragments[5]]),
+        "val": commit(uri, "val", [write_fragment(uri, "val", [make_row(1)])]),
+    }
     meta = StoreMeta(
         class_names=("car",), crop_size=(16, 24), source="coco", demo=False, settings={"resize": None},
         rows={"train": 10, "val": 1}, lost={"train": {LOST: "its image is gone"}, "val": {}}, counts={},
+        seals=seals,
     )  # fmt: skip
     write_text(uri, "store.json", meta.to_json())
     return uri
@@ -181,8 +187,64 @@ def test_a_missing_split_says_so(store, tmp_path):
     with pytest.raises(InputError, match="no split 'test'"):
         CropStore.open(store).split("test")
     (tmp_path / "store.json").write_text(Path(store, "store.json").read_text())
-    with pytest.raises(InputError, match=r"train\.lance does not open"):
+    with pytest.raises(
+        InputError, match=r"split 'train' of the crop store .* is damaged \(.* is missing\): prepare the store again"
+    ):
         CropStore.open(tmp_path).split("train").read([0])
+
+
+@pytest.fixture
+def damaged(store, tmp_path):
+    """Changes one file of a copy of the train split; gives its name and what reading says then."""
+
+    def damaged(kind, change):
+        copy = tmp_path / "store"
+        shutil.copytree(store, copy, dirs_exist_ok=True)
+        file = next((copy / "train.lance").rglob(f"*.{kind}"))
+        file.write_bytes(change(file.read_bytes()))
+        with pytest.raises(InputError) as error:
+            CropStore.open(copy).split("train").read([0])
+        return file.name, str(error.value)
+
+    return damaged
+
+
+@pytest.mark.parametrize("kind", ["lance", "manifest"])
+@pytest.mark.parametrize("place", [-20, -500])
+def test_a_changed_byte_where_lance_reads_lengths_is_told_before_lance_reads_it(damaged, kind, place):
+    name, sentence = damaged(kind, lambda data: data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :])
+    assert sentence.endswith(f"/{name} is not what was written): prepare the store again")
+
+
+def test_a_file_of_another_length_is_told(damaged):
+    name, sentence = damaged("lance", lambda data: data[:-1])
+    assert f"{name} has " in sentence
+
+
+def test_a_seal_covers_the_end_of_a_file(tmp_path):
+    """Of SEALED + 100 bytes the first 100 may change, the next one not. CRC-32 of nine digits: 0xCBF43926."""
+    for folder in ("data", "_versions"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "_versions/1.manifest").write_bytes(b"123456789")
+    (tmp_path / "_versions/hint.json").write_bytes(b"{}")
+    file = tmp_path / "data/a.lance"
+    file.write_bytes(bytes(100) + bytes(SEALED))
+    files, path = filesystem(str(tmp_path))
+    seals = seal_files(files, path)
+    assert seals == {"_versions/1.manifest": [9, 0xCBF43926], "data/a.lance": [SEALED + 100, zlib.crc32(bytes(SEALED))]}
+    file.write_bytes(b"x" * 100 + bytes(SEALED))
+    check_seals(files, path, seals)
+    file.write_bytes(bytes(100) + b"x" + bytes(SEALED - 1))
+    with pytest.raises(ValueError, match=r"data/a\.lance is not what was written"):
+        check_seals(files, path, seals)
+
+
+@pytest.mark.parametrize("seals", [{"test": {}}, {"train": {"../../x.lance": [1, 2]}}, {"train": {"data/x.lance": [1]}},
+                                   {"train": {"data/x.lance": [1, -2]}}, {"train": []}])  # fmt: skip
+def test_seals_that_prepare_does_not_write_are_refused(store, seals):
+    text = CropStore.open(store).meta.to_json()
+    with pytest.raises(InputError, match="damaged"):
+        StoreMeta.from_json(json.dumps(json.loads(text) | {"seals": seals}), store)
 
 
 def test_meta_round_trip(store):

@@ -151,7 +151,7 @@ def test_an_interrupted_job_goes_on(ray_local, coco, monkeypatch):
         run(coco, settings=replace(CHUNKED, resize=(15, 10)))
     report = run(coco, settings=PrepareSettings())  # keeps the chunks that it began with
     assert report.resumed == 2
-    assert report.meta == whole.meta
+    assert replace(report.meta, seals=whole.meta.seals) == whole.meta  # Lance names its files at random
     assert grey(str(coco / "store"), "train", range(10)) == list(range(10))
 
 

@@ -181,9 +181,10 @@ class _CocoFile:
                 not has_control_characters(name), f"the file_name of image {key} has no control characters", name
             )
             self._check(name not in file_names, "no two images have the same file_name", name)
+            shown = SHOWN.repr(name)
             for side in ("width", "height"):
                 self._check(_is_int(entry.get(side)) and 0 < entry[side] <= MAX_PIXELS,
-                            f"image {key} ({name}): {side} is a positive whole number, {MAX_PIXELS} at most",
+                            f"image {key} ({shown}): {side} is a positive whole number, {MAX_PIXELS} at most",
                             entry.get(side))  # fmt: skip
             path = os.path.realpath(os.path.join(self.folder, name))  # of an absolute name: itself
             self._check(

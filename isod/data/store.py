@@ -20,7 +20,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ import simplejpeg
 
 from isod.data.dataset import SPLITS, Fault, Objects, Split
 from isod.data.files import MAX_JSON, MAX_PIXELS, parse_json
+from isod.data.seals import NAME, Seal, check_seals
 from isod.errors import InputError, one_line
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class StoreMeta:
     rows: dict[str, int]  # split → number of rows, lost ones included: frames × tiles per frame
     lost: dict[str, dict[int, str]]  # split → index → reason
     counts: dict[str, dict[str, dict[str, int]]]  # split → class name or "dont_care" → size → objects (Table 4.2)
+    seals: dict[str, dict[str, Seal]] = field(default_factory=dict)  # split → file of its Lance dataset → seal
     format_version: int = FORMAT_VERSION
 
     @property
@@ -128,6 +130,9 @@ class StoreMeta:
             holds(all(0 <= index < count and isinstance(why, str) for index, why in self.lost[split].items()), "lost")
         counts = [n for classes in self.counts.values() for sizes in classes.values() for n in sizes.values()]
         holds(all(_whole(n, 0) for n in counts), "counts")
+        holds(self.seals.keys() <= self.rows.keys(), "seals")
+        for name, seal in (item for sealed in self.seals.values() for item in sealed.items()):
+            holds(bool(NAME.fullmatch(name)) and len(seal) == 2 and all(_whole(n, 0) for n in seal), "seals")
 
 
 @dataclass(frozen=True)
@@ -342,7 +347,10 @@ class CropSplit:
 
     def _dataset(self) -> lance.LanceDataset:
         if self._lance is None or _opened_in != os.getpid():
-            dataset = open_lance(f"{self.uri}/{self.name}.lance")
+            address = f"{self.uri}/{self.name}.lance"
+            with self._damage_named():
+                check_seals(*filesystem(address), self.meta.seals.get(self.name, {}))
+            dataset = open_lance(address)
             with self._damage_named():
                 count, schema = dataset.count_rows(), dataset.schema
                 if schema.names != SCHEMA.names or schema.types != SCHEMA.types:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from isod.data.dataset import Objects, Split
+from isod.data.seals import Seal, seal_files
 from isod.data.store import SCHEMA, filesystem, import_lance
 from isod.errors import InputError
 
@@ -55,8 +56,12 @@ def write_fragment(uri: str, split: Split, rows: Sequence[Row]) -> str:
     return json.dumps(fragments[0].to_json())
 
 
-def commit(uri: str, split: Split, fragments: Sequence[str]) -> None:
-    """Make fragments, in this order, the whole of a split, and delete files that an interrupted job left behind."""
+def commit(uri: str, split: Split, fragments: Sequence[str]) -> dict[str, Seal]:
+    """Make fragments, in this order, the whole of a split, and delete files that an interrupted job left behind.
+
+    Returns:
+        The seals of the split's files, for store.json.
+    """
     lance = import_lance()
     from lance.fragment import FragmentMetadata
 
@@ -68,6 +73,7 @@ def commit(uri: str, split: Split, fragments: Sequence[str]) -> None:
     for info in files.get_file_info(selector):
         if info.base_name not in named:
             files.delete_file(info.path)
+    return seal_files(files, path)
 
 
 @contextmanager

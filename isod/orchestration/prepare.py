@@ -308,7 +308,7 @@ def _commit_splits(
             count = rows[split] // tiles_per_frame
             raise InputError(f"none of the {count} frames of split {split!r} can be read; the first one: {first}")
     sizes = [result.size for split in SPLITS for result in results[split]]
-    meta = StoreMeta(
+    return StoreMeta(
         class_names=reader.class_names,
         crop_size=(max(size[0] for size in sizes), max(size[1] for size in sizes)),
         source=reader.source,
@@ -317,10 +317,8 @@ def _commit_splits(
         rows=rows,
         lost=lost,
         counts={split: _sum_counts([result.counts for result in results[split]]) for split in SPLITS},
+        seals={split: commit(uri, split, [result.fragment for result in results[split]]) for split in SPLITS},
     )
-    for split in SPLITS:
-        commit(uri, split, [result.fragment for result in results[split]])
-    return meta
 
 
 def _sum_counts(parts: Sequence[dict[str, dict[str, int]]]) -> dict[str, dict[str, int]]:

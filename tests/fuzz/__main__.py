@@ -3,7 +3,8 @@
     python -m tests.fuzz --minutes 10 [READER …]
 
 Prints, per reader, how many inputs were tried and how many ended in anything but a result or a one-sentence refusal;
-the first of each kind is kept as a file. Exit code 1 if there was one.
+the first of each kind is kept as a file. Exit code 1 if there was one. An input that ends the whole process is left
+behind as ``under-way-READER``.
 """
 
 import argparse
@@ -30,10 +31,12 @@ def fuzz(target: Target, rng: random.Random, *, seconds: float, keep: Path, name
     """Inputs tried, those that were refused, and those that crashed."""
     tried = refused = crashed = 0
     kinds: set[str] = set()
+    under_way = keep / f"under-way-{name}"
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         data = target.mutate(rng.choice(target.seeds), rng)
         tried += 1
+        under_way.write_bytes(data)
         try:
             target.read(data)
         except target.refusals as error:
@@ -56,6 +59,7 @@ def fuzz(target: Target, rng: random.Random, *, seconds: float, keep: Path, name
                 path = keep / f"crash-{name}-{len(kinds)}"
                 path.write_bytes(data)
                 print(f"  {kind}: {str(problem)[:200]} ({path})", flush=True)
+    under_way.unlink(missing_ok=True)
     return tried, refused, crashed
 
 

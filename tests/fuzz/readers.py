@@ -5,7 +5,7 @@ import json
 import random
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -174,16 +174,15 @@ def lance(folder: Path) -> Target:
         Row(
             i,
             f"frame{i}",
-            _jpeg(),
+            _jpeg(192, 256),  # large enough for crops before the part of the file that is sealed
             None,
             Objects.build([[1, 1, 2, 5]] * (i % 3), [1, 0][: i % 3], [False, True][: i % 3]),
-            (16, 24),
+            (192, 256),
         )
         for i in range(4)
     ]
-    for split in ("train", "val"):
-        commit(uri, split, [write_fragment(uri, split, rows)])
-    write_text(uri, "store.json", _meta().to_json())
+    seals = {split: commit(uri, split, [write_fragment(uri, split, rows)]) for split in ("train", "val")}
+    write_text(uri, "store.json", replace(_meta(), crop_size=(192, 256), seals=seals).to_json())
     files = sorted(path for path in Path(uri, "train.lance").rglob("*") if path.is_file())
     seeds = [bytes([number]) + path.read_bytes() for number, path in enumerate(files)]
 
