@@ -6,6 +6,8 @@ First table: the loop of a UIS run, preset demo, on crops in memory (the same fe
 the number of examples differs): draw, step, update the table, record. All sizes take turns; ours is compared with
 itself at the smallest size. Second table: a sweep of four UIS runs on demo crops, of which 1, 2 or 4 may run at once;
 iterations per second of all together, from the first validation to the last, as trials of the preset's length per hour.
+Its last column is the machine's own limit: the loop of the first table in 1, 2 and 4 processes that share nothing, no
+Ray, no stream and no decoding, beside one.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import ray
@@ -78,14 +82,40 @@ class GrowingRun:
         return self.table.nbytes + sum(item.nbytes for item in state.values() if isinstance(item, torch.Tensor))
 
 
-def by_examples(sizes: list[int], turns: int, steps: int) -> None:
-    """Prints the first table."""
+def demo_trainer() -> Trainer:
+    """Of a UIS run, preset demo, as many threads as one of its trials has."""
     preset = PRESETS["demo"]
     torch.set_num_threads(preset.resources.threads)
     config = RunConfig(sampler=SAMPLERS["UIS"], detector=preset.detector, training=preset.training)
     meta = StoreMeta(class_names=("a", "b", "c", "d"), crop_size=(48, 160), source="random", demo=True, settings={},
                      rows={}, lost={}, counts={})  # fmt: skip
-    trainer = Trainer(config, meta, choose_device())
+    return Trainer(config, meta, choose_device())
+
+
+def _bare_loop(start: Any, steps: int, rates: Any) -> None:
+    """A process of ``bare_rate``: warms up, waits for the others, and puts its iterations per second."""
+    run = GrowingRun(demo_trainer(), 1000)
+    run.steps(5)
+    start.wait()
+    rates.put(steps / seconds(partial(run.steps, steps)))
+
+
+def bare_rate(processes: int, steps: int) -> float:
+    """Iterations per second of the bare loop in so many processes at once, all together."""
+    context = get_context("spawn")
+    start, rates = context.Barrier(processes), context.Queue()
+    running = [context.Process(target=_bare_loop, args=(start, steps, rates)) for _ in range(processes)]
+    for process in running:
+        process.start()
+    total = sum(rates.get(timeout=600) for _ in running)
+    for process in running:
+        process.join()
+    return total
+
+
+def by_examples(sizes: list[int], turns: int, steps: int) -> None:
+    """Prints the first table."""
+    trainer = demo_trainer()
     runs = {n: GrowingRun(trainer, n) for n in sizes}
     contenders: dict[str, Callable[[], float]] = {}
     for n, run in runs.items():
@@ -126,14 +156,19 @@ def by_trials(counts: list[int], iterations: int) -> None:
         store = CropStore.open(demo_store(Path(folder), 100))
         rates = {n: run_together(store, preset, n, Path(tempfile.mkdtemp(dir=folder))) for n in counts}
         ray.shutdown()
+    bare = {n: bare_rate(n, iterations) for n in counts}
     cores = os.cpu_count() or 1
     print(f"\n{RUNS} runs of {iterations} iterations, on {cores} cores:\n")
-    print("| trials at once | iterations/s of all | trials of the demo preset an hour | beside one | target | met? |")
-    print("|---|---|---|---|---|---|")
+    print("| trials at once | iterations/s of all | trials of the demo preset an hour | beside one | target | met? "
+          "| bare processes beside one |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|")
     for n, rate in rates.items():
         ratio, least = rate / rates[counts[0]], LINEAR * min(n, cores)
         judged = f"≥ {least:.2g} × | {yes(ratio >= least)}" if n > 1 else " | "
-        print(f"| {n} | {number(rate)} | {number(3600 * rate / length)} | {ratio:.2f} × | {judged} |")
+        print(
+            f"| {n} | {number(rate)} | {number(3600 * rate / length)} | {ratio:.2f} × | {judged} "
+            f"| {bare[n] / bare[counts[0]]:.2f} × |"
+        )
 
 
 def main() -> None:
