@@ -1,17 +1,20 @@
 """Cost of drawing and updating: the importance table beside what else draws in proportion to scores.
 
     python -m benchmarks.table [--sizes 90000 1000000 10000000 100000000] [--batch 128] [--rounds 10] [--steps 200]
+                               [--only NAME …] [--small-pages]
 
 The same for all: one step draws 128 indices with their probabilities out of the same scores, and writes 128 new ones,
 on one thread. The contenders take turns; a figure is a turn's median over its steps. Ours are whole calls, with checks,
 statistics and the version that each draw carries. cpprb and torchrl are optional. At N = 1e8 ours needs 2.4 GB, the
 peers up to 8 GB; those that do not fit 16 GB together are measured in groups, ours in each; a contender that runs out
-of memory says so.
+of memory says so. ``--small-pages`` forbids Linux to use huge pages for any of them: what a draw costs where there are
+none to be had.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import time
 from collections.abc import Callable
 from typing import Any
@@ -176,6 +179,13 @@ def measure(names: list[str], n: int, batch: int, rounds: int, steps: int) -> di
     return figures | take_turns(ready, rounds, warm_up=1)
 
 
+def forbid_huge_pages() -> None:
+    """Of this process's memory from now on. Raises OSError where Linux refuses."""
+    PR_SET_THP_DISABLE = 41
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_THP_DISABLE)")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[90_000, 1_000_000, 10_000_000, 100_000_000])
@@ -183,7 +193,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10, help="turns that each contender gets at each size")
     parser.add_argument("--steps", type=int, default=200, help="draws and updates in a turn")
     parser.add_argument("--only", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
+    parser.add_argument("--small-pages", action="store_true", help="without huge pages")
     args = parser.parse_args()
+    if args.small_pages:
+        forbid_huge_pages()
     torch.set_num_threads(1)
     print(f"The same for all: the scores, batches of {args.batch}, one thread, indices and probabilities out.")
     for n in args.sizes:
