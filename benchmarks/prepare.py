@@ -1,6 +1,6 @@
 """Frames per second from full-size JPEG to crop store, beside a straightforward OpenCV loop in a process pool.
 
-    python -m benchmarks.prepare [--frames 200] [--turns 3] [--processes N]
+    python -m benchmarks.prepare [--frames 600] [--turns 3] [--processes N]
 
 The same for both: full-size frames (3848×2168) with as much detail all over as a demo frame has in its far region, read
 from disk, decoded whole or as far as needed, the far region cut out and encoded as JPEG of the same quality and chroma,
@@ -57,7 +57,7 @@ def cut_with_opencv(paths: tuple[str, str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--frames", type=int, default=200, metavar="N")
+    parser.add_argument("--frames", type=int, default=600, metavar="N")
     parser.add_argument("--turns", type=int, default=3, metavar="N")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), metavar="N")
     options = parser.parse_args()
