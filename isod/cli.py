@@ -206,14 +206,29 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def exit_cleanly(program: str, action: Callable[[], int | None]) -> int:
-    """Runs the action and returns its exit code, or 0; bad input is one sentence on standard error and exit code 2."""
+def _is_text(word: str) -> bool:
+    """Whether it can name a file everywhere: bytes that are no UTF-8 reach Python as half surrogate pairs."""
+    return "\0" not in word and not any("\ud800" <= character <= "\udfff" for character in word)
+
+
+def exit_cleanly(program: str, arguments: Sequence[str] | None, action: Callable[[], int | None]) -> int:
+    """Runs the action and returns its exit code, or 0; bad input is one sentence on standard error and exit code 2.
+
+    Args:
+        arguments: of the command line; None for the process's own.
+    """
     try:
+        for word in sys.argv[1:] if arguments is None else arguments:
+            if not _is_text(word):
+                raise InputError(f"{word!r:.200} is no UTF-8 text, as file names and all else must be")
         return action() or 0
     except InputError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            print(f"{program}: {str(error.filename)[:100]}… is too long a name for a file", file=sys.stderr)
+            return 2
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         where = f" that holds {error.filename}" if error.filename else ""
@@ -227,7 +242,7 @@ def exit_cleanly(program: str, action: Callable[[], int | None]) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the ``isod`` command; returns the exit code."""
     options = build_parser().parse_args(arguments)
-    return exit_cleanly("isod", lambda: options.run(options))
+    return exit_cleanly("isod", arguments, lambda: options.run(options))
 
 
 if __name__ == "__main__":

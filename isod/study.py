@@ -168,4 +168,4 @@ def run(study: Study, options: argparse.Namespace) -> int:
 def main(study: Study, description: str | None, arguments: Sequence[str] | None = None) -> int:
     """Entry point of a study's script; returns the exit code."""
     options = build_parser(study, description).parse_args(arguments)
-    return exit_cleanly(study.name, lambda: run(study, options))
+    return exit_cleanly(study.name, arguments, lambda: run(study, options))

@@ -392,6 +392,17 @@ def test_results_of_nothing(refused, tmp_path):
     assert sentence == f"there is no MLflow database at {uri}"
 
 
+@pytest.mark.parametrize("name", ["caf\udce9", "a\0b"])
+def test_a_name_that_is_no_utf8_text(refused, name):
+    sentence = refused(cli.main, "train", name, "--out", "out")
+    assert sentence == f"{name!r} is no UTF-8 text, as file names and all else must be"
+
+
+def test_a_name_that_is_too_long_for_a_file(refused, tmp_path):
+    sentence = refused(cli.main, "prepare", "coco", tmp_path / "store", "--train", "x" * 3000, "t", "--val", "v", "v")
+    assert sentence == f"{'x' * 100}… is too long a name for a file"
+
+
 def test_an_unknown_command_is_refused_by_argparse(capfd):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["fly"])

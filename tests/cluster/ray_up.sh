@@ -119,12 +119,15 @@ on_head 'cd ~/isod && python sweeps/thesis_grid.py --address auto --out /mnt/iso
     --samplers baseline UIS --iterations 20 --batch-size 8 --validate-every 10 --width 0.125 --workers 1 \
     --tracking-uri http://127.0.0.1:5000' | tail -12
 for name in head worker; do
-    echo "$name ran $(on $name "grep -ls run_trial /tmp/ray/session_latest/logs/worker-*.{out,err} | wc -l") trial processes"
+    echo "$name ran $(on $name "grep -ls actor_name:ImplicitFunc /tmp/ray/session_latest/logs/worker-*.out | wc -l") trial processes"
 done
 
 say "ray down"
 on_head 'kill $(cat ~/.mlflow/server.pid)'
 ray down -y "$HOME/cluster.yaml" > "$HOME/down.log" 2>&1 || { tail -40 "$HOME/down.log"; exit 1; }
+echo "left on the worker: $(on worker "pgrep -af 'ray::|ray/' | grep -v pgrep | wc -l") processes; there, as cluster.yaml says: ray stop"
+ssh -q -i "$HOME/key" -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null root@$WORKER bash -ic "'ray stop'" \
+    > "$HOME/stop.log" 2>&1 || { tail -40 "$HOME/stop.log"; exit 1; }
 for attempt in $(seq 120); do
     left=$(processes)
     [ -z "$left" ] && break
