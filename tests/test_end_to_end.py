@@ -67,7 +67,7 @@ def test_the_command_to_compare_names_the_store_of_the_runs(printed, folder):
 def test_the_demo_data_is_made_once(printed, folder, ray_local, capsys):
     """Also when the second call then fails for another reason."""
     made = (folder / "out/demo-store-40-160x48/store.json").stat().st_mtime_ns
-    again = [*SMALL, "--out", str(folder / "out"), "--tracking-uri", "nonsense://x"]
+    again = [*SMALL, "--out", str(folder / "out"), "--workers", "50"]
     assert study.main(STUDY, None, again) == 2
     said = capsys.readouterr().out
     assert f"demo data, made earlier: {folder}/out/demo-store-40-160x48" in said

@@ -24,7 +24,12 @@ def mlflow_runs(tmp_path_factory):
     return store
 
 
-@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+SLOW = "04_your_own_dataset"  # trains, on a Ray of its own
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, marks=[pytest.mark.slow] * (path.stem == SLOW), id=path.stem) for path in PATHS]
+)
 def test_a_notebook_runs(path, tmp_path, monkeypatch, mlflow_runs):
     monkeypatch.setenv("ISOD_TRACKING_URI", mlflow_runs.uri)
     monkeypatch.setenv("ISOD_EXPERIMENT", mlflow_runs.experiment)

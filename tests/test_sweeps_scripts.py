@@ -100,7 +100,7 @@ def test_options_of_the_thesis_grid():
     ("name", "samplers"),
     [
         pytest.param("related_work", ["baseline", "loss-rank"], marks=pytest.mark.slow),
-        ("ablations", ["UIS-lag-16", "LIS-object-loss"]),
+        pytest.param("ablations", ["UIS-lag-16", "LIS-object-loss"], marks=pytest.mark.slow),
     ],
 )
 def test_each_runs(ray_local, tiny_store, tmp_path, monkeypatch, name, samplers):

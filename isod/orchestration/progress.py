@@ -20,14 +20,10 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def seconds_left(first: tuple[float, float], now: tuple[float, float]) -> float | None:
-    """How long the rest takes at the pace since ``first``; both are (seconds, share of the work done).
-
-    What comes before the first result, Ray's start and the imports, happens once and is no part of the pace. None while
-    less than 2 % of the work has been done since.
-    """
-    seconds, share = now[0] - first[0], now[1] - first[1]
-    return None if share < 0.02 else seconds * (1 - now[1]) / share
+def seconds_left(seconds: float, done: float, left: float) -> float | None:
+    """How long the share ``left`` of all work takes, at the pace of the share ``done`` in ``seconds``; None while that
+    is less than 2 %."""
+    return None if done < 0.02 else seconds * left / done
 
 
 class ProgressView(Callback):
@@ -50,7 +46,10 @@ class ProgressView(Callback):
         self._running: dict[str, str] = {}  # trial id → "UIS-seed0 300/600 mAP 0.123"
         self.done = 0  # trials that ended, well or not
         self._share: dict[str, float] = {}  # trial id → share of its iterations
-        self._first: tuple[float, float] | None = None  # when the first result came, and the share done by then
+        # The pace counts from the first results on: Ray's start and the imports happen once, and what a trial brings
+        # along from before --resume took none of this sweep's time.
+        self._first_result: float | None = None  # when it came
+        self._brought: dict[str, float] = {}  # trial id → share of its iterations that does not count for the pace
         self._latest: dict[str, Row] = {}  # trial id → its last validation
 
     def __getstate__(self) -> dict[str, Any]:
@@ -69,13 +68,17 @@ class ProgressView(Callback):
             return
         self._drawn = now
         elapsed = now - self._began
-        seconds = seconds_left(self._first, (now, self._done_share())) if self._first else None
+        seconds = self._seconds_left(now)
         left = "" if seconds is None else f", about {clock(seconds)} left"
         running = " · ".join(self._running.values())
         self._write(f"[{clock(elapsed)}] {self.done}/{self._total} runs{left} · {running}"[:200], lasting=False)
 
-    def _done_share(self) -> float:
-        return sum(self._share.values()) / self._total
+    def _seconds_left(self, now: float) -> float | None:
+        if self._first_result is None:
+            return None
+        share, brought = sum(self._share.values()), sum(self._brought.values())
+        done, left = (share - brought) / self._total, 1 - share / self._total
+        return seconds_left(now - self._first_result, done, left)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._running[trial.trial_id] = f"{name_of(trial)} starting"
@@ -89,13 +92,16 @@ class ProgressView(Callback):
         if not result["rows"]:
             return
         self._share[trial.trial_id] = result["iteration"] / self._iterations
-        self._first = self._first or (time.monotonic(), self._done_share())
+        self._brought.setdefault(trial.trial_id, self._share[trial.trial_id])
+        self._first_result = self._first_result or time.monotonic()
         quality = f"mAP {result['rows'][-1][1]['mAP']:.3f}"
         self._latest[trial.trial_id] = result["rows"][-1]
         self._running[trial.trial_id] = f"{name_of(trial)} {result['iteration']}/{self._iterations} {quality}"
         self._draw()
 
     def _ended(self, trial: Trial, text: str) -> None:
+        skipped = 1.0 - self._share.get(trial.trial_id, 0.0)  # of a trial that failed
+        self._brought[trial.trial_id] = self._brought.get(trial.trial_id, 0.0) + skipped
         self._share[trial.trial_id] = 1.0
         self.done += 1
         self._running.pop(trial.trial_id, None)
