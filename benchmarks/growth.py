@@ -103,8 +103,8 @@ def _bare_loop(start: Any, steps: int, rates: Any) -> None:
 def bare_rate(processes: int, steps: int) -> float:
     """Iterations per second of the bare loop in so many processes at once, all together."""
     context = get_context("spawn")
-    start, rates = context.Barrier(processes), context.Queue()
-    running = [context.Process(target=_bare_loop, args=(start, steps, rates)) for _ in range(processes)]
+    start, rates = context.Barrier(processes, timeout=300), context.Queue()
+    running = [context.Process(target=_bare_loop, args=(start, steps, rates), daemon=True) for _ in range(processes)]
     for process in running:
         process.start()
     total = sum(rates.get(timeout=600) for _ in running)

@@ -89,7 +89,7 @@ def convolution_backward(
     gradient: Sequence[int], image: Sequence[int], weight: Sequence[int], *rest: Any, **_: Any
 ) -> int:
     """FLOP of a convolution's backward pass from its shapes: those of the forward pass for each gradient that is asked
-    for, of the image and of the weight [out, in / groups, height, width]."""
+    for, of the image and of the weight [out, in / groups, height, width]. Not of a transposed one."""
     of_image, of_weight, _bias = rest[-1]
     return 2 * math.prod(gradient) * math.prod(weight[1:]) * (of_image + of_weight)
 

@@ -227,7 +227,8 @@ def exit_cleanly(program: str, arguments: Sequence[str] | None, action: Callable
         return 2
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            print(f"{program}: {str(error.filename)[:100]}… is too long a name for a file", file=sys.stderr)
+            name = str(error.filename or error)
+            print(f"{program}: {name[:100]}{'…' * (len(name) > 100)} is too long a name for a file", file=sys.stderr)
             return 2
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -1,4 +1,4 @@
-"""Decoding only the top of a JPEG: the same pixels as decoding all of it, and damage is told as before."""
+"""Decoding only the top of a JPEG: the same pixels as decoding all of it, and damage that shows by then is told."""
 
 import contextlib
 import io

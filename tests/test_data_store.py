@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from isod.data import store as store_module
 from isod.data.dataset import Objects
 from isod.data.seals import SEALED, check_seals, seal_files
 from isod.data.store import FORMAT_VERSION, CropStore, StoreMeta, filesystem, write_text
@@ -237,6 +238,24 @@ def test_a_seal_covers_the_end_of_a_file(tmp_path):
     file.write_bytes(bytes(100) + b"x" + bytes(SEALED - 1))
     with pytest.raises(ValueError, match=r"data/a\.lance is not what was written"):
         check_seals(files, path, seals)
+
+
+def test_a_disk_that_does_not_answer_is_not_called_damage(store, monkeypatch):
+    def fails(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(store_module, "check_seals", fails)
+    with pytest.raises(InputError, match=r"split 'train' of the crop store .* cannot be read: .*Input/output error$"):
+        CropStore.open(store).split("train").read([0])
+
+
+def test_a_manifest_is_sealed_whole(tmp_path):
+    for folder in ("data", "_versions"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "_versions/1.manifest").write_bytes(b"m" + bytes(SEALED))
+    assert seal_files(*filesystem(str(tmp_path))) == {
+        "_versions/1.manifest": [SEALED + 1, zlib.crc32(b"m" + bytes(SEALED))]
+    }
 
 
 @pytest.mark.parametrize("seals", [{"test": {}}, {"train": {"../../x.lance": [1, 2]}}, {"train": {"data/x.lance": [1]}},

@@ -35,8 +35,9 @@ def decode_image(data: bytes, expected: tuple[int, int] | None, rows: int | None
 
     Args:
         expected: (height, width) it must have; checked before anything of that size is allocated.
-        rows: how many are needed, from the top; None for all. Damage further down may go unnoticed; a file that is
-            cut short does not.
+        rows: how many are needed, from the top; None for all. Damage further down may go unnoticed, and so may damage
+            of the needed rows that a decoder only notices at the end, as it has too much data left; a file that is cut
+            short does not.
     Raises:
         LostFrame: why not, as the end of a sentence that begins with "its image".
     """
@@ -74,7 +75,8 @@ def _jpeg_header(data: bytes) -> tuple[int, int, str] | None:
 
 
 def _decode_top(data: bytes, height: int, width: int, rows: int) -> np.ndarray:
-    """A JPEG's pixels from the top, at least ``rows`` of them. Raises ValueError if it is damaged there, or cut short.
+    """A JPEG's pixels from the top, at least ``rows`` of them. Raises ValueError if it shows damage by then, or is cut
+    short.
 
     Nothing in simplejpeg decodes a part of an image. But a decoder stops where the header says that the image ends, so
     a smaller height there saves the work for all below: 40 % of it for the far region of a ZOD frame.

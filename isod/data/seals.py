@@ -3,7 +3,8 @@
 Lance allocates memory by lengths that stand in the last kilobytes of a file. One damaged byte among them, and it asks
 for gigabytes; where it does not get them the whole process ends, which no error handler sees. (``python -m tests.fuzz
 lance`` found that with pylance 14.0.2. Damage to the crops before that part leads to errors, which are caught.) So a
-split is opened only while its manifest and the end of each of its files are what was written.
+split is opened only while its manifest and the end of each of its files are what was written. Stores that were made
+before there were seals open without.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow.fs
 
-SEALED = 1 << 16  # bytes at the end of a file that its seal covers; all of a smaller file
+SEALED = 1 << 16  # bytes at the end of a data file that its seal covers; all of a smaller one, and of a manifest
 FOLDERS = {"data": ".lance", "_versions": ".manifest"}  # of a Lance dataset, and how the names of their files end
 NAME = re.compile(r"(data|_versions)/[\w-]+\.(lance|manifest)")
 AT_ONCE = 16  # files: elsewhere than on a disk each takes a round trip
@@ -55,4 +56,5 @@ def check_seals(files: pyarrow.fs.FileSystem, path: str, seals: Mapping[str, Sea
 def _seal(files: pyarrow.fs.FileSystem, path: str) -> Seal:
     with files.open_input_file(path) as file:
         size = file.size()
-        return [size, zlib.crc32(file.read_at(min(size, SEALED), max(size - SEALED, 0)))]
+        begin = 0 if path.endswith(".manifest") else max(size - SEALED, 0)
+        return [size, zlib.crc32(file.read_at(size - begin, begin))]

@@ -336,6 +336,8 @@ class CropSplit:
         """Whatever Lance, Arrow or our own checks say of damaged files becomes one sentence."""
         try:
             yield
+        except InputError:
+            raise
         except BaseException as error:
             # Lance's Rust code may panic, which reaches Python as no Exception.
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
@@ -348,8 +350,14 @@ class CropSplit:
     def _dataset(self) -> lance.LanceDataset:
         if self._lance is None or _opened_in != os.getpid():
             address = f"{self.uri}/{self.name}.lance"
+            files, path = filesystem(address)
             with self._damage_named():
-                check_seals(*filesystem(address), self.meta.seals.get(self.name, {}))
+                try:
+                    check_seals(files, path, self.meta.seals.get(self.name, {}))
+                except OSError as error:
+                    raise InputError(
+                        f"split {self.name!r} of the crop store {self.uri} cannot be read: {one_line(error)}"
+                    ) from None
             dataset = open_lance(address)
             with self._damage_named():
                 count, schema = dataset.count_rows(), dataset.schema

@@ -39,7 +39,7 @@ def open_experiment(tracking_uri: str, experiment: str, artifacts: Path) -> tupl
 
 
 def check_tracking(tracking_uri: str) -> None:
-    """Refuse a store or server that cannot be used, within seconds: before work is done whose results belong there.
+    """Refuse a store or server that does not answer, within seconds: before work is done whose results belong there.
 
     Raises:
         InputError: why not.
