@@ -118,6 +118,7 @@ def test_one_stream_serves_one_run_after_the_other(ray_stream, tiny_store):
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.slow
 def test_fewer_steps_than_workers(ray_stream):
     batches, _, _ = train_on(ray_stream(replace(config_with(0)), workers=3), stop=2)
     assert [batch.step for batch in batches] == [0, 1]

@@ -163,6 +163,7 @@ def test_a_step_uses_the_rate_of_its_number(tiny_store):
     assert moved.item() == pytest.approx(config.training.lr / 2, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_a_process_that_trains_keeps_its_memory():
     """40 times 64 MB are 655 thousand pages, each new to the process; kept, only the first few tensors' are."""
     script = """
