@@ -122,7 +122,7 @@ def run(study: Study, options: argparse.Namespace) -> int:
 
     from isod.orchestration.cluster import connect
     from isod.orchestration.sweep import Sweep, run_sweep
-    from isod.orchestration.tracking import check_tracking
+    from isod.orchestration.tracking import check_tracking, is_server
     from isod.results.command import results_command
     from isod.training.files import output_folder
 
@@ -160,7 +160,7 @@ def run(study: Study, options: argparse.Namespace) -> int:
     if result.undelivered:
         print(f"{result.undelivered}: all results are in {out / 'runs'}; {again} and delivers them", file=sys.stderr)
     results_command(tracking_uri, experiment, out / "report", sweep=result.parent_run_id)
-    server = tracking_uri.startswith(("http:", "https:"))
+    server = is_server(tracking_uri)
     print(f"compare runs: {tracking_uri if server else f'mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}'}")
     return 1 if result.failed or result.unfinished or result.undelivered else 0
 

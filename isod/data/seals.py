@@ -17,8 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow.fs
 
 SEALED = 1 << 16  # bytes at the end of a data file that its seal covers; all of a smaller one, and of a manifest
-FOLDERS = {"data": ".lance", "_versions": ".manifest"}  # of a Lance dataset, and how the names of their files end
-NAME = re.compile(r"(data|_versions)/[\w-]+\.(lance|manifest)")
+NAME = re.compile(r"data/[\w-]+\.lance|_versions/[\w-]+\.manifest")  # of a file that has a seal
 AT_ONCE = 16  # files: elsewhere than on a disk each takes a round trip
 
 Seal = Sequence[int]  # bytes of the file, CRC-32 of its end
@@ -26,12 +25,12 @@ Seal = Sequence[int]  # bytes of the file, CRC-32 of its end
 
 def seal_files(files: pyarrow.fs.FileSystem, path: str) -> dict[str, Seal]:
     """The seals of a Lance dataset, by file name within it."""
-    names = [
+    found = [
         f"{folder}/{info.base_name}"
-        for folder, ending in FOLDERS.items()
+        for folder in ("data", "_versions")
         for info in files.get_file_info(pyarrow.fs.FileSelector(f"{path}/{folder}"))
-        if info.base_name.endswith(ending)
     ]
+    names = [name for name in found if NAME.fullmatch(name)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return dict(zip(names, pool.map(lambda name: _seal(files, f"{path}/{name}"), names), strict=True))
 

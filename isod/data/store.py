@@ -336,28 +336,33 @@ class CropSplit:
         """Whatever Lance, Arrow or our own checks say of damaged files becomes one sentence."""
         try:
             yield
-        except InputError:
-            raise
         except BaseException as error:
             # Lance's Rust code may panic, which reaches Python as no Exception.
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: BaseException) -> InputError:
+        return InputError(
+            f"split {self.name!r} of the crop store {self.uri} is damaged ({one_line(error)}): prepare the store again"
+        )
+
+    def _require_seals(self, address: str) -> None:
+        """Refuse a damaged Lance dataset before Lance reads it; a disk that does not answer is not damage."""
+        files, path = filesystem(address)
+        try:
+            check_seals(files, path, self.meta.seals.get(self.name, {}))
+        except OSError as error:
             raise InputError(
-                f"split {self.name!r} of the crop store {self.uri} is damaged ({one_line(error)}): "
-                "prepare the store again"
+                f"split {self.name!r} of the crop store {self.uri} cannot be read: {one_line(error)}"
             ) from None
+        except ValueError as error:
+            raise self._damaged(error) from None
 
     def _dataset(self) -> lance.LanceDataset:
         if self._lance is None or _opened_in != os.getpid():
             address = f"{self.uri}/{self.name}.lance"
-            files, path = filesystem(address)
-            with self._damage_named():
-                try:
-                    check_seals(files, path, self.meta.seals.get(self.name, {}))
-                except OSError as error:
-                    raise InputError(
-                        f"split {self.name!r} of the crop store {self.uri} cannot be read: {one_line(error)}"
-                    ) from None
+            self._require_seals(address)
             dataset = open_lance(address)
             with self._damage_named():
                 count, schema = dataset.count_rows(), dataset.schema

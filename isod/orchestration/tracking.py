@@ -31,7 +31,7 @@ def open_experiment(tracking_uri: str, experiment: str, artifacts: Path) -> tupl
         client = MlflowClient(tracking_uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
-            place = None if _is_server(tracking_uri) else artifacts.as_uri()
+            place = None if is_server(tracking_uri) else artifacts.as_uri()
             return client, client.create_experiment(experiment, place)
     if found.lifecycle_stage != "active":
         raise InputError(f"{tracking_uri} has a deleted experiment {experiment!r}: restore it, or choose another name")
@@ -51,13 +51,14 @@ def check_tracking(tracking_uri: str) -> None:
     logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # whole stacks; the outbox says why in a sentence
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # likewise, at every attempt
     with _explained(tracking_uri), impatient():
-        if _is_server(tracking_uri):
+        if is_server(tracking_uri):
             MlflowClient(tracking_uri).search_experiments(max_results=1)
         else:
             _try_database(tracking_uri)
 
 
-def _is_server(tracking_uri: str) -> bool:
+def is_server(tracking_uri: str) -> bool:
+    """Whether it is the address of an MLflow server, rather than of a database."""
     return tracking_uri.startswith(("http:", "https:"))
 
 
