@@ -354,7 +354,7 @@ PRESETS: dict[str, Preset] = {
     # two CPU cores, hours: real images of about 256×144
     "small": Preset(
         detector=_SMALL_DETECTOR,
-        training=TrainingConfig(iterations=3000, batch_size=32, validate_every=150, lag=2, flip=True),
+        training=TrainingConfig(iterations=1500, batch_size=32, validate_every=75, lag=2, flip=True),
         resources=ResourceConfig(decode_workers=1, cpus_per_worker=0.25, cpus_per_trial=0.75),
         holdout=replace(_SMALL_HOLDOUT, epochs=30),
         seeds=5,
