@@ -12,6 +12,8 @@ from statistics import median
 
 import torch
 
+from isod.training.process import cpu_model
+
 PACKAGES = ("numpy", "torch", "torchvision", "ray", "mlflow", "pylance", "numba")
 
 ROOT = Path(__file__).parent.parent  # of the repository
@@ -133,16 +135,6 @@ def spread(figures: Sequence[float]) -> str:
 def yes(met: bool) -> str:
     """How a table says whether a target is met."""
     return "yes" if met else "**no**"
-
-
-def cpu_model() -> str:
-    """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def machine() -> str:

@@ -20,7 +20,6 @@ import argparse
 import functools
 import math
 import multiprocessing
-import platform
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from isod.config import SAMPLERS, DetectorConfig, RunConfig, TrainingConfig, req
 from isod.data.planted import PlantedSplit, planted_meta, render, with_label_errors
 from isod.results.speedup import best_iteration, passing_iteration, speedup
 from isod.sampling import DrawSchedule, table_for
-from isod.training.process import settle
+from isod.training.process import cpu_model, settle
 from isod.training.run import Trainer, ValidationCrops, train
 from isod.training.stream import LocalStream
 
@@ -220,7 +219,7 @@ def main() -> None:
         print(f"\n{labels}: {errors}; {options.images} images, {options.iterations} iterations of "
               f"{options.batch_size}, {options.seeds} seeds")  # fmt: skip
         print(summary(results, labels).to_string(index=False))
-    print(f"\n{time.perf_counter() - began:.0f} s; {options.workers} processes on {platform.processor() or 'CPU'} "
+    print(f"\n{time.perf_counter() - began:.0f} s; {options.workers} processes on {cpu_model()} "
           f"({multiprocessing.cpu_count()} cores), torch {torch.__version__}")  # fmt: skip
 
 

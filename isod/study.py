@@ -91,6 +91,8 @@ def build_parser(study: Study, description: str | None) -> argparse.ArgumentPars
     )
     parser.add_argument("--samplers", nargs="+", metavar="NAME", help=f"default: {names}")
     parser.add_argument("--seeds", type=int, metavar="N", help="runs per sampler, seeds 0 … N-1")
+    parser.add_argument("--first-seed", type=int, default=0, metavar="K",
+                        help="seeds K … K+N-1 instead: what another machine has not run")  # fmt: skip
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow's (default: OUT/mlflow.db)")
     parser.add_argument("--experiment", metavar="NAME", help=f"MLflow experiment (default: {prefix}, one per store)")
     parser.add_argument("--address", metavar="ADDR", help="of a Ray cluster, e.g. auto (default: Ray on this machine)")
@@ -116,6 +118,7 @@ def run(study: Study, options: argparse.Namespace) -> int:
     samplers = study.choose(options.samplers)
     seeds = preset.seeds if options.seeds is None else options.seeds
     require(seeds >= 1, "--seeds must be ≥ 1", seeds)
+    require(options.first_seed >= 0, "--first-seed must be ≥ 0", options.first_seed)
 
     if options.store:
         CropStore.open(options.store)
@@ -145,6 +148,7 @@ def run(study: Study, options: argparse.Namespace) -> int:
             samplers=samplers,
             training=study.training,
             seeds=seeds,
+            first_seed=options.first_seed,
             tracking_uri=tracking_uri,
             experiment=experiment,
             out=out,

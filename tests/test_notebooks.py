@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom, and the per-image losses that one of them shows add up to torchvision's."""
 
+import copy
 from pathlib import Path
 
 import nbclient
@@ -24,6 +25,17 @@ def mlflow_runs(tmp_path_factory):
     return store
 
 
+def execute(notebook, folder, tmp_path, monkeypatch):
+    """The notebook, run in a folder; neither reads from nor writes to the user's home."""
+    for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path / "jupyter"))
+    client = nbclient.NotebookClient(
+        notebook, timeout=CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
+    return client.execute()
+
+
+RESULT = "05_real_traffic"
 SLOW = "04_your_own_dataset"  # trains, on a Ray of its own
 
 
@@ -33,22 +45,48 @@ SLOW = "04_your_own_dataset"  # trains, on a Ray of its own
 def test_a_notebook_runs(path, tmp_path, monkeypatch, mlflow_runs):
     monkeypatch.setenv("ISOD_TRACKING_URI", mlflow_runs.uri)
     monkeypatch.setenv("ISOD_EXPERIMENT", mlflow_runs.experiment)
-    for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / "jupyter"))  # neither read from nor write to the user's home
-    notebook = nbformat.read(path, as_version=4)
-    nbclient.NotebookClient(
-        notebook, timeout=CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    ).execute()
+    notebook = execute(nbformat.read(path, as_version=4), tmp_path, tmp_path, monkeypatch)
     assert any(cell.get("outputs") for cell in notebook.cells)
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_a_notebook_is_kept_without_output(path):
+    """But for the one that is a result."""
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     for cell in notebook.cells:
         assert cell.id
-        assert cell.cell_type == "markdown" or (not cell.outputs and cell.execution_count is None)
+        if path.stem != RESULT:
+            assert cell.cell_type == "markdown" or (not cell.outputs and cell.execution_count is None)
+
+
+def test_the_kept_result_is_what_the_kept_runs_give(tmp_path, monkeypatch):
+    """Every text and table of it, made again from notebooks/data."""
+    monkeypatch.delenv("ISOD_TRACKING_URI", raising=False)
+    monkeypatch.delenv("ISOD_EXPERIMENT", raising=False)
+    kept = nbformat.read(NOTEBOOKS / f"{RESULT}.ipynb", as_version=4)
+    again = execute(copy.deepcopy(kept), NOTEBOOKS, tmp_path, monkeypatch)
+    assert texts(kept) == texts(again)
+    assert len(texts(kept)) >= 5
+    assert any("image/png" in output.get("data", {}) for cell in kept.cells for output in cell.get("outputs", []))
+
+
+def test_the_kept_runs_are_small():
+    files = [path for path in (NOTEBOOKS / "data").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 2_000_000
+    assert {path.name for path in files} == {"runs.parquet", "curves.parquet"}  # curves and tables, no frames
+
+
+def texts(notebook):
+    """What each cell prints and shows, but for figures and what is meant for a person's log."""
+    shown = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if output.output_type == "stream" and output.name == "stdout":
+                shown.append(output.text)
+            elif output.output_type == "execute_result" and "image/png" not in output.data:
+                shown.append(output.data["text/plain"])
+    return shown
 
 
 def per_image_head() -> type[torch.nn.Module]:

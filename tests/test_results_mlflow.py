@@ -66,8 +66,11 @@ def test_saved_runs_are_the_runs(runs, tmp_path):
     again = saved_runs(tmp_path / "saved")
     pd.testing.assert_frame_equal(speedup_table(again), speedup_table(runs), check_exact=True)
     pd.testing.assert_frame_equal(again.left_out, runs.left_out)
-    assert (again.samplers, again.tags, again.class_names) == (runs.samplers, runs.tags, runs.class_names)
-    assert again.runs["params.store"].equals(runs.runs["params.store"])
+    assert (again.samplers, again.class_names, again.is_demo) == (runs.samplers, runs.class_names, True)
+    # No folder and no user of this machine: the store is at /data/store, the database in a temporary folder
+    assert (again.tracking_uri, set(again.runs["params.store"])) == ("mlflow.db", {"store"})
+    assert again.tags == {"isod.sweep": "thesis_grid", "isod.machine": "2 cores <no GPU>", "isod.demo": "true",
+                          "isod.commit": "abc1234"}  # fmt: skip
     (tmp_path / "saved" / "curves.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match=r"saved holds no saved runs \(runs.parquet, curves.parquet\)"):
         saved_runs(tmp_path / "saved")

@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 from isod.errors import InputError
+from isod.training.process import cpu_model
 
 # Tune's own CSV, JSON and TensorBoard files per trial are a second record beside MLflow's
 QUIET = {
@@ -19,6 +23,7 @@ QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+ACCELERATOR = "accelerator_type:"  # what Ray's names of the kinds of GPU begin with
 START_ATTEMPTS = 3  # Ray gives up on its own processes after 30 seconds, which a busy machine may need
 
 
@@ -48,14 +53,41 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
         return
     for _ in range(START_ATTEMPTS):
         try:
-            # "local": without it Ray would join a cluster that somebody else runs on this machine
-            ray.init("local", num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **options)
+            with _loopback_only():
+                # "local": without it Ray would join a cluster that somebody else runs on this machine
+                ray.init("local", num_cpus=cpus, include_dashboard=False, **options)
             return
         except Exception as error:  # Ray raises nothing narrower
             if "timed out during startup" not in str(error):
                 raise
             ray.shutdown()
     raise InputError(f"Ray did not start in {START_ATTEMPTS} attempts: the machine is too busy, try again later")
+
+
+@contextmanager
+def _loopback_only() -> Iterator[None]:
+    """A Ray that starts here takes 127.0.0.1 for its node, and then all of its processes listen nowhere else.
+
+    An address given to ``ray.init`` does not do it: a loopback address is replaced by one that others can reach, and
+    Ray listens on every interface. Only where no cluster is possible, as it is by default on macOS, does Ray stay at
+    home; it reads that from the environment when it is imported, hence not from there.
+    """
+    possible = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = possible
+
+
+def machine() -> str:
+    """What Ray runs on, for people: nodes, CPUs, GPUs and their kinds, and this node's processor."""
+    total = ray.cluster_resources()
+    nodes = sum(name.startswith("node:") and name != "node:__internal_head__" for name in total)
+    kinds = sorted(name.removeprefix(ACCELERATOR) for name in total if name.startswith(ACCELERATOR))
+    gpus = f"{total.get('GPU', 0):g} GPUs" + f" ({', '.join(kinds)})" * bool(kinds)
+    here = f"{total.get('CPU', 0):g} CPUs, {gpus}"
+    return f"{cpu_model()}: {here}" if nodes == 1 else f"{nodes} nodes: {here}; this one {cpu_model()}"
 
 
 def _require_listener(address: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import platform
 import shutil
 import subprocess
 import time
@@ -19,7 +18,7 @@ from ray import tune
 from isod.config import Preset, RunConfig, SamplerConfig, flatten
 from isod.data.store import CropStore
 from isod.errors import InputError
-from isod.orchestration.cluster import connect
+from isod.orchestration.cluster import connect, machine
 from isod.orchestration.mlflow_callback import (
     COMMIT_TAG,
     MLflowCallback,
@@ -46,7 +45,8 @@ class Sweep:
     preset: Preset
     samplers: Sequence[SamplerConfig]
     training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # sampler name → settings of its own
-    seeds: int  # runs per sampler, seeds 0 … seeds − 1
+    seeds: int  # runs per sampler
+    first_seed: int = 0
     tracking_uri: str  # MLflow's
     experiment: str
     out: Path  # absolute; Tune's state and per-example statistics; shared storage on a cluster of several nodes
@@ -100,11 +100,10 @@ def run_sweep(sweep: Sweep) -> SweepResult:
     concurrent = _concurrency(sweep, len(grid))
 
     shared = {key: value for key, value in flatten(base).items() if not key.startswith(("sampler.", "training.seed"))}
-    total = ray.cluster_resources()
     tags = {
         COMMIT_TAG: source_commit(),
         "isod.demo": str(store.meta.demo).lower(),
-        "isod.machine": f"{platform.node()}: {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs in Ray",
+        "isod.machine": machine(),
     }
     open_sweep = resume_sweep if sweep.resume else begin_sweep
     record = open_sweep(client, experiment_id, sweep.name, {"store": sweep.store, **shared}, tags)
@@ -151,7 +150,7 @@ def trial_grid(sweep: Sweep) -> list[dict[str, Any]]:
     samplers = sorted(sweep.samplers, key=lambda sampler: not sampler.holdout)
     return [
         {"sampler": sampler, "seed": seed, "training": dict(sweep.training.get(sampler.name, {}))}
-        for seed in range(sweep.seeds)
+        for seed in range(sweep.first_seed, sweep.first_seed + sweep.seeds)
         for sampler in samplers
     ]
 

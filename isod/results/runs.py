@@ -7,7 +7,8 @@ A sweep is a parent run tagged ``isod.sweep``; its trials are child runs with pa
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -152,6 +153,49 @@ def load_runs(tracking_uri: str, experiment: str, sweep: str | None = None) -> R
         curves=curves.drop(columns="run_id").reset_index(drop=True),
         left_out=left_out,
     )
+
+
+def joined_runs(parts: Sequence[Runs]) -> Runs:
+    """Sweeps that belong together as one: seeds or samplers that ran on other machines, or in other MLflow stores.
+
+    What the first is called, the whole is called; machines and commits are those of all.
+
+    Raises:
+        InputError: no sweep at all, or sweeps that cannot be compared: other stores, validations at other iterations,
+            a sampler with other settings in another sweep, or the same sampler and seed in two.
+    """
+    if not parts:
+        raise InputError("there is no sweep to join")
+    first = parts[0]
+    table = pd.concat([part.runs for part in parts])
+    _require_one_store(table, first.sweep)
+    twice = table[table.duplicated(["sampler", "seed"])]
+    if len(twice):
+        sampler, seed = twice.iloc[0][["sampler", "seed"]]
+        raise InputError(f"sampler {sampler} with seed {seed} is in two of the sweeps: leave one of them out")
+    _require_same_settings(table)
+    curves = pd.concat([part.curves.astype({"sampler": object, "metric": object}) for part in parts], ignore_index=True)
+    _require_one_grid(curves)
+    tags = {key: ", ".join(dict.fromkeys(part.tags[key] for part in parts if key in part.tags)) for key in first.tags}
+    return replace(
+        first,
+        tags=tags,
+        runs=table.sort_values(["sampler", "seed"]),
+        curves=curves.astype({"sampler": "category", "metric": "category"}),
+        left_out=pd.concat([part.left_out for part in parts], ignore_index=True),
+    )
+
+
+def _require_same_settings(table: pd.DataFrame) -> None:
+    """Runs of one sampler differ in nothing but their seed."""
+    settings = table.filter(like="params.").drop(columns=["params.seed", "params.training.seed"], errors="ignore")
+    for sampler, rows in settings.groupby(table["sampler"]):
+        for name in rows.columns[rows.nunique(dropna=False) > 1]:
+            values = " and ".join(map(str, rows[name].unique()))
+            raise InputError(
+                f"the runs of sampler {sampler} had different settings ({name.removeprefix('params.')}: {values}) "
+                "and cannot be joined"
+            )
 
 
 def _search(client: MlflowClient, experiment_id: str) -> list[Run]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 import pyarrow as pa
@@ -19,9 +20,13 @@ SWEEP = b"isod.sweep"  # key of the Parquet metadata that holds what is neither 
 def save_runs(runs: Runs, folder: Path) -> None:
     """Write ``runs.parquet`` and ``curves.parquet`` into a folder, which is made.
 
+    They may be given away: of the tracking URI and the store only the last part is kept, and of the sweep's tags those
+    of isod, so that they name no folder and no user of this machine.
+
     Raises:
         InputError: the folder cannot be made or written.
     """
+    runs = _without_places(runs)
     sweep = {
         **{key: value for key, value in vars(runs).items() if isinstance(value, str)},
         "tags": runs.tags,
@@ -52,3 +57,15 @@ def saved_runs(folder: Path) -> Runs:
         raise InputError(f"{folder} holds no saved runs ({RUNS}, {CURVES}): {error}") from None
     left_out = pd.DataFrame(sweep.pop("left_out"))
     return Runs(**sweep, runs=table.to_pandas(), curves=curves, left_out=left_out)
+
+
+def _without_places(runs: Runs) -> Runs:
+    table = runs.runs.copy()
+    if "params.store" in table:
+        table["params.store"] = table["params.store"].map(_last_part, na_action="ignore")
+    tags = {key: value for key, value in runs.tags.items() if key.startswith("isod.")}
+    return replace(runs, tracking_uri=_last_part(runs.tracking_uri), tags=tags, runs=table)
+
+
+def _last_part(uri: str) -> str:
+    return PurePosixPath(uri).name

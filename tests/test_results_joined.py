@@ -1,0 +1,81 @@
+"""Sweeps that ran apart, read as one: the whole is what one sweep would have been, and nothing unlike is mixed."""
+
+import pandas as pd
+import pytest
+
+from isod.errors import InputError
+from isod.results import joined_runs, load_runs, order_table, save_runs, saved_runs, speedup_table
+from tests.mlflow_store import GRID, Store
+
+SAMPLERS = ("baseline", "UIS")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("mlflow"))
+
+
+@pytest.fixture(scope="module")
+def sweep(store):
+    """Makes and reads a sweep of the two samplers with these seeds."""
+
+    def make(seeds, name="real", grid=GRID[::2], samplers=SAMPLERS, **settings):
+        parent = store.sweep(name)
+        for sampler in samplers:
+            for seed in seeds:
+                store.run(parent, sampler, seed, grid=grid, **settings)
+        return load_runs(store.uri, store.experiment, parent)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def first(sweep):
+    return sweep([0, 1])
+
+
+def test_seeds_that_ran_apart_are_one_sweep(sweep, first, tmp_path):
+    whole, second = sweep(range(4)), sweep([2, 3])
+    save_runs(second, tmp_path)
+    save_runs(first, tmp_path / "first")
+    joined = joined_runs([saved_runs(tmp_path / "first"), saved_runs(tmp_path)])
+    pd.testing.assert_frame_equal(speedup_table(joined), speedup_table(whole), check_exact=True)
+    pd.testing.assert_frame_equal(order_table(joined), order_table(whole), check_exact=True)
+    assert speedup_table(joined)["seeds"].tolist() == [4, 4]
+    assert joined.tags["isod.machine"] == "2 cores <no GPU>"  # of both, and named once
+    assert set(joined.runs.index) == set(first.runs.index) | set(second.runs.index)
+
+
+def test_samplers_that_ran_apart_are_one_sweep(sweep, first):
+    joined = joined_runs([first, sweep([0], samplers=["LIS"])])
+    assert joined.samplers == ["baseline", "LIS", "UIS"]
+    assert joined.curve("mAP", "LIS").columns.tolist() == [0]
+
+
+def test_machines_are_all_named(sweep, first):
+    from dataclasses import replace
+
+    other = replace(sweep([2]), tags={"isod.machine": "8 cores", "isod.commit": "def5678"})
+    tags = joined_runs([first, other]).tags
+    assert (tags["isod.machine"], tags["isod.commit"]) == ("2 cores <no GPU>, 8 cores", "abc1234, def5678")
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        ({"seeds": [1, 2]}, "sampler UIS with seed 1 is in two of the sweeps: leave one of them out"),
+        ({"seeds": [2], "store": "/data/other"}, r"different stores \(/data/other and /data/store\)"),
+        # the last iteration is a setting of these runs too
+        ({"seeds": [2], "grid": GRID[:4]}, r"different settings \(iterations: 1100 and 400\) and cannot be joined"),
+        ({"seeds": [2], "grid": GRID[1::2]}, "different settings|different iterations"),
+    ],
+    ids=["twice", "store", "settings", "grid"],
+)
+def test_what_cannot_be_compared_is_not_joined(sweep, first, other, sentence):
+    with pytest.raises(InputError, match=sentence):
+        joined_runs([first, sweep(**other)])
+
+
+def test_no_sweep_at_all_is_refused():
+    with pytest.raises(InputError, match="there is no sweep to join"):
+        joined_runs([])
