@@ -88,6 +88,9 @@ def test_every_machine_installs_the_pinned_packages(variant):
 
 def test_files_sent_to_the_machines_exist_and_are_what_an_installation_needs():
     mounts = yaml.safe_load(TEXT)["file_mounts"]
+    secret = "~/.ray/auth_token"
+    assert mounts.pop(secret) == secret  # where Ray looks for it, here and there
+    assert f"chmod 600 {secret}" in prepared(TEXT)["setup_commands"]
     assert all(remote == f"~/isod/{local}" for remote, local in mounts.items())
     assert {"isod", "sweeps", "pyproject.toml", "constraints.txt", "README.md"} <= set(mounts.values())
     for local in set(mounts.values()) - {".git", "README.md"}:

@@ -88,7 +88,7 @@ cd /home/repo
 ray_processes() { pgrep -f 'raylet|gcs_server|ray::|dashboard/|autoscaler' -a | grep -v pgrep || true; }
 
 python -m tests.cluster.variants $HEAD /home/user/key \
-    "ln -sfn $(dirname "$(dirname "$PYTHON")") ~/isod-venv && (grep -q isod-venv ~/.bashrc 2> /dev/null || echo \
+    "chmod 600 ~/.ray/auth_token && ln -sfn $(dirname "$(dirname "$PYTHON")") ~/isod-venv && (grep -q isod-venv ~/.bashrc 2> /dev/null || echo \
 'export PATH=\$HOME/isod-venv/bin:\$PATH PYTHONPATH=\$HOME/isod RAY_USAGE_STATS_ENABLED=0' >> ~/.bashrc)" \
     $WORKER > "$HOME/cluster.yaml"
 
@@ -99,6 +99,7 @@ on() { nsenter -t "${pid[$1]}" -m -n -p -u -- bash -c "$2"; }
 processes() { for name in head worker; do on $name "pgrep -af 'raylet|gcs_server|ray::|ray/|mlflow' | grep -v pgrep | cut -c1-150" || :; done; }
 
 say "ray up"
+ray get-auth-token --generate > /dev/null 2>&1
 ray up -y --no-config-cache "$HOME/cluster.yaml" > "$HOME/up.log" 2>&1 || { tail -40 "$HOME/up.log"; exit 1; }
 for attempt in $(seq 30); do
     nodes=$(on_head 'ray status' | sed -n 's/^ *\([0-9]*\) local.cluster.node/\1/p' | paste -sd+ | bc)
@@ -112,6 +113,12 @@ for name in head worker; do
     echo "$name: $(on $name "ss -Hltnp" | awk '$4 !~ /^(127\.|\[::1\]|\[::ffff:127\.)/ {sub(/.*:/, "", $4); split($6, p, "\""); print p[2] ":" $4}' \
         | sort -u | paste -sd' ')"
 done
+
+say "Ray without the secret, and with it"
+ask() { timeout 60 env "$1" ray status --address=$HEAD:6379 > "$HOME/ask.log" 2>&1 && echo "$1: answered" || echo "$1: $(tail -1 "$HOME/ask.log" | cut -c1-120)"; }
+ask RAY_AUTH_MODE=disabled
+ask RAY_AUTH_MODE=token
+on_head "stat -c '%a %n' ~/.ray/auth_token"
 
 say "MLflow without a password, then the grid"
 on_head "curl -s -o /dev/null -w 'status %{http_code}\n' http://127.0.0.1:5000/api/2.0/mlflow/experiments/get?experiment_id=0"
