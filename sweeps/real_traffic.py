@@ -3,6 +3,7 @@
     python sweeps/real_traffic.py                                  # two cores, hours: stop it, go on with --resume
     python sweeps/real_traffic.py --resume --samplers baseline LIS-RB UIS-RB LIS-IR LIS-RHO     # the others, same sweep
     python sweeps/real_traffic.py --resume --samplers baseline-cosine UIS-cosine --seeds 5      # a control, same sweep
+    python sweeps/real_traffic.py --first-seed 3 --seeds 2         # seeds 3 and 4, on another machine
     python sweeps/real_traffic.py --store STORE --preset small     # any other set
 
 Without ``--store`` the images are those of ../shared/data/traffic beside the repository (``images/``, ``train.json``,

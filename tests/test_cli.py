@@ -319,6 +319,7 @@ def test_a_sampler_twice(sweep):
 
 def test_no_seeds(sweep):
     assert sweep("--seeds", 0) == "--seeds must be ≥ 1, got 0"
+    assert sweep("--first-seed", -1) == "--first-seed must be ≥ 0, got -1"
 
 
 def test_more_decode_workers_than_the_machine_has(sweep):

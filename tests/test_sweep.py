@@ -15,7 +15,7 @@ from isod.config import SAMPLERS, Preset, ResourceConfig, SamplerConfig, flatten
 from isod.errors import InputError
 from isod.orchestration.mlflow_callback import check_class_names, metric_key
 from isod.orchestration.resources import concurrent_trials, reservation
-from isod.orchestration.sweep import Sweep, run_sweep
+from isod.orchestration.sweep import Sweep, run_sweep, trial_grid
 from isod.orchestration.trial import run_config, run_trial
 from isod.training.local import run_local
 from tests.tiny_run import DETECTOR, UNTIMED, tiny_run
@@ -125,6 +125,13 @@ def test_a_trial_that_fails_says_why_and_stops_nobody(result, runs):
     assert run.data.tags["isod.error"] == result.failed["broken-seed0"]
     assert not run.data.metrics
     assert not client.list_artifacts(run.info.run_id)
+
+
+def test_seeds_that_another_machine_has_not_run(sweep):
+    grid = trial_grid(replace(sweep, seeds=2, first_seed=3))
+    assert [(trial["sampler"].name, trial["seed"]) for trial in grid] == [
+        (name, seed) for seed in (3, 4) for name in ("baseline", "broken", "UIS")
+    ]
 
 
 def test_every_sentence_of_a_run_goes_with_the_report_that_comes_next(sweep, tmp_path, monkeypatch):
