@@ -77,6 +77,13 @@ def test_security_group_opens_nothing_beside_ssh():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+def test_ray_asks_every_caller_for_the_secret(variant):
+    starts = [command for command in commands(prepared(VARIANTS[variant])) if "ray start" in command]
+    assert len(starts) == 2
+    assert all(command.startswith("export RAY_AUTH_MODE=token; ") for command in starts)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_every_machine_installs_the_pinned_packages(variant):
     pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
     installs = [command for command in prepared(VARIANTS[variant])["setup_commands"] if "pip install" in command]

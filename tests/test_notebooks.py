@@ -76,7 +76,8 @@ def test_the_kept_result_is_what_the_kept_runs_give(tmp_path, monkeypatch):
 def test_the_kept_runs_are_small():
     files = [path for path in (NOTEBOOKS / "data").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 2_000_000
-    assert {path.name for path in files} == {"runs.parquet", "curves.parquet"}  # curves and tables, no frames
+    tables = {"runs.parquet", "curves.parquet", "real_traffic_labels.csv"}
+    assert {path.name for path in files} == tables  # no frames
 
 
 def texts(notebook):

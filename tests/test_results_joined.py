@@ -1,13 +1,20 @@
 """Sweeps that ran apart, read as one: the whole is what one sweep would have been, and nothing unlike is mixed."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
 from isod.errors import InputError
 from isod.results import joined_runs, load_runs, order_table, save_runs, saved_runs, speedup_table
-from tests.mlflow_store import GRID, Store
+from tests.mlflow_store import GRID, Store, made_up_metrics
 
 SAMPLERS = ("baseline", "UIS")
+
+
+def more_ground_truth(sampler, seed, step):
+    """Of a validation set with one animal more."""
+    return {name: value + (name == "GT/Animal") for name, value in made_up_metrics(sampler, seed, step).items()}
 
 
 @pytest.fixture(scope="module")
@@ -52,24 +59,47 @@ def test_samplers_that_ran_apart_are_one_sweep(sweep, first):
     assert joined.curve("mAP", "LIS").columns.tolist() == [0]
 
 
-def test_machines_are_all_named(sweep, first):
-    from dataclasses import replace
+def test_machines_and_commits_are_all_named_once(sweep, first):
+    second, third = sweep([2]), sweep([3])
+    second = replace(second, tags={"isod.sweep": "b", "isod.machine": "8 cores", "isod.commit": "def5678, abc1234"})
+    tags = joined_runs([first, second, third]).tags
+    assert (tags["isod.machine"], tags["isod.commit"]) == ("2 cores <no GPU>; 8 cores", "abc1234, def5678")
+    assert tags["isod.sweep"] == "real"
 
-    other = replace(sweep([2]), tags={"isod.machine": "8 cores", "isod.commit": "def5678"})
-    tags = joined_runs([first, other]).tags
-    assert (tags["isod.machine"], tags["isod.commit"]) == ("2 cores <no GPU>, 8 cores", "abc1234, def5678")
+
+def test_the_store_may_lie_elsewhere_on_another_machine(sweep, first):
+    joined = joined_runs([first, sweep([2], store="s3://bucket/data/store")])
+    assert joined.runs["params.store"].unique().tolist() == ["store"]
+
+
+def test_demo_data_is_not_mixed_with_other_data(sweep, first):
+    demo = replace(sweep([2]), tags={"isod.demo": "true"})
+    for parts in ([first, demo], [demo, first]):
+        with pytest.raises(InputError, match="a sweep on demo data and one on other data cannot be joined"):
+            joined_runs(parts)
+
+
+def test_samplers_with_another_batch_size_are_not_joined(sweep, first):
+    other = sweep([0], samplers=["LIS"])
+    other = replace(other, runs=other.runs.assign(**{"params.batch_size": "32"}))
+    with pytest.raises(InputError, match=r"all samplers had different settings \(batch_size: 64 and 32\)"):
+        joined_runs([first, other])
 
 
 @pytest.mark.parametrize(
     ("other", "sentence"),
     [
         ({"seeds": [1, 2]}, "sampler UIS with seed 1 is in two of the sweeps: leave one of them out"),
-        ({"seeds": [2], "store": "/data/other"}, r"different stores \(/data/other and /data/store\)"),
+        ({"seeds": [2], "store": "/data/other"}, r"different stores \(other and store\)"),
         # the last iteration is a setting of these runs too
         ({"seeds": [2], "grid": GRID[:4]}, r"different settings \(iterations: 1100 and 400\) and cannot be joined"),
-        ({"seeds": [2], "grid": GRID[1::2]}, "different settings|different iterations"),
+        ({"seeds": [2], "grid": (*GRID[:3], 1100)}, "validated at different iterations"),
+        (
+            {"seeds": [2], "metrics": more_ground_truth},
+            r"ground truth/Animal: 42 and 43 objects\) and cannot be joined",
+        ),
     ],
-    ids=["twice", "store", "settings", "grid"],
+    ids=["twice", "store", "settings", "grid", "ground truth"],
 )
 def test_what_cannot_be_compared_is_not_joined(sweep, first, other, sentence):
     with pytest.raises(InputError, match=sentence):

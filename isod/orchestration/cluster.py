@@ -49,7 +49,11 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
         try:
             ray.init(address=address, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise InputError(f"no Ray cluster answers at {address!r}: {str(error).splitlines()[0]}") from None
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"no Ray cluster answers at {address!r}: {reason}; one that asks for a secret needs "
+                "RAY_AUTH_MODE=token in the environment and its ~/.ray/auth_token here"
+            ) from None
         return
     for _ in range(START_ATTEMPTS):
         try:

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
 
 import numpy as np
 import pandas as pd
@@ -23,6 +25,9 @@ from isod.results.tracking import connect, explained, read_histories
 BASELINE = "baseline"
 HEADLINE = "mAP"  # every finished run has this curve; its steps are the run's validation grid
 SWEEP_TAG, PARENT_TAG = "isod.sweep", "mlflow.parentRunId"
+MACHINE_TAG, COMMIT_TAG, DEMO_TAG = "isod.machine", "isod.commit", "isod.demo"
+# Settings that all samplers of a sweep share, and sweeps that are joined; a study may give a sampler others of its own
+SHARED = r"^params\.(detector\..*|(training\.)?(iterations|batch_size|lr))$"
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Runs:
     @property
     def is_demo(self) -> bool:
         """Whether the runs trained on demo data, which every result must then say."""
-        return self.tags.get("isod.demo") == "true"
+        return self.tags.get(DEMO_TAG) == "true"
 
     @property
     def metrics(self) -> list[str]:
@@ -142,13 +147,13 @@ def load_runs(tracking_uri: str, experiment: str, sweep: str | None = None) -> R
         if table.empty:
             raise InputError(f"no finished run of sweep {name!r} logged {HEADLINE}, so there is nothing to compare")
     _require_one_grid(curves)
-    commits = sorted({r.data.tags["isod.commit"] for r in children if "isod.commit" in r.data.tags})
+    commits = sorted({r.data.tags[COMMIT_TAG] for r in children if COMMIT_TAG in r.data.tags})
     return Runs(
         tracking_uri=tracking_uri,
         experiment=experiment,
         sweep_id=parent.info.run_id,
         sweep=name,
-        tags={**parent.data.tags, **({"isod.commit": ", ".join(commits)} if commits else {})},
+        tags={**parent.data.tags, **({COMMIT_TAG: ", ".join(commits)} if commits else {})},
         runs=table,
         curves=curves.drop(columns="run_id").reset_index(drop=True),
         left_out=left_out,
@@ -158,16 +163,24 @@ def load_runs(tracking_uri: str, experiment: str, sweep: str | None = None) -> R
 def joined_runs(parts: Sequence[Runs]) -> Runs:
     """Sweeps that belong together as one: seeds or samplers that ran on other machines, or in other MLflow stores.
 
-    What the first is called, the whole is called; machines and commits are those of all.
+    What the first is called, the whole is called; machines and commits are those of all. The store may lie elsewhere on
+    each machine: the same name and the same ground truth make it the same. ``load_examples`` and ``write_report`` ask
+    one MLflow store, so they know the runs of the first sweep only.
 
     Raises:
         InputError: no sweep at all, or sweeps that cannot be compared: other stores, validations at other iterations,
-            a sampler with other settings in another sweep, or the same sampler and seed in two.
+            other settings of a sampler, of the network, or of the iterations or the batch size, or the same sampler and
+            seed in two of them.
     """
     if not parts:
         raise InputError("there is no sweep to join")
     first = parts[0]
+    for part in parts[1:]:
+        _require_same_data(first, part)
+    stores = [part.runs["params.store"].map(name_of) for part in parts if "params.store" in part.runs]
     table = pd.concat([part.runs for part in parts])
+    if stores:
+        table["params.store"] = pd.concat(stores)
     _require_one_store(table, first.sweep)
     twice = table[table.duplicated(["sampler", "seed"])]
     if len(twice):
@@ -176,7 +189,11 @@ def joined_runs(parts: Sequence[Runs]) -> Runs:
     _require_same_settings(table)
     curves = pd.concat([part.curves.astype({"sampler": object, "metric": object}) for part in parts], ignore_index=True)
     _require_one_grid(curves)
-    tags = {key: ", ".join(dict.fromkeys(part.tags[key] for part in parts if key in part.tags)) for key in first.tags}
+    tags = dict(first.tags)
+    for tag, separator in ((MACHINE_TAG, "; "), (COMMIT_TAG, ", ")):
+        values = [value for part in parts for value in part.tags.get(tag, "").split(separator) if value]
+        if values:
+            tags[tag] = separator.join(dict.fromkeys(values))
     return replace(
         first,
         tags=tags,
@@ -186,14 +203,33 @@ def joined_runs(parts: Sequence[Runs]) -> Runs:
     )
 
 
-def _require_same_settings(table: pd.DataFrame) -> None:
-    """Runs of one sampler differ in nothing but their seed."""
-    settings = table.filter(like="params.").drop(columns=["params.seed", "params.training.seed"], errors="ignore")
-    for sampler, rows in settings.groupby(table["sampler"]):
-        for name in rows.columns[rows.nunique(dropna=False) > 1]:
-            values = " and ".join(map(str, rows[name].unique()))
+def name_of(store: str) -> str:
+    """A store's name without the place where it lies."""
+    return PurePosixPath(urlsplit(store).path).name
+
+
+def _require_same_data(first: Runs, part: Runs) -> None:
+    """By what every run logs of the validation set, and by whether it is demo data."""
+    if first.is_demo != part.is_demo:
+        raise InputError("a sweep on demo data and one on other data cannot be joined")
+    theirs, ours = ({m: runs.last(m) for m in runs.metrics if m.startswith("GT")} for runs in (first, part))
+    for metric in sorted(theirs.keys() & ours.keys()):
+        if theirs[metric] != ours[metric]:
             raise InputError(
-                f"the runs of sampler {sampler} had different settings ({name.removeprefix('params.')}: {values}) "
+                f"the sweeps were validated on different stores ({metric.replace('GT', 'ground truth', 1)}: "
+                f"{theirs[metric]:g} and {ours[metric]:g} objects) and cannot be joined"
+            )
+
+
+def _require_same_settings(table: pd.DataFrame) -> None:
+    """Runs of one sampler differ in nothing but their seed, and no run in what all samplers share."""
+    settings = table.filter(like="params.").drop(columns=["params.seed", "params.training.seed"], errors="ignore")
+    groups = [(f"sampler {sampler}", rows) for sampler, rows in settings.groupby(table["sampler"])]
+    for whose, rows in (*groups, ("all samplers", settings.filter(regex=SHARED))):
+        for name in rows.columns[rows.nunique(dropna=False) > 1]:
+            values = " and ".join(map(str, rows[name].fillna("not recorded").unique()))
+            raise InputError(
+                f"the runs of {whose} had different settings ({name.removeprefix('params.')}: {values}) "
                 "and cannot be joined"
             )
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isod.errors import InputError
-from isod.results.runs import Runs
+from isod.results.runs import Runs, name_of
 
 RUNS, CURVES = "runs.parquet", "curves.parquet"
 SWEEP = b"isod.sweep"  # key of the Parquet metadata that holds what is neither run nor curve
@@ -20,8 +21,8 @@ SWEEP = b"isod.sweep"  # key of the Parquet metadata that holds what is neither 
 def save_runs(runs: Runs, folder: Path) -> None:
     """Write ``runs.parquet`` and ``curves.parquet`` into a folder, which is made.
 
-    They may be given away: of the tracking URI and the store only the last part is kept, and of the sweep's tags those
-    of isod, so that they name no folder and no user of this machine.
+    They may be given away: of the store and of a database's file only the name is kept, of a server only the scheme of
+    its address, and of the sweep's tags those of isod, so that they tell no folder, user or password.
 
     Raises:
         InputError: the folder cannot be made or written.
@@ -62,10 +63,8 @@ def saved_runs(folder: Path) -> Runs:
 def _without_places(runs: Runs) -> Runs:
     table = runs.runs.copy()
     if "params.store" in table:
-        table["params.store"] = table["params.store"].map(_last_part, na_action="ignore")
+        table["params.store"] = table["params.store"].map(name_of, na_action="ignore")
     tags = {key: value for key, value in runs.tags.items() if key.startswith("isod.")}
-    return replace(runs, tracking_uri=_last_part(runs.tracking_uri), tags=tags, runs=table)
-
-
-def _last_part(uri: str) -> str:
-    return PurePosixPath(uri).name
+    address = urlsplit(runs.tracking_uri)
+    database = "" if address.netloc else PurePosixPath(address.path).name
+    return replace(runs, tracking_uri=database or address.scheme, tags=tags, runs=table)

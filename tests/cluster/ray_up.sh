@@ -88,7 +88,7 @@ cd /home/repo
 ray_processes() { pgrep -f 'raylet|gcs_server|ray::|dashboard/|autoscaler' -a | grep -v pgrep || true; }
 
 python -m tests.cluster.variants $HEAD /home/user/key \
-    "chmod 600 ~/.ray/auth_token && ln -sfn $(dirname "$(dirname "$PYTHON")") ~/isod-venv && (grep -q isod-venv ~/.bashrc 2> /dev/null || echo \
+    "chmod 600 ~/.ray/auth_token && (grep -q RAY_AUTH_MODE ~/.bashrc 2> /dev/null || echo export RAY_AUTH_MODE=token >> ~/.bashrc) && ln -sfn $(dirname "$(dirname "$PYTHON")") ~/isod-venv && (grep -q isod-venv ~/.bashrc 2> /dev/null || echo \
 'export PATH=\$HOME/isod-venv/bin:\$PATH PYTHONPATH=\$HOME/isod RAY_USAGE_STATS_ENABLED=0' >> ~/.bashrc)" \
     $WORKER > "$HOME/cluster.yaml"
 
@@ -99,7 +99,7 @@ on() { nsenter -t "${pid[$1]}" -m -n -p -u -- bash -c "$2"; }
 processes() { for name in head worker; do on $name "pgrep -af 'raylet|gcs_server|ray::|ray/|mlflow' | grep -v pgrep | cut -c1-150" || :; done; }
 
 say "ray up"
-ray get-auth-token --generate > /dev/null 2>&1
+(umask 077; ray get-auth-token --generate > /dev/null 2>&1)
 ray up -y --no-config-cache "$HOME/cluster.yaml" > "$HOME/up.log" 2>&1 || { tail -40 "$HOME/up.log"; exit 1; }
 for attempt in $(seq 30); do
     nodes=$(on_head 'ray status' | sed -n 's/^ *\([0-9]*\) local.cluster.node/\1/p' | paste -sd+ | bc)
@@ -115,13 +115,16 @@ for name in head worker; do
 done
 
 say "Ray without the secret, and with it"
-ask() { timeout 60 env "$1" ray status --address=$HEAD:6379 > "$HOME/ask.log" 2>&1 && echo "$1: answered" || echo "$1: $(tail -1 "$HOME/ask.log" | cut -c1-120)"; }
-ask RAY_AUTH_MODE=disabled
-ask RAY_AUTH_MODE=token
-on_head "stat -c '%a %n' ~/.ray/auth_token"
+ask() { timeout 60 env RAY_AUTH_MODE=$1 ray status --address=$HEAD:6379 > "$HOME/ask.log" 2>&1; }
+if ask disabled; then echo "Ray answers who has no secret"; exit 1; fi
+grep -i -m1 -o 'InvalidAuthToken[^,]*\|[^.]*authentication token[^.]*' "$HOME/ask.log" | cut -c1-120 || { tail -5 "$HOME/ask.log"; exit 1; }
+ask token || { tail -5 "$HOME/ask.log"; exit 1; }
+for name in head worker; do on $name '[ "$(stat -c %a ~/.ray/auth_token)" = 600 ]'; done
+echo "answered with it; only its owner can read it, on both machines"
 
 say "MLflow without a password, then the grid"
-on_head "curl -s -o /dev/null -w 'status %{http_code}\n' http://127.0.0.1:5000/api/2.0/mlflow/experiments/get?experiment_id=0"
+status=$(on_head "curl -s -o /dev/null -w '%{http_code}\n' http://127.0.0.1:5000/api/2.0/mlflow/experiments/get?experiment_id=0")
+echo "status $status" && [ "$status" = 401 ]
 on_head 'cd ~/isod && python sweeps/thesis_grid.py --address auto --out /mnt/isod/runs --demo-frames 40 --seeds 2 \
     --samplers baseline UIS --iterations 20 --batch-size 8 --validate-every 10 --width 0.125 --workers 1 \
     --tracking-uri http://127.0.0.1:5000' | tail -12
