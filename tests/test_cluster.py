@@ -8,6 +8,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from isod.orchestration import cluster
 from isod.orchestration.mlflow_server import HOST
 from tests.cluster.variants import ROOT, TEXT, VARIANTS
 
@@ -118,3 +119,21 @@ def test_shared_storage_is_checked_before_ray_starts(variant):
 def test_validation_would_notice_a_key_that_ray_no_longer_knows(line):
     with pytest.raises(Exception, match=line.split(":")[0]):
         validate_config(prepared(f"{TEXT}\n{line}\n"))
+
+
+@pytest.mark.parametrize(
+    ("resources", "text"),
+    [
+        ({"node:127.0.0.1": 1.0, "node:__internal_head__": 1.0, "CPU": 2.0}, "Xeon: 2 CPUs, 0 GPUs"),
+        (
+            {"node:10.0.0.1": 1.0, "node:10.0.0.2": 1.0, "node:__internal_head__": 1.0, "CPU": 32.0, "GPU": 1.5}
+            | {"accelerator_type:H100": 1.0},
+            "2 nodes: 32 CPUs, 1.5 GPUs (H100); this one Xeon",
+        ),
+    ],
+    ids=["one", "two"],
+)
+def test_a_sweep_says_what_it_ran_on(monkeypatch, resources, text):
+    monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: resources)
+    monkeypatch.setattr(cluster, "cpu_model", lambda: "Xeon")
+    assert cluster.machine() == text
