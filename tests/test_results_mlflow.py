@@ -5,6 +5,7 @@ import json
 import math
 import re
 import socket
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pandas as pd
@@ -71,6 +72,8 @@ def test_saved_runs_are_the_runs(runs, tmp_path):
     assert (again.tracking_uri, set(again.runs["params.store"])) == ("mlflow.db", {"store"})
     assert again.tags == {"isod.sweep": "thesis_grid", "isod.machine": "2 cores <no GPU>", "isod.demo": "true",
                           "isod.commit": "abc1234"}  # fmt: skip
+    save_runs(replace(runs, tracking_uri="https://admin:secret@10.0.0.1:5000"), tmp_path / "from_server")
+    assert saved_runs(tmp_path / "from_server").tracking_uri == "https"
     (tmp_path / "saved" / "curves.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match=r"saved holds no saved runs \(runs.parquet, curves.parquet\)"):
         saved_runs(tmp_path / "saved")
