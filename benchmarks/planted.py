@@ -32,9 +32,10 @@ from numpy.typing import NDArray
 
 from isod.config import SAMPLERS, DetectorConfig, RunConfig, TrainingConfig, require
 from isod.data.planted import PlantedSplit, planted_meta, render, with_label_errors
+from isod.orchestration.processor import cpu_model
 from isod.results.speedup import best_iteration, passing_iteration, speedup
 from isod.sampling import DrawSchedule, table_for
-from isod.training.process import cpu_model, settle
+from isod.training.process import settle
 from isod.training.run import Trainer, ValidationCrops, train
 from isod.training.stream import LocalStream
 

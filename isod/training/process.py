@@ -1,11 +1,9 @@
-"""The process that trains: what it is set to before it begins, and what it runs on."""
+"""What a process that trains is set to before it begins."""
 
 from __future__ import annotations
 
 import ctypes
-import platform
 import sys
-from pathlib import Path
 
 import torch
 
@@ -22,13 +20,3 @@ def settle(threads: int) -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
         for setting in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
             libc.mallopt(setting, 2**31 - 1)
-
-
-def cpu_model() -> str:
-    """The processor's name, as the kernel has it where that is Linux."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
