@@ -46,8 +46,9 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch, mlflow_runs):
     monkeypatch.setenv("ISOD_TRACKING_URI", mlflow_runs.uri)
     monkeypatch.setenv("ISOD_EXPERIMENT", mlflow_runs.experiment)
     notebook = execute(nbformat.read(path, as_version=4), tmp_path, tmp_path, monkeypatch)
-    shown = [output.data for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
-    assert shown
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert outputs
+    shown = [output.data for output in outputs if "data" in output]
     assert [data for data in shown if data["text/plain"].startswith("<Figure") and "image/png" not in data] == []
 
 

@@ -88,7 +88,8 @@ def test_samplers_are_chosen_by_name():
 def test_options_of_the_thesis_grid():
     options = build_parser(script("thesis_grid"), None).parse_args([])
     of_the_sweep = (
-        "store demo_frames preset samplers seeds tracking_uri experiment address workers_per_trial resume out"
+        "store demo_frames preset samplers seeds first_seed tracking_uri experiment address workers_per_trial resume "
+        "out"
     )
     of_each_run = "iterations batch_size validate_every width lr lr_schedule lag loss_normalisation workers threads"
     assert sorted(vars(options)) == sorted(f"{of_the_sweep} {of_each_run}".split())

@@ -82,6 +82,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", place], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_full_tracking_store_loses_nothing(ray_local, sweep, small_disk, undisturbed, monkeypatch):
     expected = undisturbed("UIS")
@@ -107,8 +108,11 @@ def test_a_full_tracking_store_loses_nothing(ray_local, sweep, small_disk, undis
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_store_cut_short_stops_its_trials_with_a_sentence(ray_local, sweep, tiny_store, tmp_path, workers):
+def test_a_store_cut_short_stops_its_trials_with_a_sentence(
+    ray_local, sweep, tiny_store, tmp_path, workers, monkeypatch
+):
     """Every file of the crops is cut to a quarter in mid-run: the trial fails, and says which store and what to do."""
+    monkeypatch.setattr(sweep_module, "ATTEMPTS", 2)
     store = tmp_path / "store"
     shutil.copytree(tiny_store, store)
 
@@ -135,8 +139,9 @@ def test_a_store_cut_short_stops_its_trials_with_a_sentence(ray_local, sweep, ti
 
 
 @pytest.mark.timeout(300)
-def test_a_loss_that_is_not_finite_stops_its_trial_alone(ray_local, sweep, undisturbed):
+def test_a_loss_that_is_not_finite_stops_its_trial_alone(ray_local, sweep, undisturbed, monkeypatch):
     """LIS diverges, with a learning rate of its own; UIS beside it ends as ever."""
+    monkeypatch.setattr(sweep_module, "ATTEMPTS", 2)
     expected = undisturbed("UIS")
     two = replace(sweep, samplers=[SAMPLERS["LIS"], SAMPLERS["UIS"]], training={"LIS": {"lr": 1e30}})
     result = run_sweep(two)
