@@ -67,6 +67,14 @@ def test_machines_and_commits_are_all_named_once(sweep, first):
     assert tags["isod.sweep"] == "real"
 
 
+def test_a_cluster_is_one_machine(sweep, first):
+    cluster = "2 nodes: 32 CPUs, 2 GPUs; this one Xeon"
+    parts = [replace(first, tags={"isod.machine": cluster}), replace(sweep([2]), tags={"isod.machine": "Xeon: 2 CPUs"})]
+    assert joined_runs(parts).tags["isod.machine"] == f"{cluster}; Xeon: 2 CPUs"
+    parts[1] = replace(parts[1], tags={"isod.machine": cluster.replace("32", "64")})
+    assert joined_runs(parts).tags["isod.machine"] == f"{cluster}; {cluster.replace('32', '64')}"
+
+
 def test_the_store_may_lie_elsewhere_on_another_machine(sweep, first):
     joined = joined_runs([first, sweep([2], store="s3://bucket/data/store")])
     assert joined.runs["params.store"].unique().tolist() == ["store"]
@@ -91,6 +99,7 @@ def test_samplers_with_another_batch_size_are_not_joined(sweep, first):
     [
         ({"seeds": [1, 2]}, "sampler UIS with seed 1 is in two of the sweeps: leave one of them out"),
         ({"seeds": [2], "store": "/data/other"}, r"different stores \(other and store\)"),
+        ({"seeds": [2], "store": "/data/store#2"}, r"different stores \(store and store#2\)"),
         # the last iteration is a setting of these runs too
         ({"seeds": [2], "grid": GRID[:4]}, r"different settings \(iterations: 1100 and 400\) and cannot be joined"),
         ({"seeds": [2], "grid": (*GRID[:3], 1100)}, "validated at different iterations"),
@@ -99,7 +108,7 @@ def test_samplers_with_another_batch_size_are_not_joined(sweep, first):
             r"ground truth/Animal: 42 and 43 objects\) and cannot be joined",
         ),
     ],
-    ids=["twice", "store", "settings", "grid", "ground truth"],
+    ids=["twice", "store", "store with a mark", "settings", "grid", "ground truth"],
 )
 def test_what_cannot_be_compared_is_not_joined(sweep, first, other, sentence):
     with pytest.raises(InputError, match=sentence):

@@ -18,7 +18,7 @@ from isod.results.consistency import TOP, consistency_table
 from isod.results.examples import load_examples
 from isod.results.guard import guard_sentence, guard_table
 from isod.results.plates import chapters, drawn, lead_plate
-from isod.results.runs import BASELINE, HEADLINE, Runs
+from isod.results.runs import BASELINE, COMMIT_TAG, HEADLINE, MACHINE_TAG, Runs
 from isod.results.table import baseline_null, interval_text, notes, percent, printable, speedup_table, spoken
 from isod.sampling.gain import ess_in_words
 
@@ -185,8 +185,8 @@ def _facts(runs: Runs) -> dict[str, str]:
         "Tracking URI": runs.tracking_uri,
         "Store": str(store) + (" (DEMO data)" if runs.is_demo else ""),
         "Seeds": "; ".join(seeds[s] for s in runs.samplers),
-        "Commit": runs.tags.get("isod.commit", "not recorded"),
-        "Machine": runs.tags.get("isod.machine", "not recorded"),
+        "Commit": runs.tags.get(COMMIT_TAG, "not recorded"),
+        "Machine": runs.tags.get(MACHINE_TAG, "not recorded"),
         "First run started": f"{runs.runs['start'].min():%Y-%m-%d %H:%M UTC}",
     }
 

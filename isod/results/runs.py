@@ -177,10 +177,7 @@ def joined_runs(parts: Sequence[Runs]) -> Runs:
     first = parts[0]
     for part in parts[1:]:
         _require_same_data(first, part)
-    stores = [part.runs["params.store"].map(name_of) for part in parts if "params.store" in part.runs]
-    table = pd.concat([part.runs for part in parts])
-    if stores:
-        table["params.store"] = pd.concat(stores)
+    table = stores_by_name(pd.concat([part.runs for part in parts]))
     _require_one_store(table, first.sweep)
     twice = table[table.duplicated(["sampler", "seed"])]
     if len(twice):
@@ -189,11 +186,13 @@ def joined_runs(parts: Sequence[Runs]) -> Runs:
     _require_same_settings(table)
     curves = pd.concat([part.curves.astype({"sampler": object, "metric": object}) for part in parts], ignore_index=True)
     _require_one_grid(curves)
+    machines = [part.tags[MACHINE_TAG] for part in parts if MACHINE_TAG in part.tags]
+    commits = [commit for part in parts if COMMIT_TAG in part.tags for commit in part.tags[COMMIT_TAG].split(", ")]
     tags = dict(first.tags)
-    for tag, separator in ((MACHINE_TAG, "; "), (COMMIT_TAG, ", ")):
-        values = [value for part in parts for value in part.tags.get(tag, "").split(separator) if value]
-        if values:
-            tags[tag] = separator.join(dict.fromkeys(values))
+    if machines:
+        tags[MACHINE_TAG] = "; ".join(dict.fromkeys(machines))
+    if commits:
+        tags[COMMIT_TAG] = ", ".join(dict.fromkeys(commits))
     return replace(
         first,
         tags=tags,
@@ -204,8 +203,15 @@ def joined_runs(parts: Sequence[Runs]) -> Runs:
 
 
 def name_of(store: str) -> str:
-    """A store's name without the place where it lies."""
-    return PurePosixPath(urlsplit(store).path).name
+    """A store's name without the place where it lies: of a path or a URI the last part, without query."""
+    return PurePosixPath(urlsplit(store).path if "://" in store else store).name
+
+
+def stores_by_name(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of runs with each store's name only, if it has stores."""
+    if "params.store" not in table:
+        return table
+    return table.assign(**{"params.store": table["params.store"].map(name_of, na_action="ignore")})
 
 
 def _require_same_data(first: Runs, part: Runs) -> None:

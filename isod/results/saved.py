@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isod.errors import InputError
-from isod.results.runs import Runs, name_of
+from isod.results.runs import Runs, stores_by_name
 
 RUNS, CURVES = "runs.parquet", "curves.parquet"
 SWEEP = b"isod.sweep"  # key of the Parquet metadata that holds what is neither run nor curve
@@ -22,7 +22,8 @@ def save_runs(runs: Runs, folder: Path) -> None:
     """Write ``runs.parquet`` and ``curves.parquet`` into a folder, which is made.
 
     They may be given away: of the store and of a database's file only the name is kept, of a server only the scheme of
-    its address, and of the sweep's tags those of isod, so that they tell no folder, user or password.
+    its address, and of the sweep's tags those of isod, so that they tell no folder, user or password. What asks the
+    MLflow store itself, as ``load_examples`` and ``write_report`` do, cannot use them.
 
     Raises:
         InputError: the folder cannot be made or written.
@@ -61,10 +62,7 @@ def saved_runs(folder: Path) -> Runs:
 
 
 def _without_places(runs: Runs) -> Runs:
-    table = runs.runs.copy()
-    if "params.store" in table:
-        table["params.store"] = table["params.store"].map(name_of, na_action="ignore")
     tags = {key: value for key, value in runs.tags.items() if key.startswith("isod.")}
     address = urlsplit(runs.tracking_uri)
     database = "" if address.netloc else PurePosixPath(address.path).name
-    return replace(runs, tracking_uri=database or address.scheme, tags=tags, runs=table)
+    return replace(runs, tracking_uri=database or address.scheme, tags=tags, runs=stores_by_name(runs.runs))
