@@ -359,6 +359,15 @@ PRESETS: dict[str, Preset] = {
         holdout=replace(_SMALL_HOLDOUT, epochs=30),
         seeds=5,
     ),
+    # a GPU, minutes a run: real images of about 512×288, at the thesis's depth and width. A run alone does not fill the
+    # GPU: it waits for its validations and for its own copies, so several share one.
+    "medium": Preset(
+        detector=DetectorConfig(),
+        training=TrainingConfig(iterations=1000, validate_every=50, flip=True),
+        resources=ResourceConfig(decode_workers=2, cpus_per_trial=1.0, gpus_per_trial=0.25),
+        holdout=HoldoutConfig(epochs=30),
+        seeds=5,
+    ),
     # §4.5 to the letter: 350 epochs of 703 batches, about 246 thousand iterations
     "thesis": Preset(
         detector=DetectorConfig(),

@@ -47,7 +47,8 @@ class Study:
     samplers: Sequence[SamplerConfig]  # names are unique: MLflow knows a run by its sampler's name and its seed
     training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # sampler name → settings of its own
     extra: Sequence[SamplerConfig] = ()  # run where --samplers names them
-    store: Callable[[Path], str] | None = None  # output folder → the store to use without --store; None for demo data
+    store: Callable[[Path, str], str] | None = None  # output folder, preset → what to use without --store; None: demo
+    images: Path | None = None  # folder that ``store`` reads; one that is not there is refused before anything starts
     preset: str = "demo"  # for that store
 
     def __post_init__(self) -> None:
@@ -98,6 +99,8 @@ def build_parser(study: Study, description: str | None) -> argparse.ArgumentPars
     parser.add_argument("--address", metavar="ADDR", help="of a Ray cluster, e.g. auto (default: Ray on this machine)")
     parser.add_argument("--workers-per-trial", type=int, metavar="N",
                         help="processes, each with its GPU, that share every batch of a run (default 1)")  # fmt: skip
+    parser.add_argument("--gpus-per-trial", type=float, metavar="X",
+                        help="0.25: four runs share a GPU; 0: on the CPU (default: the preset's)")  # fmt: skip
     parser.add_argument("--resume", action="store_true",
                         help="go on with the sweep that began last with these settings in OUT")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="default: out")
@@ -112,8 +115,10 @@ def experiment_prefix(study: Study) -> str:
 
 def run(study: Study, options: argparse.Namespace) -> int:
     """Carries the sweep out and prints where to look; 1 if a run failed or was not finished, else 0."""
-    preset: Preset = adjust(choose_preset(options.preset or ("small" if options.store else study.preset)), options)
-    preset = replace(preset, resources=set_given(preset.resources, workers_per_trial=options.workers_per_trial))
+    size = options.preset or ("small" if options.store else study.preset)
+    preset: Preset = adjust(choose_preset(size), options)
+    shared = {"workers_per_trial": options.workers_per_trial, "gpus_per_trial": options.gpus_per_trial}
+    preset = replace(preset, resources=set_given(preset.resources, **shared))
     preset.resources.check_batch(preset.training.batch_size)
     samplers = study.choose(options.samplers)
     seeds = preset.seeds if options.seeds is None else options.seeds
@@ -122,6 +127,10 @@ def run(study: Study, options: argparse.Namespace) -> int:
 
     if options.store:
         CropStore.open(options.store)
+    elif study.images is not None and not study.images.is_dir():
+        raise InputError(
+            f"no images at {study.images}: prepare some with `isod prepare coco` and name the store with --store"
+        )
 
     from isod.orchestration.cluster import connect
     from isod.orchestration.sweep import Sweep, run_sweep
@@ -135,7 +144,7 @@ def run(study: Study, options: argparse.Namespace) -> int:
     if not store:
         check_tracking(tracking_uri)
         connect(options.address)  # first: preparing would start Ray on this machine
-        store = study.store(out) if study.store else demo_store(out, options.demo_frames)
+        store = study.store(out, size) if study.store else demo_store(out, options.demo_frames)
     if "://" not in store:
         store = str(Path(store).resolve())
     experiment = options.experiment or f"{experiment_prefix(study)}-{Path(store).name}"

@@ -1,13 +1,15 @@
 """The thesis's claim on images that nobody here made: highway cameras, seven classes, honest label errors.
 
     python sweeps/real_traffic.py                                  # two cores, hours: stop it, go on with --resume
+    python sweeps/real_traffic.py --preset medium                  # a GPU, minutes a run, the images in full size
     python sweeps/real_traffic.py --resume --samplers baseline LIS-RB UIS-RB LIS-IR LIS-RHO     # the others, same sweep
     python sweeps/real_traffic.py --resume --samplers baseline-cosine UIS-cosine --seeds 5      # a control, same sweep
     python sweeps/real_traffic.py --first-seed 3 --seeds 2         # seeds 3 and 4, on another machine
     python sweeps/real_traffic.py --store STORE --preset small     # any other set
 
 Without ``--store`` the images are those of ../shared/data/traffic beside the repository (``images/``, ``train.json``,
-``val.json``), cut to 256×144 once. Every sampler mirrors half of its crops, and nothing else is augmented.
+``val.json``), halved to 256×144 once, or whole at the preset ``medium``. Every sampler mirrors half of its crops, and
+nothing else is augmented.
 
 Controls, run where ``--samplers`` names them: ``…-cosine`` and ``…-cosine-half`` train with a cosine schedule that has
 come down to 0 at the end and at the half of the budget, since gains of importance sampling vanished elsewhere once the
@@ -19,11 +21,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from isod.config import SAMPLERS
-from isod.errors import InputError
 from isod.study import Study, main
 
 IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data" / "traffic"
-SIZE = (256, 144)  # width, height: a half of the images
+SIZES = {"medium": (512, 288)}  # preset → width, height of the crops: those of the images on a GPU,
+HALF = (256, 144)  # and a half of them at any other
 CONTROLS: dict[str, dict[str, object]] = {
     "cosine": {"lr_schedule": "cosine"},
     "cosine-half": {"lr_schedule": "cosine", "lr_decayed_at": 0.5},
@@ -32,18 +34,15 @@ CONTROLS: dict[str, dict[str, object]] = {
 CONTROLLED = ("baseline", "LIS", "UIS", "UIS-IR")
 
 
-def traffic_store(out: Path) -> str:
-    """The crop store of the images, made on first use and then kept in ``out``."""
+def traffic_store(out: Path, preset: str) -> str:
+    """The crop store of the images at the preset's size, made on first use and then kept in ``out``."""
     from isod.data.coco import CocoReader
     from isod.data.crops import PrepareSettings
     from isod.orchestration.prepare import prepare
 
-    if not IMAGES.is_dir():
-        raise InputError(
-            f"no images at {IMAGES}: prepare some with `isod prepare coco` and name the store with --store"
-        )
     reader = CocoReader(*((IMAGES / "images", IMAGES / f"{split}.json") for split in ("train", "val")))
-    report = prepare(reader, out / f"traffic-store-{SIZE[0]}x{SIZE[1]}", PrepareSettings(resize=SIZE))
+    width, height = size = SIZES.get(preset, HALF)
+    report = prepare(reader, out / f"traffic-store-{width}x{height}", PrepareSettings(resize=size))
     print(report)
     return report.store
 
@@ -54,6 +53,7 @@ STUDY = Study(
     extra=[replace(SAMPLERS[base], name=f"{base}-{control}") for control in CONTROLS for base in CONTROLLED],
     training={f"{base}-{control}": setting for control, setting in CONTROLS.items() for base in CONTROLLED},
     store=traffic_store,
+    images=IMAGES,
     preset="small",
 )
 

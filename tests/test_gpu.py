@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import glob
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +15,10 @@ import pandas as pd
 import pytest
 import torch
 
+from benchmarks.harness import ROOT, environment
 from isod.config import SAMPLERS, DetectorConfig, RunConfig, TrainingConfig
 from isod.data.store import CropStore
+from isod.errors import InputError
 from isod.training.local import run_local
 from isod.training.run import Trainer, to_device
 
@@ -21,6 +29,13 @@ CONFIG = RunConfig(
     detector=DetectorConfig(width=0.25, blocks=(1, 1, 1, 1)),
     training=TrainingConfig(iterations=30, batch_size=16, validate_every=10, lag=2, flip=True),
 )
+CONTEXT = 200 * 2**20  # bytes: less than what a process takes of the GPU by merely using it
+
+
+def run(store: str, out: Path, **training: object) -> None:
+    """A few steps on the GPU."""
+    config = replace(CONFIG, training=replace(CONFIG.training, iterations=3, validate_every=3, **training))
+    run_local(config, store, out, device=torch.device("cuda"), workers=1, threads=1)
 
 
 def test_a_run_on_cuda_learns_and_writes_its_files(tiny_store: str, tmp_path: Path):
@@ -38,3 +53,76 @@ def test_the_forward_pass_is_bfloat16_and_the_scores_are_those_of_the_cpu_to_its
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert cuda._forward(images)[0].dtype == torch.bfloat16
     np.testing.assert_allclose(cuda.score(crops), cpu.score(crops), rtol=0.05, atol=0.02)
+
+
+def test_out_of_memory_names_a_batch_that_then_trains(tiny_store: str, tmp_path: Path):
+    """The real error of a real allocator that may have only so much; a batch of the size it names then runs."""
+    needs = {}
+    for size in (4, 64):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        run(tiny_store, tmp_path / f"size-{size}", batch_size=size)
+        needs[size] = torch.cuda.max_memory_reserved()
+    assert needs[64] > 2 * needs[4]
+    torch.cuda.empty_cache()
+    room = (needs[4] + needs[64]) // 2
+    torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(0).total_memory)
+    try:
+        with pytest.raises(InputError, match=r"at step 0 with a batch of 64 .* fit: set --batch-size") as refused:
+            run(tiny_store, tmp_path / "large", batch_size=64)
+        fits = int(str(refused.value).rpartition(" ")[2])
+        assert 4 <= fits < 64
+        torch.cuda.empty_cache()
+        run(tiny_store, tmp_path / "fits", batch_size=fits)
+        assert (tmp_path / "fits" / "examples.parquet").exists()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def test_ctrl_c_gives_the_gpu_memory_back(tiny_store: str, tmp_path: Path):
+    torch.cuda.synchronize()
+    before = torch.cuda.mem_get_info()[0]
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "isod.cli", "train", tiny_store, "--preset", "demo", "--device", "cuda",
+               "--iterations", "100000", "--validate-every", "20", "--out", str(out)]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (out / "metrics.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    assert before - torch.cuda.mem_get_info()[0] > CONTEXT
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, "isod: stopped\n")
+    assert list(out.glob("checkpoint-*.pt"))
+    wait_for_memory(before)
+
+
+def test_trials_share_the_gpu_and_ctrl_c_leaves_nothing_on_it(tiny_store: str, tmp_path: Path):
+    """Two runs of a sweep with half a GPU each, at the same time."""
+    torch.cuda.synchronize()
+    before = torch.cuda.mem_get_info()[0]
+    out = tmp_path / "out"
+    command = [sys.executable, "sweeps/thesis_grid.py", "--store", tiny_store, "--preset", "demo", "--samplers",
+               "baseline", "UIS", "--seeds", "1", "--iterations", "100000", "--validate-every", "20",
+               "--gpus-per-trial", "0.5", "--out", str(out)]  # fmt: skip
+    with (tmp_path / "log").open("w+") as log:
+        sweep = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=log, stderr=log)
+        folders = [out / "runs" / "*" / f"{name}-seed0" for name in ("baseline", "UIS")]
+        while not all(glob.glob(str(folder / "metrics.csv")) for folder in folders):
+            assert sweep.poll() is None, (tmp_path / "log").read_text()[-2000:]
+            time.sleep(0.1)
+        assert before - torch.cuda.mem_get_info()[0] > 2 * CONTEXT
+        sweep.send_signal(signal.SIGINT)
+        assert sweep.wait(120) == 130
+    for folder in folders:
+        assert glob.glob(str(folder / "checkpoint-*.pt"))
+    wait_for_memory(before)
+
+
+def wait_for_memory(before: int) -> None:
+    """A process that has ended takes a moment to give its memory back."""
+    for _ in range(100):
+        if before - torch.cuda.mem_get_info()[0] < 16 * 2**20:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{(before - torch.cuda.mem_get_info()[0]) >> 20} MiB of the GPU were not given back")

@@ -1,9 +1,11 @@
 """The study scripts: what they run by default, and each of them small, on real Ray and MLflow."""
 
+import re
 import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from mlflow import MlflowClient
@@ -57,11 +59,12 @@ def test_controls_of_the_real_images_run_where_they_are_named():
     assert study.training["baseline-object-loss"] == {"loss_normalisation": "object"}
 
 
-def test_real_images_that_are_not_there_are_asked_for(tmp_path):
-    module = runpy.run_path(str(SWEEPS / "real_traffic.py"))
-    module["traffic_store"].__globals__["IMAGES"] = tmp_path / "none"
-    with pytest.raises(InputError, match=r"no images at .*none: prepare some .* with --store"):
-        module["traffic_store"](tmp_path)
+def test_real_images_that_are_not_there_are_asked_for_before_anything_starts(tmp_path, capsys):
+    study = replace(script("real_traffic"), images=tmp_path / "none")
+    with mock.patch("isod.orchestration.cluster.connect", side_effect=AssertionError("Ray was started")):
+        assert main(study, None, ["--out", str(tmp_path / "out")]) == 2
+    assert re.search(r"no images at .*none: prepare some .* with --store", capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
 
 
 def test_names_are_unique_and_mean_one_thing():
@@ -88,8 +91,8 @@ def test_samplers_are_chosen_by_name():
 def test_options_of_the_thesis_grid():
     options = build_parser(script("thesis_grid"), None).parse_args([])
     of_the_sweep = (
-        "store demo_frames preset samplers seeds first_seed tracking_uri experiment address workers_per_trial resume "
-        "out"
+        "store demo_frames preset samplers seeds first_seed tracking_uri experiment address workers_per_trial "
+        "gpus_per_trial resume out"
     )
     of_each_run = "iterations batch_size validate_every width lr lr_schedule lag loss_normalisation workers threads"
     assert sorted(vars(options)) == sorted(f"{of_the_sweep} {of_each_run}".split())
