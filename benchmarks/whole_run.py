@@ -89,9 +89,7 @@ def bare(store: CropStore, preset: Preset, device: torch.device) -> float:
         model.train()
         valid = torch.arange(labels.shape[1], device=device) < counts[:, None]
         objects = Objects(boxes, labels.masked_fill(dont_care, 0), dont_care, valid)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits, offsets = model(images.permute(0, 3, 1, 2))
-        loss, _ = detection_loss(logits, offsets, objects)
+        loss, _ = detection_loss(*trainer.forward(images.permute(0, 3, 1, 2)), objects)
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()

@@ -51,6 +51,7 @@ def adjust(preset: Preset, options: argparse.Namespace) -> Preset:
             lr=options.lr,
             lr_schedule=options.lr_schedule,
             loss_normalisation=options.loss_normalisation,
+            compiled=options.compiled,
         ),
         resources=set_given(preset.resources, decode_workers=options.workers, threads=options.threads),
     )
@@ -67,6 +68,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--lr-schedule", metavar="NAME", help="constant, or cosine: down to 0 at the last iteration")
     group.add_argument("--loss-normalisation", metavar="NAME", help="what counts equally in the loss: location, object")
     group.add_argument("--lag", type=int, metavar="N", help="draw t sees the scores of steps up to t - 1 - N")
+    group.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=None,
+                       help="train through torch.compile: a minute, then faster steps on a GPU")  # fmt: skip
     group.add_argument("--workers", type=int, metavar="N", help="decode workers per run")
     group.add_argument("--threads", type=int, metavar="N", help="torch's CPU threads per run")
 

@@ -51,7 +51,7 @@ def test_the_forward_pass_is_bfloat16_and_the_scores_are_those_of_the_cpu_to_its
     cuda, cpu = (Trainer(CONFIG, store.meta, torch.device(name)) for name in ("cuda", "cpu"))
     images, _ = to_device(crops, cuda.device)
     assert images.is_contiguous(memory_format=torch.channels_last)
-    assert cuda._forward(images)[0].dtype == torch.bfloat16
+    assert cuda.forward(images)[0].dtype == torch.bfloat16
     np.testing.assert_allclose(cuda.score(crops), cpu.score(crops), rtol=0.05, atol=0.02)
 
 

@@ -255,10 +255,10 @@ def test_out_of_memory_says_the_batch_of_all_ranks_that_would_fit(tiny_store):
     """A rank with room for two of its four crops; nobody answers it any more while it tries."""
 
     class SmallDevice(Trainer):
-        def _forward(self, images):
+        def forward(self, images):
             if len(images) > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-            return super()._forward(images)
+            return super().forward(images)
 
     store, config, part = CropStore.open(tiny_store), tiny_run(), Part(1, RANKS)
     trainer = SmallDevice(config, store.meta, CPU, part)

@@ -14,6 +14,7 @@ from isod.config import SAMPLERS, DetectorConfig, HoldoutConfig
 from isod.data.store import CropStore
 from isod.errors import InputError
 from isod.sampling.strategies import STRATEGIES
+from isod.training import run as run_module
 from isod.training.checkpoint import Checkpoints
 from isod.training.examples import TrainingExamples
 from isod.training.files import RunFolder
@@ -73,6 +74,30 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(tiny_store, tmp_path,
     go(config, tiny_store, halves, resume=True)
     assert_same_results(whole, halves)
     assert not list(halves.glob("checkpoint*"))
+
+
+@pytest.mark.parametrize("lag", [1, 3])
+@pytest.mark.parametrize("name", ["UIS", "UIS-RB", "LIS-RHO"])
+def test_fetching_a_step_early_as_on_a_gpu_changes_nothing(tiny_store, tmp_path, monkeypatch, name, lag):
+    """Nor does an interruption with a batch at hand that was fetched early."""
+    config = replace(tiny_run(name, iterations=20, validate_every=7, lag=lag), holdout=HOLDOUT)
+    whole = go(config, tiny_store, tmp_path / "whole")
+    asked = []
+    monkeypatch.setattr(run_module, "fetches_early", lambda device, lag: asked.append(lag) is None)
+    early, halves = tmp_path / "early", tmp_path / "halves"
+    go(config, tiny_store, early)
+    assert set(asked) == {lag}
+    assert_same_results(whole, early)
+    with pytest.raises(KeyboardInterrupt):
+        go(config, tiny_store, halves, say=interrupt_at(14))
+    go(config, tiny_store, halves, resume=True)
+    assert_same_results(whole, halves)
+
+
+def test_only_a_gpu_with_a_lag_fetches_early():
+    assert run_module.fetches_early(torch.device("cuda"), 1)
+    assert not run_module.fetches_early(torch.device("cuda"), 0)
+    assert not run_module.fetches_early(CPU, 4)
 
 
 def test_a_killed_process_goes_on_as_if_nothing_had_been(tiny_store, tmp_path):
@@ -198,10 +223,10 @@ def test_out_of_memory_says_which_batch_would_fit(tiny_store, room, advice):
     """A device with room for so many crops: more raise what CUDA raises."""
 
     class SmallDevice(Trainer):
-        def _forward(self, images):
+        def forward(self, images):
             if len(images) > room:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-            return super()._forward(images)
+            return super().forward(images)
 
     store, config = CropStore.open(tiny_store), tiny_run()
     split = store.split("train")

@@ -94,7 +94,9 @@ def test_options_of_the_thesis_grid():
         "store demo_frames preset samplers seeds first_seed tracking_uri experiment address workers_per_trial "
         "gpus_per_trial resume out"
     )
-    of_each_run = "iterations batch_size validate_every width lr lr_schedule lag loss_normalisation workers threads"
+    of_each_run = (
+        "compiled iterations batch_size validate_every width lr lr_schedule lag loss_normalisation workers threads"
+    )
     assert sorted(vars(options)) == sorted(f"{of_the_sweep} {of_each_run}".split())
     with_images = build_parser(script("real_traffic"), None).parse_args([])
     assert vars(options).keys() - vars(with_images).keys() == {"demo_frames"}

@@ -1,6 +1,7 @@
 """One run in one process: what it writes, that a seed decides everything, and how it fails."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -227,3 +228,16 @@ def test_validation_crops_are_the_same_with_and_without_the_cache(tiny_store, mo
         np.testing.assert_array_equal(np.concatenate([item.indices for item in seen]), np.arange(16))
         np.testing.assert_array_equal(np.concatenate([item.images for item in seen]), read(range(16)).images)
     assert len(calls) == reads
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_run_is_the_plain_one_but_for_rounding(tiny_store, tmp_path):
+    losses = {}
+    for compiled in (False, True):
+        out = tmp_path / f"compiled-{compiled}"
+        run_local(tiny_run(compiled=compiled, iterations=12, validate_every=4), tiny_store, out, device=CPU, workers=1,
+                  threads=1)  # fmt: skip
+        losses[compiled] = pd.read_csv(out / "metrics.csv")[["train/loss", "sampler/ess"]].to_numpy()
+    np.testing.assert_allclose(losses[True], losses[False], rtol=5e-3)
+    assert (losses[True] != losses[False]).any()  # it was compiled

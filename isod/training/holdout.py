@@ -17,7 +17,7 @@ from isod.data.store import CropStore
 from isod.sampling.schedule import DrawSchedule
 from isod.sampling.table import table_for
 from isod.training.examples import TrainingExamples, check_examples, split_holdout
-from isod.training.run import Trainer, in_batches
+from isod.training.run import Feed, Trainer, in_batches
 from isod.training.stream import LocalStream
 
 
@@ -88,8 +88,10 @@ def holdout_scores(
     schedule = DrawSchedule(table, batch_size=run.training.batch_size, lag=run.training.lag)
     stream = LocalStream(split, table, schedule, workers=workers)
     trainer = Trainer(run, store.meta, device)
-    for batch in stream.batches(0, run.training.iterations):
-        stream.send_scores(batch.step, batch.draw.indices, trainer.step(batch).scores)
+    feed = Feed(trainer, stream, 0)
+    for inputs in feed:
+        scores = trainer.step(inputs, feed.fetch).scores
+        stream.send_scores(inputs.batch.step, inputs.batch.draw.indices, scores)
     offset = np.zeros(len(split))
     for indices in in_batches(eligible, run.training.batch_size):
         offset[indices] = trainer.score(split.read(indices))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,15 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
         return config.lr
     progress = min(1.0, step / (config.lr_decayed_at * config.iterations))
     return config.lr * (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A batch, and its crops on the device."""
+
+    batch: Batch
+    images: Tensor  # [B, 3, H, W] uint8, channels-last
+    objects: Objects
 
 
 def to_device(crops: Crops, device: torch.device) -> tuple[Tensor, Objects]:
@@ -133,25 +143,47 @@ class Trainer:
         if part.ranks > 1:
             over_all_ranks(model)
         self.model = model.to(device).to(memory_format=torch.channels_last)
+        self._trained: torch.nn.Module = self.model
+        if training.compiled and part.ranks == 1:
+            torch.compiler.reset()  # what an earlier run of this process compiled counts against a limit
+            self._trained = torch.compile(self.model, dynamic=False)  # type: ignore[assignment]
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=training.lr, betas=training.betas, eps=training.eps, fused=True
         )
 
-    def _forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits and box offsets of images [B, 3, H, W], as the network's docstring has them; in training mode by
+        the compiled network if the run asks for it."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            return self.model(images)
+            return (self._trained if self.model.training else self.model)(images)
 
-    def step(self, batch: Batch) -> StepResult:
+    def load(self, batch: Batch) -> Inputs:
+        """The batch with its crops on the way to the device. On a GPU they travel beside what it computes."""
+        if self._copies is None:
+            return Inputs(batch, *to_device(batch.crops, self.device))
+        with torch.cuda.stream(self._copies):
+            return Inputs(batch, *to_device(batch.crops, self.device))
+
+    def step(self, batch: Batch | Inputs, meanwhile: Callable[[], None] = lambda: None) -> StepResult:
         """One optimizer step. All that it returns is one copy to the host.
 
         A crop that did not decode (``batch.crops.unreadable``) weighs nothing in the loss and scores 0.
 
+        Args:
+            meanwhile: called once all of the pass is under way on the device, before its numbers are waited for.
         Raises:
             FloatingPointError: if the loss is not finite; the weights are then those before the step.
         """
         training = self.config.training
         self.model.train()
-        images, objects = to_device(batch.crops, self.device)
+        inputs = batch if isinstance(batch, Inputs) else self.load(batch)
+        batch, images, objects = inputs.batch, inputs.images, inputs.objects
+        if self._copies is not None:
+            present = torch.cuda.current_stream(self.device)
+            present.wait_stream(self._copies)
+            for tensor in (images, objects.boxes, objects.labels, objects.dont_care, objects.valid):
+                tensor.record_stream(present)
         if training.flip:
             flip = torch.from_numpy(self.part.of(flips(training, batch.step))).to(self.device)
             images = torch.where(flip[:, None, None, None], images.flip(-1), images)
@@ -161,7 +193,7 @@ class Trainer:
         if (shares != 1).any():
             weights = torch.from_numpy(shares).to(self.device)
         loss, outcome = detection_loss(
-            *self._forward(images),
+            *self.forward(images),
             objects,
             class_weight=training.class_weight,
             box_weight=training.box_weight,
@@ -174,6 +206,7 @@ class Trainer:
         scores = sample_scores(outcome, self.config.sampler)
         rows = torch.stack([scores, *example_losses(outcome), object_margins(outcome)])
         losses = torch.stack([loss.total.detach(), loss.class_loss, loss.box_loss])
+        meanwhile()
         if self.part.ranks > 1:
             sum_gradients(self.model.parameters())
             host_rows, host_losses, unreadable = gather_step(rows, losses, batch.crops.unreadable)
@@ -205,7 +238,7 @@ class Trainer:
             part = batch.crops.without(np.arange(len(batch.crops.indices)) >= size)
             try:
                 images, objects = to_device(part, self.device)
-                detection_loss(*self._forward(images), objects)[0].total.backward()
+                detection_loss(*self.forward(images), objects)[0].total.backward()
                 return size
             except torch.OutOfMemoryError:
                 size //= 2
@@ -225,7 +258,7 @@ class Trainer:
         """The sampler's scores [B] of crops that are not trained on, in evaluation mode."""
         self.model.eval()
         images, objects = to_device(crops, self.device)
-        _, outcome = detection_loss(*self._forward(images), objects)
+        _, outcome = detection_loss(*self.forward(images), objects)
         return sample_scores(outcome, self.config.sampler).cpu().double().numpy()
 
     @torch.inference_mode()
@@ -239,7 +272,7 @@ class Trainer:
         )
         for batch in crops:
             images, _ = to_device(batch, self.device)
-            detections = detect(*self._forward(images), self.meta.crop_size, self.config.detector)
+            detections = detect(*self.forward(images), self.meta.crop_size, self.config.detector)
             targets = [
                 {
                     "boxes": torch.from_numpy(boxes),
@@ -286,10 +319,12 @@ def train(
             checkpoints.save(record.iteration, record.seconds, state)
 
     began: float | None = None
+    feed = Feed(trainer, stream, record.iteration)
     try:
-        for batch in stream.batches(record.iteration, training.iterations):
+        for inputs in feed:
+            batch = inputs.batch
             began = began or time.perf_counter()  # a stream takes seconds to start, once
-            result = _step(trainer, batch)
+            result = _step(trainer, inputs, feed.fetch)
             stream.send_scores(batch.step, batch.draw.indices, result.scores)
             record.add(batch.draw.indices, result)
             if result.unreadable.any():
@@ -325,15 +360,50 @@ def follow(trainer: Trainer, stream: Stream, start: int) -> None:
     Args:
         start: steps done before.
     """
-    for batch in stream.batches(start, trainer.config.training.iterations):
-        result = _step(trainer, batch)
-        stream.send_scores(batch.step, batch.draw.indices, result.scores)
+    feed = Feed(trainer, stream, start)
+    for inputs in feed:
+        result = _step(trainer, inputs, feed.fetch)
+        stream.send_scores(inputs.batch.step, inputs.batch.draw.indices, result.scores)
 
 
-def _step(trainer: Trainer, batch: Batch) -> StepResult:
+def fetches_early(device: torch.device, lag: int) -> bool:
+    """Whether the next batch is fetched before the present step's scores are known, which the lag must allow."""
+    return device.type == "cuda" and lag >= 1
+
+
+class Feed:
+    """The batches of a run from step ``start`` on, on the device.
+
+    On a GPU the next one is fetched and copied while the device computes, so that it never waits for either; but not
+    with a lag of 0, where the next draw needs the scores of the present step.
+    """
+
+    def __init__(self, trainer: Trainer, stream: Stream, start: int) -> None:
+        training = trainer.config.training
+        self._trainer = trainer
+        self._batches = iter(stream.batches(start, training.iterations))
+        self._early = fetches_early(trainer.device, training.lag)
+        self._fetched: list[Inputs | None] = []  # None where there are no more
+
+    def fetch(self) -> None:
+        """Called in the middle of a step."""
+        if self._early:
+            self._fetched.append(self._next())
+
+    def _next(self) -> Inputs | None:
+        batch = next(self._batches, None)
+        return None if batch is None else self._trainer.load(batch)
+
+    def __iter__(self) -> Iterator[Inputs]:
+        while (inputs := self._fetched.pop() if self._fetched else self._next()) is not None:
+            yield inputs
+
+
+def _step(trainer: Trainer, inputs: Inputs, meanwhile: Callable[[], None]) -> StepResult:
     """The trainer's step; out of memory becomes the sentence that says what to do."""
+    batch = inputs.batch
     try:
-        return trainer.step(batch)
+        return trainer.step(inputs, meanwhile)
     except torch.OutOfMemoryError as error:
         reason = str(error).partition(".")[0]
     trainer.optimizer.zero_grad()  # the failed step's tensors are gone with its traceback, this is the rest
