@@ -23,8 +23,8 @@ def detect(
     Args:
         logits: [B, 1+C, h, w]; offsets: [B, 4, h, w]; image_size: (H, W) pixels, to which boxes are clipped.
     Returns:
-        One dict an image, torchvision's form, in score order: ``boxes`` [n, 4] float32 xyxy pixels, ``scores`` [n]
-        float32 softmax probabilities, ``labels`` [n] int64 in 1…C.
+        One dict an image, torchvision's form, in score order, on the CPU: ``boxes`` [n, 4] float32 xyxy pixels,
+        ``scores`` [n] float32 softmax probabilities, ``labels`` [n] int64 in 1…C.
     """
     probabilities = logits.float().softmax(dim=1)[:, 1:].flatten(1)  # [B, C·h·w]
     locations = logits.shape[2] * logits.shape[3]
@@ -35,6 +35,8 @@ def detect(
     labels = flat[image, rank] // locations + 1
     boxes = boxes[image, flat[image, rank] % locations]
     scores = scores[image, rank]
+    # NMS on the host: it goes class by class and image by image, which keeps a GPU, and all who share it, waiting
+    image, labels, boxes, scores = (item.cpu() for item in (image, labels, boxes, scores))
     keep = batched_nms(boxes, scores, image * len(flat[0]) + labels, config.nms_threshold)
     keep = keep[image[keep].argsort(stable=True)]  # by image, score order within
     counts = torch.bincount(image[keep], minlength=len(logits)).tolist()

@@ -281,7 +281,7 @@ class Trainer:
                 }
                 for boxes, labels, dont_care in zip(batch.boxes, batch.labels, batch.dont_care, strict=True)
             ]
-            evaluator.update([{k: v.cpu() for k, v in item.items()} for item in detections], targets)
+            evaluator.update(detections, targets)
         return evaluator.compute()
 
 
