@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from isod.errors import InputError
 from isod.evaluation.evaluator import DetectionEvaluator
 from isod.sampling import sample_scores
 from isod.sampling.gain import UNIFORM_ABOVE, ess_in_words
+from isod.sampling.table import Draw
 from isod.training.checkpoint import Checkpoints
 from isod.training.measure import example_losses, object_margins
 from isod.training.ranks import gather_step, sum_gradients, sum_over_ranks
@@ -232,17 +233,33 @@ class Trainer:
         """How many crops of this process's part fit where they were too many, by trying half, a quarter …; 0 if not
         even one does.
         """
-        self.model.eval()  # takes as much memory, and waits for no other rank
         size = len(batch.crops.indices) // 2
         while size:
-            part = batch.crops.without(np.arange(len(batch.crops.indices)) >= size)
             try:
-                images, objects = to_device(part, self.device)
-                detection_loss(*self.forward(images), objects)[0].total.backward()
-                return size
+                self._try(batch, size)
             except torch.OutOfMemoryError:
                 size //= 2
+            except FloatingPointError:  # of a network that learns nothing but what it takes to run
+                return size
+            else:
+                return size
         return 0
+
+    def _try(self, batch: Batch, size: int) -> None:
+        """Two steps of another trainer, alone and not compiled, on the first ``size`` crops: the first one takes the
+        optimizer's own memory, so the second has what every later one has; the batch that comes next is there too."""
+        draw = batch.draw
+        indices, probabilities, weights = (
+            self.part.of(values)[:size] for values in (draw.indices, draw.probabilities, draw.weights)
+        )
+        crops = batch.crops.without(np.arange(len(batch.crops.indices)) >= size)
+        batch = Batch(batch.step, Draw(indices, probabilities, weights, draw.step, draw.version), crops)
+        training = replace(self.config.training, batch_size=size, compiled=False)
+        trainer = type(self)(replace(self.config, training=training), self.meta, self.device)
+        following = []
+        for _ in range(2):
+            trainer.step(batch, lambda: following.append(trainer.load(batch)))
+            del following[:-1]
 
     def state_dict(self) -> dict[str, Any]:
         """Network and optimizer."""
