@@ -1,7 +1,7 @@
 """Cost of drawing and updating: the importance table beside what else draws in proportion to scores.
 
     python -m benchmarks.table [--sizes 90000 1000000 10000000 100000000] [--batch 128] [--rounds 10] [--steps 200]
-                               [--only NAME …] [--small-pages]
+                               [--only NAME …] [--small-pages] [--builds N]
 
 The same for all: one step draws 128 indices with their probabilities out of the same scores, and writes 128 new ones,
 on one thread. The contenders take turns; a figure is a turn's median over its steps. Ours are whole calls, with checks,
@@ -9,6 +9,10 @@ statistics and the version that each draw carries. cpprb and torchrl are optiona
 peers up to 8 GB; those that do not fit 16 GB together are measured in groups, ours in each; a contender that runs out
 of memory says so. ``--small-pages`` forbids Linux to use huge pages for any of them: what a draw costs where there are
 none to be had.
+
+``--builds N`` asks something else: whether a table's speed depends on where its memory came to lie. It builds our
+proportional table N times, one after the other, and sets the time of a draw and update beside that of numpy reading
+the same table's scores at random places, which no code of ours can change.
 """
 
 from __future__ import annotations
@@ -17,14 +21,16 @@ import argparse
 import ctypes
 import time
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.harness import Figures, NotRun, comparison, installed, take_turns
+from benchmarks.harness import Figures, NotRun, comparison, installed, number, spread, take_turns
 from isod.sampling import ImportanceTable
 
+READS = 100_000  # random places that a round reads
 SECONDS = 20.0  # at most, per contender and size: numpy takes seconds a draw at 1e8
 MEMORY = 16e9  # bytes that the contenders of one group may take
 BYTES = 80.0  # an example, of the hungriest contender
@@ -39,23 +45,32 @@ def ours(**settings: Any) -> Builder:
     """An ImportanceTable with these settings."""
 
     def build(scores: Any, batch: int, rng: np.random.Generator) -> tuple[Step, Step]:
-        n = len(scores)
-        table = ImportanceTable(n, seed=0, **settings)
-        for start in range(0, n, 1 << 20):
-            table.update(np.arange(start, min(start + (1 << 20), n)), scores[start : start + (1 << 20)])
-        last = table.draw(batch)
-        fresh = rng.random(batch)
-
-        def draw() -> None:
-            nonlocal last, fresh
-            last = table.draw(batch)
-
-        def update() -> None:
-            table.update(last.indices, fresh)
-
-        return draw, update
+        table = ImportanceTable(len(scores), seed=0, **settings)
+        fill(table, scores)
+        return steps_of(table, batch, rng)
 
     return build
+
+
+def fill(table: ImportanceTable, scores: Any) -> None:
+    """Gives every example its score."""
+    for start in range(0, len(scores), 1 << 20):
+        table.update(np.arange(start, min(start + (1 << 20), len(scores))), scores[start : start + (1 << 20)])
+
+
+def steps_of(table: ImportanceTable, batch: int, rng: np.random.Generator) -> tuple[Step, Step]:
+    """A draw, and an update of what was drawn."""
+    last = table.draw(batch)
+    fresh = rng.random(batch)
+
+    def draw() -> None:
+        nonlocal last
+        last = table.draw(batch)
+
+    def update() -> None:
+        table.update(last.indices, fresh)
+
+    return draw, update
 
 
 def numpy_choice(scores: Any, batch: int, rng: np.random.Generator) -> tuple[Step, Step]:
@@ -179,6 +194,34 @@ def measure(names: list[str], n: int, batch: int, rounds: int, steps: int) -> di
     return figures | take_turns(ready, rounds, warm_up=1)
 
 
+def builds(n: int, batch: int, tables: int, rounds: int, steps: int) -> str:
+    """One table after another: its draw + update beside random reads of its own scores, as Markdown lines."""
+    lines = [
+        "| build | draw + update, µs | lowest … highest | a random read, ns | lowest … highest |",
+        "|---|---|---|---|---|",
+    ]
+    rng = np.random.default_rng(0)
+    scores = rng.random(n)
+    for build in range(1, tables + 1):
+        table = ImportanceTable(n, seed=build)
+        fill(table, scores)
+        draw, update = steps_of(table, batch, rng)
+        places = [rng.integers(0, n, READS) for _ in range(rounds + 1)]
+        times: list[float] = []
+        reads: list[float] = []
+        for at in places:
+            times.append(turn(draw, update, steps, SECONDS / rounds))
+            begin = time.perf_counter()
+            table.scores[at]
+            reads.append((time.perf_counter() - begin) / READS * 1e9)
+        times, reads = times[1:], reads[1:]  # the first turn warms up
+        lines.append(
+            f"| {build} | {number(median(times))} | {spread(times)} | {number(median(reads))} | {spread(reads)} |"
+        )
+        del table, draw, update
+    return "\n".join(lines)
+
+
 def forbid_huge_pages() -> None:
     """Of this process's memory from now on. Raises OSError where Linux refuses."""
     PR_SET_THP_DISABLE = 41
@@ -193,6 +236,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10, help="turns that each contender gets at each size")
     parser.add_argument("--steps", type=int, default=200, help="draws and updates in a turn")
     parser.add_argument("--only", nargs="+", default=list(CONTENDERS), choices=list(CONTENDERS))
+    parser.add_argument("--builds", type=int, default=0, metavar="N", help="see above")
     parser.add_argument("--small-pages", action="store_true", help="without huge pages")
     args = parser.parse_args()
     if args.small_pages:
@@ -200,6 +244,9 @@ def main() -> None:
     torch.set_num_threads(1)
     print(f"The same for all: the scores, batches of {args.batch}, one thread, indices and probabilities out.")
     for n in args.sizes:
+        if args.builds:
+            print(f"\nN = {n:,}:\n\n{builds(n, args.batch, args.builds, args.rounds, args.steps)}")
+            continue
         waiting = [name for name in args.only if name != REFERENCE]
         others = max(1, int(MEMORY // (n * BYTES)) - 1)  # as many together as memory holds; ours is in each group
         for first in range(0, max(1, len(waiting)), others):

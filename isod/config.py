@@ -364,7 +364,7 @@ PRESETS: dict[str, Preset] = {
     # GPU: it waits for its validations and for its own copies, so several share one.
     "medium": Preset(
         detector=DetectorConfig(),
-        training=TrainingConfig(iterations=800, batch_size=64, validate_every=40, flip=True, compiled=True),
+        training=TrainingConfig(iterations=1200, batch_size=64, validate_every=60, flip=True, compiled=True),
         resources=ResourceConfig(decode_workers=2, cpus_per_trial=1.0, gpus_per_trial=0.2),
         holdout=HoldoutConfig(epochs=30),
         seeds=5,
