@@ -94,6 +94,17 @@ def test_samplers_with_another_batch_size_are_not_joined(sweep, first):
         joined_runs([first, other])
 
 
+def test_a_setting_that_is_newer_than_a_sweep_was_at_its_default(sweep, first):
+    """Runs from before torch.compile could be asked for were not compiled."""
+    other = sweep([2])
+    plain, compiled = (
+        replace(other, runs=other.runs.assign(**{"params.training.compiled": text})) for text in ("False", "True")
+    )
+    assert len(joined_runs([first, plain]).runs) == 6
+    with pytest.raises(InputError, match=r"different settings \(training.compiled: False and True\)"):
+        joined_runs([first, compiled])
+
+
 @pytest.mark.parametrize(
     ("other", "sentence"),
     [

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from isod.config import SAMPLERS, DetectorConfig, HoldoutConfig
+from isod.config import SAMPLERS, DetectorConfig, HoldoutConfig, changes
 from isod.data.store import CropStore
 from isod.errors import InputError
 from isod.sampling.strategies import STRATEGIES
@@ -213,6 +213,16 @@ def test_a_full_disk_keeps_the_earlier_checkpoints_and_the_run(tmp_path):
     assert said == ["checkpoint at iteration 2 not written (No space left on device); the run goes on"]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000000001.pt"]
     assert Checkpoints(tmp_path, {}).load()["iteration"] == 1
+
+
+def test_a_setting_that_is_newer_than_a_checkpoint_was_at_its_default():
+    """Of JSON's values, and of MLflow's texts."""
+    old, now = {"training.lr": 0.1}, {"training.lr": 0.1, "training.compiled": False}
+    assert changes(old, now) == ""
+    assert changes({"training.lr": "0.1"}, {name: str(value) for name, value in now.items()}) == ""
+    assert changes(old, now | {"training.compiled": True}) == "training.compiled was False and is True"
+    assert changes(now, old) == "training.compiled was False and is None"
+    assert changes(old, {"training.lr": 0.2}) == "training.lr was 0.1 and is 0.2"
 
 
 # --- out of memory ---------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import pandas as pd
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from isod.config import SAMPLERS
+from isod.config import DEFAULTS, SAMPLERS
 from isod.errors import InputError
 from isod.results.tracking import connect, explained, read_histories
 
@@ -228,8 +228,13 @@ def _require_same_data(first: Runs, part: Runs) -> None:
 
 
 def _require_same_settings(table: pd.DataFrame) -> None:
-    """Runs of one sampler differ in nothing but their seed, and no run in what all samplers share."""
+    """Runs of one sampler differ in nothing but their seed, and no run in what all samplers share.
+
+    A setting that runs of an older version do not record is newer than they are, and its default is what they did.
+    """
     settings = table.filter(like="params.").drop(columns=["params.seed", "params.training.seed"], errors="ignore")
+    defaults = {f"params.{name}": str(value) for name, value in DEFAULTS.items()}
+    settings = settings.fillna({name: defaults[name] for name in settings.columns.intersection(list(defaults))})
     groups = [(f"sampler {sampler}", rows) for sampler, rows in settings.groupby(table["sampler"])]
     for whose, rows in (*groups, ("all samplers", settings.filter(regex=SHARED))):
         for name in rows.columns[rows.nunique(dropna=False) > 1]:
