@@ -60,7 +60,7 @@ class TrainingConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-7
     validate_every: int = 703  # iterations; the same grid for every sampler
-    lag: int = 4  # draw t sees the scores of steps ≤ t − 1 − lag; also how many batches are prepared ahead
+    lag: int = 4  # draw t sees the scores of steps ≤ t − 1 − lag; also how many batches are read ahead, copy included
     flip: bool = False  # mirror each drawn crop with probability one half
     seed: int = 0  # initial weights, order of the data and augmentation
     compiled: bool = False  # train through torch.compile, where one process has the run: a minute, then faster steps
@@ -298,8 +298,8 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceConfig:
-    """What a trial asks of the machine. Of these only ``threads`` and ``workers_per_trial`` can change a run (the order
-    of float sums)."""
+    """What a trial asks of the machine. Of these ``threads`` and ``workers_per_trial`` can change a run by the order of
+    float sums, and ``gpus_per_trial`` by its device: bfloat16 on a GPU, float32 on a CPU."""
 
     workers_per_trial: int = 1  # ranks that share a trial's batches; each has the processes, CPUs and GPUs below
     decode_workers: int = 2  # processes that read and decode crops for one trial
@@ -315,6 +315,11 @@ class ResourceConfig:
         require(self.cpus_per_worker > 0, "cpus_per_worker must be > 0", self.cpus_per_worker)
         require(self.cpus_per_trial > 0, "cpus_per_trial must be > 0", self.cpus_per_trial)
         require(self.gpus_per_trial >= 0, "gpus_per_trial must be ≥ 0", self.gpus_per_trial)
+        require(
+            self.workers_per_trial == 1 or self.gpus_per_trial == 0 or self.gpus_per_trial >= 1,
+            "the workers of one trial cannot share a GPU: with workers_per_trial > 1, gpus_per_trial must be 0 or ≥ 1",
+            self.gpus_per_trial,
+        )
         require(self.threads >= 1, "threads must be ≥ 1", self.threads)
         require(0 < self.checkpoint_share <= 1, "checkpoint_share must be in (0, 1]", self.checkpoint_share)
 
@@ -361,7 +366,7 @@ PRESETS: dict[str, Preset] = {
         seeds=5,
     ),
     # a GPU, minutes a run: real images of about 512×288, at the thesis's depth and width. A run alone does not fill the
-    # GPU: it waits for its validations and for its own copies, so several share one.
+    # GPU: it waits for its validations and for its host, so several share one.
     "medium": Preset(
         detector=DetectorConfig(),
         training=TrainingConfig(iterations=1200, batch_size=64, validate_every=60, flip=True, compiled=True),

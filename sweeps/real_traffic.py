@@ -24,7 +24,7 @@ from isod.config import SAMPLERS
 from isod.study import Study, main
 
 IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data" / "traffic"
-SIZES = {"medium": (512, 288)}  # preset → width, height of the crops: those of the images on a GPU,
+SIZES = {"medium": (512, 288)}  # preset → width, height of the crops: those of the images at this one,
 HALF = (256, 144)  # and a half of them at any other
 CONTROLS: dict[str, dict[str, object]] = {
     "cosine": {"lr_schedule": "cosine"},

@@ -60,7 +60,7 @@ def test_the_scores_are_those_of_a_model_that_saw_the_held_out_examples_alone(
     step = Trainer.step
 
     def watched(self, inputs, meanwhile):
-        seen.append(inputs.batch.draw.indices)
+        seen.append(inputs.draw.indices)
         return step(self, inputs, meanwhile)
 
     monkeypatch.setattr(Trainer, "step", watched)

@@ -1,10 +1,12 @@
 """A run that was stopped and went on is the run that was not, to the last bit."""
 
+import itertools
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from unittest import mock
 
 import pandas as pd
 import pytest
@@ -14,12 +16,14 @@ from isod.config import SAMPLERS, DetectorConfig, HoldoutConfig, changes
 from isod.data.store import CropStore
 from isod.errors import InputError
 from isod.sampling.strategies import STRATEGIES
+from isod.training import local
 from isod.training import run as run_module
 from isod.training.checkpoint import Checkpoints
 from isod.training.examples import TrainingExamples
 from isod.training.files import RunFolder
 from isod.training.local import local_stream, run_local
 from isod.training.run import Trainer, ValidationCrops, train
+from isod.training.stream import LocalStream
 from tests.tiny_run import UNTIMED, tiny_run
 
 CPU = torch.device("cpu")
@@ -76,22 +80,93 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(tiny_store, tmp_path,
     assert not list(halves.glob("checkpoint*"))
 
 
+@pytest.fixture
+def early(monkeypatch):
+    """Fetches a step early on the CPU too. What happened, in order: ("fetched", step) and ("scored", step)."""
+    events = []
+
+    class Watched(LocalStream):
+        def batches(self, start, stop):
+            for batch in super().batches(start, stop):
+                events.append(("fetched", batch.step))
+                yield batch
+
+        def send_scores(self, step, indices, scores):
+            events.append(("scored", step))
+            super().send_scores(step, indices, scores)
+
+    monkeypatch.setattr(local, "LocalStream", Watched)
+    monkeypatch.setattr(run_module, "fetches_early", lambda device, lag: lag >= 1)
+    return events
+
+
 @pytest.mark.parametrize("lag", [1, 3])
 @pytest.mark.parametrize("name", ["UIS", "UIS-RB", "LIS-RHO"])
-def test_fetching_a_step_early_as_on_a_gpu_changes_nothing(tiny_store, tmp_path, monkeypatch, name, lag):
+def test_fetching_a_step_early_as_on_a_gpu_changes_nothing(tiny_store, tmp_path, monkeypatch, early, name, lag):
     """Nor does an interruption with a batch at hand that was fetched early."""
     config = replace(tiny_run(name, iterations=20, validate_every=7, lag=lag), holdout=HOLDOUT)
-    whole = go(config, tiny_store, tmp_path / "whole")
-    asked = []
-    monkeypatch.setattr(run_module, "fetches_early", lambda device, lag: asked.append(lag) is None)
-    early, halves = tmp_path / "early", tmp_path / "halves"
-    go(config, tiny_store, early)
-    assert set(asked) == {lag}
-    assert_same_results(whole, early)
+    ahead, halves = tmp_path / "early", tmp_path / "halves"
+    go(config, tiny_store, ahead)
+    for step in range(1, 20):
+        assert early.index(("fetched", step)) < early.index(("scored", step - 1))
     with pytest.raises(KeyboardInterrupt):
         go(config, tiny_store, halves, say=interrupt_at(14))
     go(config, tiny_store, halves, resume=True)
+    monkeypatch.undo()
+    whole = go(config, tiny_store, tmp_path / "whole")
+    assert_same_results(whole, ahead)
     assert_same_results(whole, halves)
+
+
+def test_an_interruption_in_the_middle_of_a_step_keeps_the_last_whole_checkpoint(tiny_store, tmp_path, early):
+    """The forward pass has then moved the running statistics of the normalisation, and nothing else has moved."""
+
+    class Interrupting(local.LocalStream):
+        def batches(self, start, stop):
+            for batch in super().batches(start, stop):
+                if batch.step == 16 and start == 0:
+                    raise KeyboardInterrupt
+                yield batch
+
+    config = tiny_run(iterations=20, validate_every=7)
+    whole, halves = go(config, tiny_store, tmp_path / "whole"), tmp_path / "halves"
+    with mock.patch.object(local, "LocalStream", Interrupting), pytest.raises(KeyboardInterrupt):
+        go(config, tiny_store, halves)
+    assert max(path.name for path in halves.glob("checkpoint-*")) == "checkpoint-000000014.pt"
+    go(config, tiny_store, halves, resume=True)
+    assert_same_results(whole, halves)
+
+
+def test_ctrl_c_comes_when_the_step_is_done(tiny_store, tmp_path):
+    """A real signal in the middle of step 9; the checkpoint is the one of step 10's beginning, and goes on as ever."""
+    config = tiny_run(iterations=20, validate_every=7)
+    whole, halves = go(config, tiny_store, tmp_path / "whole"), tmp_path / "halves"
+    forward = Trainer.forward
+
+    def pressed(self, images):
+        result = forward(self, images)
+        if self.model.training and next(steps) == 9:
+            signal.raise_signal(signal.SIGINT)
+        return result
+
+    steps = itertools.count()
+    with mock.patch.object(Trainer, "forward", pressed), pytest.raises(KeyboardInterrupt):
+        go(config, tiny_store, halves)
+    assert next(steps) == 10
+    assert max(path.name for path in halves.glob("checkpoint-*")) == "checkpoint-000000010.pt"
+    go(config, tiny_store, halves, resume=True)
+    assert_same_results(whole, halves)
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    def again():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("still here")
+
+    with pytest.raises(KeyboardInterrupt), run_module.ctrl_c_waits():
+        again()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_only_a_gpu_with_a_lag_fetches_early():

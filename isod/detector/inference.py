@@ -35,9 +35,10 @@ def detect(
     labels = flat[image, rank] // locations + 1
     boxes = boxes[image, flat[image, rank] % locations]
     scores = scores[image, rank]
-    # NMS on the host: it goes class by class and image by image, which keeps a GPU, and all who share it, waiting
+    # on the host: of many boxes NMS goes class by class, image by image, and keeps a GPU and all who share it waiting
     image, labels, boxes, scores = (item.cpu() for item in (image, labels, boxes, scores))
-    keep = batched_nms(boxes, scores, image * len(flat[0]) + labels, config.nms_threshold)
+    # of few boxes it sets the groups apart by adding to their coordinates: in float32 that would move boxes
+    keep = batched_nms(boxes.double(), scores.double(), image * logits.shape[1] + labels, config.nms_threshold)
     keep = keep[image[keep].argsort(stable=True)]  # by image, score order within
     counts = torch.bincount(image[keep], minlength=len(logits)).tolist()
     found = zip(boxes[keep].split(counts), scores[keep].split(counts), labels[keep].split(counts), strict=True)

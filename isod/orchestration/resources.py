@@ -61,7 +61,7 @@ def concurrent_trials(resources: ResourceConfig, *, cpus: float, gpus: float, tr
         if fit_gpus < 1:
             raise InputError(
                 f"a trial needs {need_gpus:g} GPU and Ray has {gpus:g}:"
-                " choose a preset without a GPU, or connect to a cluster that has one"
+                " set --gpus-per-trial 0 for the CPU, or connect to a cluster that has one"
             )
         fit = min(fit, fit_gpus)
     return max(1, min(fit, trials))

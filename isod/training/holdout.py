@@ -51,10 +51,12 @@ def training_examples(
 
 def holdout_key(config: RunConfig, store: CropStore) -> str:
     """Names everything that the hold-out scores depend on."""
+    training = {**asdict(config.training), "iterations": None, "validate_every": None, "lag": None}
+    del training["compiled"]  # the hold-out model never is; nor did it change the names of scores that are kept
     facts = {
         "store": [store.uri, asdict(store.meta)],
         "holdout": asdict(config.holdout),
-        "training": {**asdict(config.training), "iterations": None, "validate_every": None, "lag": None},
+        "training": training,
         "score": [config.sampler.heuristic, config.sampler.reduction, config.sampler.class_weight,
                   config.sampler.box_weight],
     }  # fmt: skip
@@ -67,6 +69,7 @@ def holdout_run(config: RunConfig, holdout: HoldoutConfig, examples: int) -> Run
         config.training,
         iterations=-(-holdout.epochs * examples // holdout.batch_size),
         batch_size=holdout.batch_size,
+        compiled=False,
     )
     return replace(config, detector=holdout.detector, training=training)
 
@@ -89,9 +92,8 @@ def holdout_scores(
     stream = LocalStream(split, table, schedule, workers=workers)
     trainer = Trainer(run, store.meta, device)
     feed = Feed(trainer, stream, 0)
-    for inputs in feed:
-        scores = trainer.step(inputs, feed.fetch).scores
-        stream.send_scores(inputs.batch.step, inputs.batch.draw.indices, scores)
+    for batch, inputs in feed:
+        stream.send_scores(batch.step, batch.draw.indices, trainer.step(inputs, feed.fetch).scores)
     offset = np.zeros(len(split))
     for indices in in_batches(eligible, run.training.batch_size):
         offset[indices] = trainer.score(split.read(indices))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -207,9 +210,10 @@ class Trainer:
         scores = sample_scores(outcome, self.config.sampler)
         rows = torch.stack([scores, *example_losses(outcome), object_margins(outcome)])
         losses = torch.stack([loss.total.detach(), loss.class_loss, loss.box_loss])
-        meanwhile()
         if self.part.ranks > 1:
             sum_gradients(self.model.parameters())
+        meanwhile()
+        if self.part.ranks > 1:
             host_rows, host_losses, unreadable = gather_step(rows, losses, batch.crops.unreadable)
         else:
             values = torch.cat([rows.flatten(), losses]).cpu().double().numpy()
@@ -321,7 +325,8 @@ def train(
             after the last iteration. Training losses are means since the last report; ``time/seconds`` is training time
             from the first batch on, without validation.
         record: of this run; a fresh one if not given. Training goes on after the ``record.iteration`` steps done.
-        checkpoints: written after a report, and when the run is interrupted (KeyboardInterrupt); none if not given.
+        checkpoints: written after a report, and when the run is interrupted (KeyboardInterrupt), for which a Ctrl-C
+            waits until the step under way is done; none if not given.
         say: where to tell what the person who waits should know.
     Returns:
         The record at the end.
@@ -337,13 +342,16 @@ def train(
 
     began: float | None = None
     feed = Feed(trainer, stream, record.iteration)
+    between_steps = True
     try:
-        for inputs in feed:
-            batch = inputs.batch
+        for batch, inputs in feed:
             began = began or time.perf_counter()  # a stream takes seconds to start, once
-            result = _step(trainer, inputs, feed.fetch)
-            stream.send_scores(batch.step, batch.draw.indices, result.scores)
-            record.add(batch.draw.indices, result)
+            with ctrl_c_waits():
+                between_steps = False
+                result = _step(trainer, inputs, feed.fetch)
+                stream.send_scores(batch.step, batch.draw.indices, result.scores)
+                record.add(batch.draw.indices, result)
+                between_steps = True
             if result.unreadable.any():
                 _tell_unreadable(batch.draw.indices[result.unreadable], record, say)
             done = record.iteration
@@ -366,7 +374,8 @@ def train(
                     save()
                 began = time.perf_counter()
     except KeyboardInterrupt:
-        save()
+        if between_steps:  # in the middle of one, the network's running statistics are ahead of its weights
+            save()
         raise
     return record
 
@@ -378,9 +387,33 @@ def follow(trainer: Trainer, stream: Stream, start: int) -> None:
         start: steps done before.
     """
     feed = Feed(trainer, stream, start)
-    for inputs in feed:
+    for batch, inputs in feed:
         result = _step(trainer, inputs, feed.fetch)
-        stream.send_scores(inputs.batch.step, inputs.batch.draw.indices, result.scores)
+        stream.send_scores(batch.step, batch.draw.indices, result.scores)
+
+
+@contextlib.contextmanager
+def ctrl_c_waits() -> Iterator[None]:
+    """Within it a Ctrl-C (KeyboardInterrupt) comes at the end, but for a second one; where Python's own handler is in
+    force, and in the main thread, which alone gets signals."""
+    pressed: list[int] = []
+
+    def hold(number: int, frame: Any) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    alone = threading.current_thread() is threading.main_thread()
+    if not alone or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def fetches_early(device: torch.device, lag: int) -> bool:
@@ -389,10 +422,10 @@ def fetches_early(device: torch.device, lag: int) -> bool:
 
 
 class Feed:
-    """The batches of a run from step ``start`` on, on the device.
+    """The batches of a run from step ``start`` on: each beside itself, or beside what has been loaded of it.
 
-    On a GPU the next one is fetched and copied while the device computes, so that it never waits for either; but not
-    with a lag of 0, where the next draw needs the scores of the present step.
+    On a GPU the next one is fetched and copied while the device computes: the draw that it waits for needs no score of
+    the step under way, as the lag is 1 or more. So one step of the lag goes to the copy, and decoding has the others.
     """
 
     def __init__(self, trainer: Trainer, stream: Stream, start: int) -> None:
@@ -405,20 +438,20 @@ class Feed:
     def fetch(self) -> None:
         """Called in the middle of a step."""
         if self._early:
-            self._fetched.append(self._next())
+            batch = next(self._batches, None)
+            self._fetched.append(None if batch is None else self._trainer.load(batch))
 
-    def _next(self) -> Inputs | None:
-        batch = next(self._batches, None)
-        return None if batch is None else self._trainer.load(batch)
+    def __iter__(self) -> Iterator[tuple[Batch, Batch | Inputs]]:
+        while True:
+            inputs = self._fetched.pop() if self._fetched else next(self._batches, None)
+            if inputs is None:
+                return
+            yield (inputs.batch if isinstance(inputs, Inputs) else inputs), inputs
 
-    def __iter__(self) -> Iterator[Inputs]:
-        while (inputs := self._fetched.pop() if self._fetched else self._next()) is not None:
-            yield inputs
 
-
-def _step(trainer: Trainer, inputs: Inputs, meanwhile: Callable[[], None]) -> StepResult:
+def _step(trainer: Trainer, inputs: Batch | Inputs, meanwhile: Callable[[], None]) -> StepResult:
     """The trainer's step; out of memory becomes the sentence that says what to do."""
-    batch = inputs.batch
+    batch = inputs.batch if isinstance(inputs, Inputs) else inputs
     try:
         return trainer.step(inputs, meanwhile)
     except torch.OutOfMemoryError as error:
