@@ -198,8 +198,8 @@ def test_detections_by_hand():
 
 
 def test_what_is_found_in_an_image_does_not_depend_on_the_batch():
-    """A batch of the thesis's size, in which a few boxes stand out and overlap: of so few (below 1000) torchvision's NMS
-    sets the groups apart by coordinates."""
+    """A batch of the thesis's size, in which few boxes stand out and overlap: below 1000 of them torchvision's NMS sets
+    the groups apart by their coordinates."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.full((128, 3, 48, 160), -20.0)
     logits[:, 0] = 0.0
