@@ -258,7 +258,7 @@ def test_unknown_names(refused, training, tiny_store):
     sentence = refused(main, *arguments(tiny_store, "--sampler", "best"))
     assert sentence.startswith("unknown sampler 'best'; choose one of baseline, LIS, UIS")
     sentence = refused(main, *arguments(tiny_store, "--preset", "huge"))
-    assert sentence == "unknown preset 'huge'; choose one of demo, small, thesis"
+    assert sentence == "unknown preset 'huge'; choose one of demo, small, medium, thesis"
     for typed, meant in (("UIS_IR", "UIS-IR"), ("basline", "baseline")):
         sentence = refused(main, *arguments(tiny_store, "--sampler", typed))
         assert sentence.startswith(f"unknown sampler {typed!r}; did you mean {meant!r}? choose one of baseline, LIS")
