@@ -194,12 +194,10 @@ def measure(names: list[str], n: int, batch: int, rounds: int, steps: int) -> di
     return figures | take_turns(ready, rounds, warm_up=1)
 
 
-def builds(n: int, batch: int, tables: int, rounds: int, steps: int) -> str:
-    """One table after another: its draw + update beside random reads of its own scores, as Markdown lines."""
-    lines = [
-        "| build | draw + update, µs | lowest … highest | a random read, ns | lowest … highest |",
-        "|---|---|---|---|---|",
-    ]
+def builds(n: int, batch: int, tables: int, rounds: int, steps: int) -> None:
+    """Prints of one table after another its draw + update beside random reads of its own scores."""
+    print("| build | draw + update, µs | lowest … highest | a random read, ns | lowest … highest |")
+    print("|---|---|---|---|---|")
     rng = np.random.default_rng(0)
     scores = rng.random(n)
     for build in range(1, tables + 1):
@@ -215,11 +213,9 @@ def builds(n: int, batch: int, tables: int, rounds: int, steps: int) -> str:
             table.scores[at]
             reads.append((time.perf_counter() - begin) / READS * 1e9)
         times, reads = times[1:], reads[1:]  # the first turn warms up
-        lines.append(
-            f"| {build} | {number(median(times))} | {spread(times)} | {number(median(reads))} | {spread(reads)} |"
-        )
+        cells = [cell for figures in (times, reads) for cell in (number(median(figures)), spread(figures))]
+        print(f"| {build} | {' | '.join(cells)} |", flush=True)
         del table, draw, update
-    return "\n".join(lines)
 
 
 def forbid_huge_pages() -> None:
@@ -245,7 +241,8 @@ def main() -> None:
     print(f"The same for all: the scores, batches of {args.batch}, one thread, indices and probabilities out.")
     for n in args.sizes:
         if args.builds:
-            print(f"\nN = {n:,}:\n\n{builds(n, args.batch, args.builds, args.rounds, args.steps)}")
+            print(f"\nN = {n:,}:\n")
+            builds(n, args.batch, args.builds, args.rounds, args.steps)
             continue
         waiting = [name for name in args.only if name != REFERENCE]
         others = max(1, int(MEMORY // (n * BYTES)) - 1)  # as many together as memory holds; ours is in each group
