@@ -32,6 +32,7 @@ import torch
 
 from benchmarks.harness import number, seconds, spread, take_turns, yes
 from benchmarks.overhead import random_batch
+from benchmarks.table import fill
 from benchmarks.whole_run import sweep_of_uis
 from isod.config import PRESETS, SAMPLERS, Preset, RunConfig
 from isod.data.store import CropStore, StoreMeta
@@ -53,9 +54,7 @@ class GrowingRun:
         training = trainer.config.training
         rng = np.random.default_rng(0)
         self.table = table_for(trainer.config.sampler, examples, seed=0)
-        for start in range(0, examples, 1 << 20):
-            indices = np.arange(start, min(start + (1 << 20), examples))
-            self.table.update(indices, rng.random(len(indices)))
+        fill(self.table, rng.random(examples))
         self._schedule = DrawSchedule(self.table, batch_size=training.batch_size, lag=training.lag)
         self._trainer, self._record = trainer, RunRecord(examples)
         self._batch = random_batch(training.batch_size, *trainer.meta.crop_size)

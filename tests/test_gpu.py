@@ -22,6 +22,7 @@ from isod.errors import InputError
 from isod.training import run as run_module
 from isod.training.local import run_local
 from isod.training.run import Trainer, to_device
+from tests.faults.conftest import until
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -109,7 +110,7 @@ def test_ctrl_c_gives_the_gpu_memory_back(tiny_store: str, tmp_path: Path):
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (130, "isod: stopped\n")
     assert list(out.glob("checkpoint-*.pt"))
-    wait_for_memory(before)
+    until(lambda: given_back(before), 10)  # a process that has ended takes a moment
 
 
 def test_trials_share_the_gpu_and_ctrl_c_leaves_nothing_on_it(tiny_store: str, tmp_path: Path):
@@ -132,13 +133,9 @@ def test_trials_share_the_gpu_and_ctrl_c_leaves_nothing_on_it(tiny_store: str, t
         assert "2 runs were not finished" in (tmp_path / "log").read_text()
     for folder in folders:
         assert glob.glob(str(folder / "checkpoint-*.pt"))
-    wait_for_memory(before)
+    until(lambda: given_back(before), 10)  # a process that has ended takes a moment
 
 
-def wait_for_memory(before: int) -> None:
-    """A process that has ended takes a moment to give its memory back."""
-    for _ in range(100):
-        if before - torch.cuda.mem_get_info()[0] < 16 * 2**20:
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{(before - torch.cuda.mem_get_info()[0]) >> 20} MiB of the GPU were not given back")
+def given_back(before: int) -> bool:
+    """Whether no process but this one holds GPU memory any more."""
+    return before - torch.cuda.mem_get_info()[0] < 16 * 2**20

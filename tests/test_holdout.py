@@ -59,9 +59,9 @@ def test_the_scores_are_those_of_a_model_that_saw_the_held_out_examples_alone(
     seen: list[np.ndarray] = []
     step = Trainer.step
 
-    def watched(self, inputs, meanwhile):
-        seen.append(inputs.draw.indices)
-        return step(self, inputs, meanwhile)
+    def watched(self, batch, loaded, meanwhile):
+        seen.append(batch.draw.indices)
+        return step(self, batch, loaded, meanwhile)
 
     monkeypatch.setattr(Trainer, "step", watched)
     examples = holdout.training_examples(CONFIG, store, device=CPU, workers=1, cache=tmp_path)

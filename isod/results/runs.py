@@ -233,8 +233,7 @@ def _require_same_settings(table: pd.DataFrame) -> None:
     A setting that runs of an older version do not record is newer than they are, and its default is what they did.
     """
     settings = table.filter(like="params.").drop(columns=["params.seed", "params.training.seed"], errors="ignore")
-    defaults = {f"params.{name}": str(value) for name, value in DEFAULTS.items()}
-    settings = settings.fillna({name: defaults[name] for name in settings.columns.intersection(list(defaults))})
+    settings = settings.fillna({f"params.{name}": str(value) for name, value in DEFAULTS.items()})
     groups = [(f"sampler {sampler}", rows) for sampler, rows in settings.groupby(table["sampler"])]
     for whose, rows in (*groups, ("all samplers", settings.filter(regex=SHARED))):
         for name in rows.columns[rows.nunique(dropna=False) > 1]:

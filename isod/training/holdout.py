@@ -92,8 +92,8 @@ def holdout_scores(
     stream = LocalStream(split, table, schedule, workers=workers)
     trainer = Trainer(run, store.meta, device)
     feed = Feed(trainer, stream, 0)
-    for batch, inputs in feed:
-        stream.send_scores(batch.step, batch.draw.indices, trainer.step(inputs, feed.fetch).scores)
+    for batch, loaded in feed:
+        stream.send_scores(batch.step, batch.draw.indices, trainer.step(batch, loaded, feed.fetch).scores)
     offset = np.zeros(len(split))
     for indices in in_batches(eligible, run.training.batch_size):
         offset[indices] = trainer.score(split.read(indices))

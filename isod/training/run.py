@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,16 +56,10 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     return config.lr * (1 + math.cos(math.pi * progress)) / 2
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """A batch, and its crops on the device."""
-
-    batch: Batch
-    images: Tensor  # [B, 3, H, W] uint8, channels-last
-    objects: Objects
+Loaded = tuple[Tensor, Objects]  # what a step reads of a batch's crops, on the device; see to_device
 
 
-def to_device(crops: Crops, device: torch.device) -> tuple[Tensor, Objects]:
+def to_device(crops: Crops, device: torch.device) -> Loaded:
     """Images [B, 3, H, W] uint8 in channels-last memory and padded objects, moved without waiting for the host."""
     # one copy out of Ray's read-only shared memory, into pages that the GPU can fetch from while the host goes on
     images = torch.empty(crops.images.shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
@@ -162,27 +156,27 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             return (self._trained if self.model.training else self.model)(images)
 
-    def load(self, batch: Batch) -> Inputs:
-        """The batch with its crops on the way to the device. On a GPU they travel beside what it computes."""
-        if self._copies is None:
-            return Inputs(batch, *to_device(batch.crops, self.device))
-        with torch.cuda.stream(self._copies):
-            return Inputs(batch, *to_device(batch.crops, self.device))
+    def load(self, batch: Batch) -> Loaded:
+        """The batch's crops, on the way to the device. On a GPU they travel beside what it computes."""
+        with torch.cuda.stream(self._copies):  # None on a CPU, where this does nothing
+            return to_device(batch.crops, self.device)
 
-    def step(self, batch: Batch | Inputs, meanwhile: Callable[[], None] = lambda: None) -> StepResult:
+    def step(
+        self, batch: Batch, loaded: Loaded | None = None, meanwhile: Callable[[], None] = lambda: None
+    ) -> StepResult:
         """One optimizer step. All that it returns is one copy to the host.
 
         A crop that did not decode (``batch.crops.unreadable``) weighs nothing in the loss and scores 0.
 
         Args:
+            loaded: what ``load`` made of the batch, if it was called before.
             meanwhile: called once all of the pass is under way on the device, before its numbers are waited for.
         Raises:
             FloatingPointError: if the loss is not finite; the weights are then those before the step.
         """
         training = self.config.training
         self.model.train()
-        inputs = batch if isinstance(batch, Inputs) else self.load(batch)
-        batch, images, objects = inputs.batch, inputs.images, inputs.objects
+        images, objects = loaded or self.load(batch)
         if self._copies is not None:
             present = torch.cuda.current_stream(self.device)
             present.wait_stream(self._copies)
@@ -240,13 +234,11 @@ class Trainer:
         size = len(batch.crops.indices) // 2
         while size:
             try:
-                self._try(batch, size)
+                with contextlib.suppress(FloatingPointError):  # that is no question of memory
+                    self._try(batch, size)
+                return size
             except torch.OutOfMemoryError:
                 size //= 2
-            except FloatingPointError:  # of a network that learns nothing but what it takes to run
-                return size
-            else:
-                return size
         return 0
 
     def _try(self, batch: Batch, size: int) -> None:
@@ -262,7 +254,7 @@ class Trainer:
         trainer = type(self)(replace(self.config, training=training), self.meta, self.device)
         following = []
         for _ in range(2):
-            trainer.step(batch, lambda: following.append(trainer.load(batch)))
+            trainer.step(batch, meanwhile=lambda: following.append(trainer.load(batch)))
             del following[:-1]
 
     def state_dict(self) -> dict[str, Any]:
@@ -344,11 +336,11 @@ def train(
     feed = Feed(trainer, stream, record.iteration)
     between_steps = True
     try:
-        for batch, inputs in feed:
+        for batch, loaded in feed:
             began = began or time.perf_counter()  # a stream takes seconds to start, once
             with ctrl_c_waits():
                 between_steps = False
-                result = _step(trainer, inputs, feed.fetch)
+                result = _step(trainer, batch, loaded, feed.fetch)
                 stream.send_scores(batch.step, batch.draw.indices, result.scores)
                 record.add(batch.draw.indices, result)
                 between_steps = True
@@ -387,8 +379,8 @@ def follow(trainer: Trainer, stream: Stream, start: int) -> None:
         start: steps done before.
     """
     feed = Feed(trainer, stream, start)
-    for batch, inputs in feed:
-        result = _step(trainer, inputs, feed.fetch)
+    for batch, loaded in feed:
+        result = _step(trainer, batch, loaded, feed.fetch)
         stream.send_scores(batch.step, batch.draw.indices, result.scores)
 
 
@@ -403,8 +395,8 @@ def ctrl_c_waits() -> Iterator[None]:
             raise KeyboardInterrupt
         pressed.append(number)
 
-    alone = threading.current_thread() is threading.main_thread()
-    if not alone or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
     signal.signal(signal.SIGINT, hold)
@@ -422,7 +414,7 @@ def fetches_early(device: torch.device, lag: int) -> bool:
 
 
 class Feed:
-    """The batches of a run from step ``start`` on: each beside itself, or beside what has been loaded of it.
+    """The batches of a run from step ``start`` on, each with what the trainer has loaded of it, or None.
 
     On a GPU the next one is fetched and copied while the device computes: the draw that it waits for needs no score of
     the step under way, as the lag is 1 or more. So one step of the lag goes to the copy, and decoding has the others.
@@ -433,27 +425,27 @@ class Feed:
         self._trainer = trainer
         self._batches = iter(stream.batches(start, training.iterations))
         self._early = fetches_early(trainer.device, training.lag)
-        self._fetched: list[Inputs | None] = []  # None where there are no more
+        self._fetched: list[tuple[Batch, Loaded]] = []  # one, from the middle of a step to the next
 
     def fetch(self) -> None:
         """Called in the middle of a step."""
-        if self._early:
-            batch = next(self._batches, None)
-            self._fetched.append(None if batch is None else self._trainer.load(batch))
+        if self._early and (batch := next(self._batches, None)) is not None:
+            self._fetched.append((batch, self._trainer.load(batch)))
 
-    def __iter__(self) -> Iterator[tuple[Batch, Batch | Inputs]]:
+    def __iter__(self) -> Iterator[tuple[Batch, Loaded | None]]:
         while True:
-            inputs = self._fetched.pop() if self._fetched else next(self._batches, None)
-            if inputs is None:
+            while self._fetched:
+                yield self._fetched.pop()
+            batch = next(self._batches, None)
+            if batch is None:
                 return
-            yield (inputs.batch if isinstance(inputs, Inputs) else inputs), inputs
+            yield batch, None
 
 
-def _step(trainer: Trainer, inputs: Batch | Inputs, meanwhile: Callable[[], None]) -> StepResult:
+def _step(trainer: Trainer, batch: Batch, loaded: Loaded | None, meanwhile: Callable[[], None]) -> StepResult:
     """The trainer's step; out of memory becomes the sentence that says what to do."""
-    batch = inputs.batch if isinstance(inputs, Inputs) else inputs
     try:
-        return trainer.step(inputs, meanwhile)
+        return trainer.step(batch, loaded, meanwhile)
     except torch.OutOfMemoryError as error:
         reason = str(error).partition(".")[0]
     trainer.optimizer.zero_grad()  # the failed step's tensors are gone with its traceback, this is the rest
