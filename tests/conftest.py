@@ -16,11 +16,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
-    """Two processes share the tests, file by file; all files that need Ray go to the same one, which starts it once."""
-    with_ray = {item.path for item in items if "ray_local" in item.fixturenames or "faults" in item.path.parts}
+    """Two processes share the tests, file by file; files that need Ray go to the same one, which starts it once.
+
+    But not those of the faults: they mostly wait, and would make that one process twice as long as the other.
+    """
+    with_ray = {item.path for item in items if "ray_local" in item.fixturenames}
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group("ray" if item.path in with_ray else item.path.stem))
+            group = "faults" if "faults" in item.path.parts else "ray" if item.path in with_ray else item.path.stem
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
