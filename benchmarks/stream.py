@@ -10,7 +10,8 @@ keeps the steps in order under a fixed lag. The DataLoader fetches whole batches
 processes, with its usual prefetching. WebDataset reads tar files from front to end, which is all it can do, and draws
 through a shuffle buffer. All take turns; a turn counts its steps after a warm-up, its start is not in the rate. The
 second table decodes the same crops, with the same decoder and one thread, from the store and out of whole frames;
-reading the frames' files is not counted.
+reading the frames' files is not counted. Where there is a GPU, it also has the store's crops decoded there, a batch at
+a time.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from isod.orchestration.cluster import connect
 from isod.orchestration.prepare import prepare
 from isod.orchestration.stream import RayStream
 from isod.ragged import pad_objects
+from isod.training.decode import decode_batch
 from isod.training.examples import TrainingExamples
 
 WARM_UP = 10  # steps that are not counted
@@ -178,7 +180,8 @@ def web_dataset(shards: Path, store: CropStore, batch_size: int, steps: int, wor
 
 
 def decode_costs(store: CropStore, frames: list[Path], repeats: int) -> dict[str, Figures]:
-    """Milliseconds a crop, one thread: from the store, and by decoding the whole frame and cutting it.
+    """Milliseconds a crop, one thread: from the store, and by decoding the whole frame and cutting it; the store's also
+    on a GPU.
 
     A demo frame is smooth outside of the far region and so decodes faster than a camera's. The last entry is the same
     frame with the far region repeated all over it: as much detail everywhere.
@@ -206,6 +209,15 @@ def decode_costs(store: CropStore, frames: list[Path], repeats: int) -> dict[str
         "whole demo frame, cut": partial(whole, plain),
         "whole detailed frame, cut": partial(whole, detailed),
     }
+    if torch.cuda.is_available():
+        device = torch.device("cuda")
+
+        def on_device() -> None:
+            crops = split.read(split.readable[:count], decode=False)
+            decode_batch(crops.images, split.meta.crop_size, device)
+            torch.cuda.synchronize(device)
+
+        contenders["from the store, on the GPU"] = lambda: 1000 * seconds(on_device) / count
     return take_turns(contenders, repeats, warm_up=1)
 
 
@@ -243,7 +255,7 @@ def main() -> None:
         print(comparison(figures, "crops/s", less_is_better=False, targets=targets))
         if options.store is None:
             frames = sorted(root.glob("single_frames/*/camera_front_blur/*.jpg"))
-            print("\nThe same crops, decoded on one thread:\n")
+            print("\nThe same crops, decoded on one thread, or on the GPU:\n")
             print(comparison(decode_costs(store, frames[:32], options.repeats), "ms a crop", less_is_better=True))
     ray.shutdown()
 

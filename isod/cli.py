@@ -52,6 +52,7 @@ def adjust(preset: Preset, options: argparse.Namespace) -> Preset:
             lr_schedule=options.lr_schedule,
             loss_normalisation=options.loss_normalisation,
             compiled=options.compiled,
+            decode_on_device=options.decode_on_device,
         ),
         resources=set_given(preset.resources, decode_workers=options.workers, threads=options.threads),
     )
@@ -70,6 +71,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--lag", type=int, metavar="N", help="draw t sees the scores of steps up to t - 1 - N")
     group.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=None,
                        help="train through torch.compile: a minute, then faster steps on a GPU")  # fmt: skip
+    group.add_argument("--decode-on-device", action=argparse.BooleanOptionalAction, default=None,
+                       help="leave JPEG decoding to the GPU, where there are too few CPU cores for it")  # fmt: skip
     group.add_argument("--workers", type=int, metavar="N", help="decode workers per run")
     group.add_argument("--threads", type=int, metavar="N", help="torch's CPU threads per run")
 

@@ -63,10 +63,38 @@ def test_the_forward_pass_is_bfloat16_and_the_scores_are_those_of_the_cpu_to_its
     store = CropStore.open(tiny_store)
     crops = store.split("train").read(np.arange(8))
     cuda, cpu = (Trainer(CONFIG, store.meta, torch.device(name)) for name in ("cuda", "cpu"))
-    images, _ = to_device(crops, cuda.device)
+    images = to_device(crops, store.meta.crop_size, cuda.device).images
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert cuda.forward(images)[0].dtype == torch.bfloat16
     np.testing.assert_allclose(cuda.score(crops), cpu.score(crops), rtol=0.05, atol=0.02)
+
+
+def test_the_gpu_decodes_as_the_host_does_but_for_rounding(tiny_store: str):
+    """Its decoder enlarges chroma another way, and where a file is bad the host decodes the batch."""
+    store = CropStore.open(tiny_store)
+    split, cuda = store.split("train"), torch.device("cuda")
+    expected = split.read(np.arange(16)).images.astype(int)
+    crops = split.read(np.arange(16), decode=False)
+    images, _, unreadable = to_device(crops, store.meta.crop_size, cuda)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert not unreadable.any()
+    assert np.abs(images.permute(0, 2, 3, 1).cpu().numpy() - expected).mean() < 2
+    crops.images[3, 100:] = 0
+    images, _, unreadable = to_device(crops, store.meta.crop_size, cuda)
+    assert np.flatnonzero(unreadable).tolist() == [3]
+    expected[3] = 0
+    np.testing.assert_array_equal(images.permute(0, 2, 3, 1).cpu().numpy(), expected)
+
+
+def test_decoding_beside_the_computing_changes_little(tiny_store: str, tmp_path: Path):
+    """Images that were not waited for, or whose memory went to another tensor, would change the losses."""
+    kept = {}
+    for on_device in (True, False):
+        out = tmp_path / str(on_device)
+        run(tiny_store, out, iterations=40, validate_every=1, decode_on_device=on_device)
+        kept[on_device] = pd.read_csv(out / "metrics.csv")["train/loss"]
+    np.testing.assert_allclose(kept[True][:5], kept[False][:5], rtol=5e-2)
+    np.testing.assert_allclose(kept[True], kept[False], rtol=0.3)
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -174,10 +174,11 @@ def bad_store(tiny_store, tmp_path_factory):
     return uri
 
 
-def test_an_image_that_decodes_no_more_costs_one_example_and_not_the_run(bad_store, tmp_path):
+@pytest.mark.parametrize("decode_on_device", [False, True])
+def test_an_image_that_decodes_no_more_costs_one_example_and_not_the_run(bad_store, tmp_path, decode_on_device):
     said = []
-    run_local(tiny_run(iterations=24, validate_every=8), bad_store, tmp_path / "run", device=CPU, workers=2, threads=1,
-              say=said.append)  # fmt: skip
+    config = tiny_run(iterations=24, validate_every=8, decode_on_device=decode_on_device)
+    run_local(config, bad_store, tmp_path / "run", device=CPU, workers=2, threads=1, say=said.append)
     about = [line for line in said if "does not decode" in line]
     for index in (3, 40):
         (line,) = (line for line in about if f"the image of training example {index} " in line)

@@ -95,8 +95,9 @@ def test_options_of_the_thesis_grid():
         "gpus_per_trial resume out"
     )
     of_each_run = (
-        "compiled iterations batch_size validate_every width lr lr_schedule lag loss_normalisation workers threads"
-    )
+        "batch_size compiled decode_on_device iterations lag loss_normalisation lr lr_schedule threads validate_every "
+        "width workers"
+    )  # fmt: skip
     assert sorted(vars(options)) == sorted(f"{of_the_sweep} {of_each_run}".split())
     with_images = build_parser(script("real_traffic"), None).parse_args([])
     assert vars(options).keys() - vars(with_images).keys() == {"demo_frames"}

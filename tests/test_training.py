@@ -230,6 +230,17 @@ def test_validation_crops_are_the_same_with_and_without_the_cache(tiny_store, mo
     assert len(calls) == reads
 
 
+def test_where_crops_are_decoded_changes_nothing_on_a_cpu(tiny_store, tmp_path):
+    for where in (False, True):
+        config = tiny_run(decode_on_device=where, iterations=20, validate_every=10)
+        run_local(config, tiny_store, tmp_path / str(where), device=CPU, workers=1, threads=1)
+    first, second = (pd.read_csv(tmp_path / name / "metrics.csv") for name in ("False", "True"))
+    pd.testing.assert_frame_equal(first.drop(columns=UNTIMED), second.drop(columns=UNTIMED), check_exact=True)
+    weights, others = (torch.load(tmp_path / name / "model.pt") for name in ("False", "True"))
+    for name, values in weights.items():
+        assert torch.equal(values, others[name]), name
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_run_is_the_plain_one_but_for_rounding(tiny_store, tmp_path):

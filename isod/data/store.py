@@ -20,7 +20,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -140,11 +140,19 @@ class Crops:
     """B crops with their objects. Crops smaller than the store's crop_size lie top left on black."""
 
     indices: np.ndarray  # [B] int64
-    images: np.ndarray  # [B, H, W, 3] uint8, RGB
+    images: np.ndarray  # [B, H, W, 3] uint8, RGB; if not decoded yet, [B, L] uint8: JPEG files, zeros behind their ends
     boxes: list[np.ndarray]  # B × [n, 4] float32, xyxy, crop pixels
     labels: list[np.ndarray]  # B × [n] int64, 1…C; 0 for don't-care
     dont_care: list[np.ndarray]  # B × [n] bool
     unreadable: np.ndarray  # [B] bool; crops that did not decode and were let through, black and without objects
+
+    def quarantined(self, mask: np.ndarray) -> Crops:
+        """The crops, those that a mask [B] names marked as unreadable and without objects; the images as they are."""
+        boxes, labels, dont_care = (
+            [of_one[:0] if bad else of_one for of_one, bad in zip(part, mask, strict=True)]
+            for part in (self.boxes, self.labels, self.dont_care)
+        )
+        return replace(self, boxes=boxes, labels=labels, dont_care=dont_care, unreadable=mask)
 
     def without(self, mask: np.ndarray) -> Crops:
         """The crops that a mask [B] does not name."""
@@ -220,7 +228,14 @@ class CropSplit:
         mask[list(self.lost)] = False
         return np.flatnonzero(mask).astype(np.int64)
 
-    def read(self, indices: Sequence[int] | np.ndarray, *, threads: int = 1, quarantine: bool = False) -> Crops:
+    def read(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        *,
+        threads: int = 1,
+        quarantine: bool = False,
+        decode: bool = True,
+    ) -> Crops:
         """Fetch and decode crops, in the order asked for; an index may appear more than once.
 
         Args:
@@ -228,16 +243,20 @@ class CropSplit:
             threads: how many decode at once (decoding releases the interpreter lock).
             quarantine: let an image that does not decode through, black, without objects, and marked, so that a disk
                 that goes bad in the middle of a run costs one example and not the run.
+            decode: if not, the crops hold their JPEG files, whoever decodes them looks for bad ones, and ``threads``
+                and ``quarantine`` mean nothing.
         Raises:
             InputError: an index out of range, a lost frame, or, without quarantine, an image that does not decode.
         """
         table = self._take(indices, ["frame_id", "image", "boxes", "labels", "dont_care"])
         wanted = np.asarray(indices, dtype=np.int64)
+        unreadable = np.zeros(len(wanted), dtype=bool)
+        if not decode:
+            return self._crops(wanted, _padded(table["image"]), table, unreadable)
         height, width = self.meta.crop_size
         images = np.zeros((len(wanted), height, width, 3), dtype=np.uint8)  # [B, H, W, 3]
-        unreadable = np.zeros(len(wanted), dtype=bool)
 
-        def decode(position: int, image: pa.BinaryScalar) -> None:
+        def decode_one(position: int, image: pa.BinaryScalar) -> None:
             try:
                 decode_into(images[position], image.as_buffer() or b"")
             except ValueError as error:
@@ -252,16 +271,19 @@ class CropSplit:
 
         if threads > 1:
             with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(decode, range(len(wanted)), table["image"]))  # list(): raise what a thread raised
+                list(pool.map(decode_one, range(len(wanted)), table["image"]))  # list(): raise what a thread raised
         else:
             for position, image in enumerate(table["image"]):
-                decode(position, image)
-        none = Objects.build([], [], [])
+                decode_one(position, image)
+        return self._crops(wanted, images, table, unreadable)
+
+    def _crops(self, indices: np.ndarray, images: np.ndarray, table: pa.Table, unreadable: np.ndarray) -> Crops:
+        """Crops with the objects of their rows."""
         with self._damage_named():
-            rows = _objects(table, len(self.meta.class_names))
-        objects = [none if lost else o for o, lost in zip(rows, unreadable, strict=True)]
-        return Crops(wanted, images, [o.boxes for o in objects], [o.labels for o in objects],
-                     [o.dont_care for o in objects], unreadable)  # fmt: skip
+            objects = _objects(table, len(self.meta.class_names))
+        crops = Crops(indices, images, [o.boxes for o in objects], [o.labels for o in objects],
+                      [o.dont_care for o in objects], np.zeros(len(indices), dtype=bool))  # fmt: skip
+        return crops.quarantined(unreadable)
 
     def read_encoded(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
         """The JPEG bytes of crops, in the order asked for: for decoding elsewhere, such as on the GPU."""
@@ -440,6 +462,15 @@ def decode_into(place: np.ndarray, data: bytes | memoryview | pa.Buffer) -> None
         place[:height, :width] = simplejpeg.decode_jpeg(data)
     else:
         raise ValueError(f"it has {width}×{height} pixels, more than the store's {place.shape[1]}×{place.shape[0]}")
+
+
+def _padded(images: pa.ChunkedArray) -> np.ndarray:
+    """[B, L] uint8: files one below the other, zeros behind their ends."""
+    files = [np.frombuffer(image.as_buffer() or b"", dtype=np.uint8) for image in images]
+    padded = np.zeros((len(files), max(map(len, files), default=0)), dtype=np.uint8)
+    for place, file in zip(padded, files, strict=True):
+        place[: len(file)] = file
+    return padded
 
 
 def _objects(table: pa.Table, classes: int) -> list[Objects]:

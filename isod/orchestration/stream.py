@@ -38,12 +38,12 @@ class DecodeWorker:
     def __call__(self, batch: dict[str, NDArray]) -> Iterator[dict[str, NDArray]]:
         run, split = 0, None
         while True:
-            run, store_uri, start, stop = ray.get(self._table.assignment.remote(run))
+            run, store_uri, start, stop, decode = ray.get(self._table.assignment.remote(run))
             if split is None or split.uri != store_uri:
                 split = CropStore.open(store_uri).split("train")
-            yield from self._steps(run, split, range(start + int(batch["worker"][0]), stop, self._workers))
+            yield from self._steps(run, split, range(start + int(batch["worker"][0]), stop, self._workers), decode)
 
-    def _steps(self, run: int, split: CropSplit, steps: range) -> Iterator[dict[str, NDArray]]:
+    def _steps(self, run: int, split: CropSplit, steps: range, decode: bool) -> Iterator[dict[str, NDArray]]:
         asked = [self._table.draw.remote(run, step) for step in steps[:1]]
         for step, following in zip_longest(steps, steps[1:]):
             draw: Draw | None = ray.get(asked.pop())
@@ -51,7 +51,7 @@ class DecodeWorker:
                 return
             if following is not None:  # asked for early: the answer may have to wait for scores
                 asked.append(self._table.draw.remote(run, following))
-            yield pack(run, step, draw, split.read(self._part.of(draw.indices), quarantine=True))
+            yield pack(run, step, draw, split.read(self._part.of(draw.indices), quarantine=True, decode=decode))
 
 
 def pack(run: int, step: int, draw: Draw, crops: Crops) -> dict[str, NDArray]:
@@ -162,6 +162,7 @@ class RayStream:
             lag=training.lag,
             start=0 if state is None else int(state["applied"]),
             stop=training.iterations,
+            decode=not training.decode_on_device,
             state=None if state is None else as_arrays(state),
         )
         ray.get(self._table.begin.remote(assignment))

@@ -31,6 +31,7 @@ class Assignment:
     lag: int
     start: int  # first step to draw
     stop: int  # step after the last one
+    decode: bool = True  # whether the workers do; else they hand on JPEG files
     state: dict[str, Any] | None = None  # of the schedule, numpy arrays, where the run goes on
 
 
@@ -63,13 +64,13 @@ class TableActor:
             self._assignment = assignment
             self._changed.notify_all()
 
-    async def assignment(self, after: int) -> tuple[int, str, int, int]:
-        """(number, store_uri, start, stop) of the first run after number ``after``, as soon as it begins."""
+    async def assignment(self, after: int) -> tuple[int, str, int, int, bool]:
+        """(number, store_uri, start, stop, decode) of the first run after number ``after``, as soon as it begins."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._number > after)
         assert self._assignment is not None
         run = self._assignment
-        return run.number, run.store_uri, run.start, run.stop
+        return run.number, run.store_uri, run.start, run.stop, run.decode
 
     async def draw(self, run: int, step: int) -> Draw | None:
         """The draw of ``step``, as soon as the scores that it must see are in; None if the run is over.

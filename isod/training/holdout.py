@@ -52,7 +52,8 @@ def training_examples(
 def holdout_key(config: RunConfig, store: CropStore) -> str:
     """Names everything that the hold-out scores depend on."""
     training = {**asdict(config.training), "iterations": None, "validate_every": None, "lag": None}
-    del training["compiled"]  # the hold-out model never is; nor did it change the names of scores that are kept
+    for later in ("compiled", "decode_on_device"):  # not of the hold-out model, and the names of kept scores lack them
+        del training[later]
     facts = {
         "store": [store.uri, asdict(store.meta)],
         "holdout": asdict(config.holdout),
@@ -70,6 +71,7 @@ def holdout_run(config: RunConfig, holdout: HoldoutConfig, examples: int) -> Run
         iterations=-(-holdout.epochs * examples // holdout.batch_size),
         batch_size=holdout.batch_size,
         compiled=False,
+        decode_on_device=False,
     )
     return replace(config, detector=holdout.detector, training=training)
 

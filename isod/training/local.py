@@ -39,7 +39,7 @@ def local_stream(
     schedule = DrawSchedule(table, batch_size=training.batch_size, lag=training.lag, steps=training.iterations)
     if state is not None:
         schedule.load_state_dict(state)
-    return LocalStream(split, table, schedule, workers=workers, part=part)
+    return LocalStream(split, table, schedule, workers=workers, part=part, decode=not training.decode_on_device)
 
 
 def run_local(

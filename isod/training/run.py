@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from isod.sampling import sample_scores
 from isod.sampling.gain import UNIFORM_ABOVE, ess_in_words
 from isod.sampling.table import Draw
 from isod.training.checkpoint import Checkpoints
+from isod.training.decode import check_decoder, decode_batch
 from isod.training.measure import example_losses, object_margins
 from isod.training.ranks import gather_step, sum_gradients, sum_over_ranks
 from isod.training.record import RunRecord, StepResult
@@ -56,16 +57,30 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
     return config.lr * (1 + math.cos(math.pi * progress)) / 2
 
 
-Loaded = tuple[Tensor, Objects]  # what a step reads of a batch's crops, on the device; see to_device
+class Loaded(NamedTuple):
+    """What a step reads of a batch's crops."""
+
+    images: Tensor  # [B, 3, H, W] uint8 in channels-last memory, on the device
+    objects: Objects  # on the device
+    unreadable: NDArray[np.bool_]  # [B]; crops that did not decode, black and without objects
 
 
-def to_device(crops: Crops, device: torch.device) -> Loaded:
-    """Images [B, 3, H, W] uint8 in channels-last memory and padded objects, moved without waiting for the host."""
-    # one copy out of Ray's read-only shared memory, into pages that the GPU can fetch from while the host goes on
-    images = torch.empty(crops.images.shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
-    images.numpy()[...] = crops.images
+def to_device(crops: Crops, size: tuple[int, int], device: torch.device) -> Loaded:
+    """Crops on their way to the device, moved without waiting for the host; decoded there if they are not yet.
+
+    Args:
+        size: (H, W), pixels.
+    """
+    if crops.images.ndim == 2:
+        images, bad = decode_batch(crops.images, size, device)
+        crops = crops.quarantined(bad)
+    else:
+        # one copy out of Ray's read-only shared memory, into pages that the GPU can fetch from while the host goes on
+        pixels = torch.empty(crops.images.shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        pixels.numpy()[...] = crops.images
+        images = pixels.permute(0, 3, 1, 2).to(device, non_blocking=True)  # HWC is channels-last
     objects = Objects.from_lists(crops.boxes, crops.labels, crops.dont_care)
-    return images.permute(0, 3, 1, 2).to(device, non_blocking=True), objects.to(device)  # HWC is channels-last
+    return Loaded(images, objects.to(device), crops.unreadable)
 
 
 def in_batches(indices: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
@@ -145,6 +160,8 @@ class Trainer:
         if training.compiled and part.ranks == 1:
             torch.compiler.reset()  # what an earlier run of this process compiled counts against a limit
             self._trained = torch.compile(self.model, dynamic=False)  # type: ignore[assignment]
+        if training.decode_on_device:
+            check_decoder(device)
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=training.lr, betas=training.betas, eps=training.eps, fused=True
@@ -159,14 +176,14 @@ class Trainer:
     def load(self, batch: Batch) -> Loaded:
         """The batch's crops, on the way to the device. On a GPU they travel beside what it computes."""
         with torch.cuda.stream(self._copies):  # None on a CPU, where this does nothing
-            return to_device(batch.crops, self.device)
+            return to_device(batch.crops, self.meta.crop_size, self.device)
 
     def step(
         self, batch: Batch, loaded: Loaded | None = None, meanwhile: Callable[[], None] = lambda: None
     ) -> StepResult:
         """One optimizer step. All that it returns is one copy to the host.
 
-        A crop that did not decode (``batch.crops.unreadable``) weighs nothing in the loss and scores 0.
+        A crop that did not decode weighs nothing in the loss and scores 0.
 
         Args:
             loaded: what ``load`` made of the batch, if it was called before.
@@ -176,7 +193,7 @@ class Trainer:
         """
         training = self.config.training
         self.model.train()
-        images, objects = loaded or self.load(batch)
+        images, objects, unreadable = loaded or self.load(batch)
         if self._copies is not None:
             present = torch.cuda.current_stream(self.device)
             present.wait_stream(self._copies)
@@ -187,7 +204,7 @@ class Trainer:
             images = torch.where(flip[:, None, None, None], images.flip(-1), images)
             objects = objects.mirrored(flip, images.shape[-1])
         weights = None
-        shares = np.where(batch.crops.unreadable, 0.0, self.part.of(batch.draw.weights))
+        shares = np.where(unreadable, 0.0, self.part.of(batch.draw.weights))
         if (shares != 1).any():
             weights = torch.from_numpy(shares).to(self.device)
         loss, outcome = detection_loss(
@@ -208,10 +225,10 @@ class Trainer:
             sum_gradients(self.model.parameters())
         meanwhile()
         if self.part.ranks > 1:
-            host_rows, host_losses, unreadable = gather_step(rows, losses, batch.crops.unreadable)
+            host_rows, host_losses, unreadable = gather_step(rows, losses, unreadable)
         else:
             values = torch.cat([rows.flatten(), losses]).cpu().double().numpy()
-            host_rows, host_losses, unreadable = values[:-3].reshape(4, -1), values[-3:], batch.crops.unreadable
+            host_rows, host_losses = values[:-3].reshape(4, -1), values[-3:]
         total, class_loss, box_loss = host_losses.tolist()
         if not math.isfinite(total):
             raise FloatingPointError(f"loss is {total} at step {batch.step}, examples {batch.draw.indices.tolist()}")
@@ -270,7 +287,7 @@ class Trainer:
     def score(self, crops: Crops) -> NDArray[np.float64]:
         """The sampler's scores [B] of crops that are not trained on, in evaluation mode."""
         self.model.eval()
-        images, objects = to_device(crops, self.device)
+        images, objects, _ = to_device(crops, self.meta.crop_size, self.device)
         _, outcome = detection_loss(*self.forward(images), objects)
         return sample_scores(outcome, self.config.sampler).cpu().double().numpy()
 
@@ -284,7 +301,7 @@ class Trainer:
             display_threshold=self.config.detector.display_threshold,
         )
         for batch in crops:
-            images, _ = to_device(batch, self.device)
+            images = to_device(batch, self.meta.crop_size, self.device).images
             detections = detect(*self.forward(images), self.meta.crop_size, self.config.detector)
             targets = [
                 {

@@ -100,6 +100,7 @@ class LocalStream:
         table, schedule: whose draws are read.
         workers: threads that read and decode; the decoder and the store release the interpreter's lock.
         part: of every batch that is read.
+        decode: whether to; else batches hold JPEG files.
     """
 
     def __init__(
@@ -110,12 +111,14 @@ class LocalStream:
         *,
         workers: int = 1,
         part: Part = WHOLE,
+        decode: bool = True,
     ) -> None:
         self._split = split
         self._schedule = schedule
         self._table = table
         self._workers = workers
         self._part = part
+        self._decode = decode
 
     @property
     def num_examples(self) -> int:
@@ -128,7 +131,8 @@ class LocalStream:
             for step in range(start, stop):
                 while upcoming < stop and self._schedule.ready(upcoming):
                     draw = self._schedule.draw(upcoming)
-                    crops = pool.submit(self._split.read, self._part.of(draw.indices), quarantine=True)
+                    indices = self._part.of(draw.indices)
+                    crops = pool.submit(self._split.read, indices, quarantine=True, decode=self._decode)
                     pending.append((upcoming, draw, crops))
                     upcoming += 1
                 if not pending:
