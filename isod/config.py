@@ -118,6 +118,11 @@ class SamplerConfig:
         for name in ("class_weight", "box_weight", "smoothing", "weight_exponent"):
             value = getattr(self, name)
             require(0 <= value < float("inf"), f"sampler {name} must be finite and ≥ 0", value)
+        require(
+            self.class_weight > 0 or self.box_weight > 0,
+            "sampler class_weight and box_weight must not both be 0",
+            (self.class_weight, self.box_weight),
+        )
         require(0 <= self.floor <= 1, "sampler floor must be in [0, 1]", self.floor)
         require(0 <= self.momentum < 1, "sampler momentum must be in [0, 1)", self.momentum)
         require(0 < self.half_life < float("inf"), "sampler half_life must be finite and > 0", self.half_life)

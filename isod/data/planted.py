@@ -43,8 +43,8 @@ class PlantedSplit:
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, indices: NDArray[np.int64], *, quarantine: bool = False) -> Crops:
-        """The images [B, H, W, 3] and objects, in the order asked for."""
+    def read(self, indices: NDArray[np.int64], *, quarantine: bool = False, decode: bool = True) -> Crops:
+        """The images [B, H, W, 3] and objects, in the order asked for; none is a file that could be bad or undecoded."""
         chosen = indices.tolist()
         return Crops(
             indices=indices,

@@ -31,7 +31,7 @@ class ObjectScores:
 
     means: Tensor  # [B, M+1] float32; mean of the map over the object's locations that count, 0 where there are none
     counts: Tensor  # [B, M+1] float32; how many locations those are
-    squares: Tensor  # [B] float32; sum of the squared map over all locations that count
+    values: Tensor  # [B, h·w] float32; the map where it counts, else 0
     scale: Tensor  # [B, M+1] float32; √area of the object in location sides; 1 for the background
 
     @property
@@ -48,21 +48,18 @@ def object_scores(score_map: Tensor, counted: Tensor, object_index: Tensor, obje
         object_area: [B, M] float32; pixels².
     """
     images, objects = object_area.shape
-    values = torch.where(counted, score_map.float(), 0.0).flatten(1)  # [B, h·w]
     weights = counted.flatten(1).float()
-    owner = object_index.flatten(1)
-    # Background is summed densely: sending most of the map to one cell would serialise a scatter on a GPU.
-    owned = (owner >= 0).float()
-    column = owner.clamp(min=0)
-    sums = values.new_zeros(images, objects + 1)
-    counts = torch.zeros_like(sums)
+    values = torch.where(counted, score_map.float(), 0.0).flatten(1)
+    both = torch.stack([values, weights], dim=1)  # [B, 2, h·w]; every operation is a kernel for a GPU's host to launch
+    owner = object_index.flatten(1).unsqueeze(1)
+    owned = both * (owner >= 0)
+    sums = both.new_zeros(images, 2, objects + 1)
     if objects:
-        sums[:, :objects] = sums[:, :objects].scatter_add(1, column, values * owned)
-        counts[:, :objects] = counts[:, :objects].scatter_add(1, column, weights * owned)
-    sums[:, objects] = (values * (1 - owned)).sum(1)
-    counts[:, objects] = (weights * (1 - owned)).sum(1)
-    scale = torch.cat([object_area.float().sqrt() / LOCATION_SIDE, torch.ones_like(sums[:, :1])], dim=1)
-    return ObjectScores(sums / counts.clamp(min=1), counts, values.square().sum(1), scale)
+        sums[..., :objects].scatter_add_(2, owner.clamp(min=0).expand_as(owned), owned)
+    sums[..., objects] = (both - owned).sum(2)  # background, summed densely: one after the other it would lose digits
+    total, counts = sums.unbind(1)
+    scale = torch.cat([object_area.float().sqrt() / LOCATION_SIDE, torch.ones_like(total[:, :1])], dim=1)
+    return ObjectScores(total / counts.clamp(min=1), counts, values, scale)
 
 
 def mean(part: ObjectScores) -> Tensor:
@@ -105,7 +102,7 @@ def norm(part: ObjectScores) -> Tensor:
     With the gradient norm per location it is the norm of the gradient of the image's mean loss (Katharopoulos &
     Fleuret 2018).
     """
-    return part.squares.sqrt() / part.counts.sum(1).clamp(min=1)
+    return part.values.square().sum(1).sqrt() / part.counts.sum(1).clamp(min=1)
 
 
 REDUCTIONS: dict[str, Callable[[ObjectScores], Tensor]] = {
@@ -130,15 +127,14 @@ def sample_scores(outcome: Outcome, sampler: SamplerConfig) -> Tensor:
     """
     if sampler.heuristic is None:
         return torch.zeros(len(outcome.labels), dtype=torch.float32, device=outcome.labels.device)
-    reduce = REDUCTIONS[sampler.reduction]
     with torch.autocast(outcome.labels.device.type, enabled=False):
         class_map, box_map = HEURISTICS[sampler.heuristic](outcome)
-        owned = outcome.object_index >= 0
-        scores = torch.zeros(len(outcome.labels), dtype=torch.float32, device=outcome.labels.device)
-        if sampler.class_weight:
-            part = object_scores(class_map, outcome.care, outcome.object_index, outcome.object_area)
-            scores = scores + sampler.class_weight * reduce(part)
-        if sampler.box_weight:
-            part = object_scores(box_map, owned, outcome.object_index, outcome.object_area)
-            scores = scores + sampler.box_weight * reduce(part)
-    return scores
+        parts = [
+            (sampler.class_weight, class_map, outcome.care),
+            (sampler.box_weight, box_map, outcome.object_index >= 0),
+        ]
+        weights, maps, counted = zip(*(part for part in parts if part[0]), strict=True)
+        copies = len(maps)  # the parts as one batch, of twice the images where there are both
+        index, area = outcome.object_index.repeat(copies, 1, 1), outcome.object_area.repeat(copies, 1)
+        reduced = REDUCTIONS[sampler.reduction](object_scores(torch.cat(maps), torch.cat(counted), index, area))
+        return sum(weight * part for weight, part in zip(weights, reduced.chunk(copies), strict=True))
