@@ -249,6 +249,7 @@ def test_bad_tables_and_draws():
         (dict(num_examples=3, seed=0, strategy="best"), "unknown strategy 'best'; choose one of"),
         (dict(num_examples=3, seed=0, history="all"), "unknown history"),
         (dict(num_examples=3, seed=0, floor=1.5), "floor must be in"),
+        (dict(num_examples=3, seed=0, class_weight=0.0, box_weight=0.0), "must not both be 0"),
         (dict(num_examples=3, seed=0, smoothing=float("nan")), "smoothing"),
         (dict(num_examples=3, seed=0, eligible=[]), "eligible"),
         (dict(num_examples=3, seed=0, eligible=[0, 3]), "eligible"),

@@ -44,7 +44,7 @@ class PlantedSplit:
         return len(self.images)
 
     def read(self, indices: NDArray[np.int64], *, quarantine: bool = False, decode: bool = True) -> Crops:
-        """The images [B, H, W, 3] and objects, in the order asked for; none is a file that could be bad or undecoded."""
+        """The images [B, H, W, 3] and objects, in the order asked for; no file is behind them that could be bad."""
         chosen = indices.tolist()
         return Crops(
             indices=indices,
