@@ -183,8 +183,8 @@ def decode_costs(store: CropStore, frames: list[Path], repeats: int) -> dict[str
     """Milliseconds a crop, one thread: from the store, and by decoding the whole frame and cutting it; the store's also
     on a GPU.
 
-    A demo frame is smooth outside of the far region and so decodes faster than a camera's. The last entry is the same
-    frame with the far region repeated all over it: as much detail everywhere.
+    A demo frame is smooth outside of the far region and so decodes faster than a camera's. A detailed frame is the same
+    with the far region repeated all over it: as much detail everywhere.
     """
     split = store.split("train")
     count = min(len(frames), len(split.readable))

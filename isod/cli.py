@@ -72,7 +72,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=None,
                        help="train through torch.compile: a minute, then faster steps on a GPU")  # fmt: skip
     group.add_argument("--decode-on-device", action=argparse.BooleanOptionalAction, default=None,
-                       help="leave JPEG decoding to the GPU, where there are too few CPU cores for it")  # fmt: skip
+                       help="have the GPU decode the drawn crops, where CPU cores are too few for it")  # fmt: skip
     group.add_argument("--workers", type=int, metavar="N", help="decode workers per run")
     group.add_argument("--threads", type=int, metavar="N", help="torch's CPU threads per run")
 

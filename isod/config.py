@@ -64,7 +64,7 @@ class TrainingConfig:
     flip: bool = False  # mirror each drawn crop with probability one half
     seed: int = 0  # initial weights, order of the data and augmentation
     compiled: bool = False  # train through torch.compile, where one process has the run: a minute, then faster steps
-    decode_on_device: bool = False  # crops reach the training process as JPEG, and its GPU decodes them
+    decode_on_device: bool = False  # drawn crops reach the training process as JPEG, and its GPU decodes them
     class_weight: float = 1.0  # λ_cls of eq. 4.1
     box_weight: float = 1.0  # λ_reg of eq. 4.1
     loss_normalisation: str = "location"  # what counts equally in the loss: "location" (eq. 4.1) or "object" (§6.3.1)

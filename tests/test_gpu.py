@@ -19,6 +19,7 @@ from benchmarks.harness import ROOT, environment
 from isod.config import SAMPLERS, DetectorConfig, RunConfig, TrainingConfig
 from isod.data.store import CropStore
 from isod.errors import InputError
+from isod.training import decode
 from isod.training import run as run_module
 from isod.training.local import run_local
 from isod.training.run import Trainer, to_device
@@ -69,13 +70,15 @@ def test_the_forward_pass_is_bfloat16_and_the_scores_are_those_of_the_cpu_to_its
     np.testing.assert_allclose(cuda.score(crops), cpu.score(crops), rtol=0.05, atol=0.02)
 
 
-def test_the_gpu_decodes_as_the_host_does_but_for_rounding(tiny_store: str):
+def test_the_gpu_decodes_as_the_host_does_but_for_rounding(tiny_store: str, monkeypatch: pytest.MonkeyPatch):
     """Its decoder enlarges chroma another way, and where a file is bad the host decodes the batch."""
     store = CropStore.open(tiny_store)
     split, cuda = store.split("train"), torch.device("cuda")
     expected = split.read(np.arange(16)).images.astype(int)
     crops = split.read(np.arange(16), decode=False)
-    images, _, unreadable = to_device(crops, store.meta.crop_size, cuda)
+    with monkeypatch.context() as without:
+        without.delattr(decode, "on_host")
+        images, _, unreadable = to_device(crops, store.meta.crop_size, cuda)
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert not unreadable.any()
     assert np.abs(images.permute(0, 2, 3, 1).cpu().numpy() - expected).mean() < 2

@@ -17,10 +17,11 @@ END = b"\xff\xd9"  # of a whole JPEG file
 
 
 def check_decoder(device: torch.device) -> None:
-    """Raises InputError if torchvision does not decode on the device."""
-    file = np.frombuffer(simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8)), np.uint8)
+    """Raises InputError if torchvision does not decode on the GPU; on a CPU it is not asked to."""
+    if device.type == "cpu":
+        return
     try:
-        decode_files([file], device)
+        decode_files([bytearray(simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8)))], device)
     except (RuntimeError, ImportError) as error:  # built without nvJPEG, or without images at all
         raise InputError(
             f"decode_on_device needs a torchvision that decodes JPEG on {device.type}, and this one does not "
@@ -28,59 +29,80 @@ def check_decoder(device: torch.device) -> None:
         ) from None
 
 
-def decode_files(files: Sequence[NDArray[np.uint8]], device: torch.device) -> list[Tensor]:
+def decode_files(files: Sequence[bytearray], device: torch.device) -> list[Tensor]:
     """RGB images [3, H, W] uint8 on the device. Raises RuntimeError if one of them does not decode."""
     from torchvision.io import ImageReadMode, decode_jpeg  # deprecated since torchvision 0.29: only for who asks for it
 
-    return decode_jpeg([torch.from_numpy(file.copy()) for file in files], ImageReadMode.RGB, device)
+    return decode_jpeg([torch.frombuffer(file, dtype=torch.uint8) for file in files], ImageReadMode.RGB, device)
 
 
 def decode_batch(
     padded: NDArray[np.uint8], size: tuple[int, int], device: torch.device
 ) -> tuple[Tensor, NDArray[np.bool_]]:
-    """Decode a batch on the device.
+    """Decode a batch on the device; waits until it is done.
 
-    Where one of its files does not decode there, all are decoded as ``CropSplit.read`` does it: so a bad file costs
-    time, and its example, and no other one.
+    A GPU's decoder rounds differently from the host's, and may not notice damage in the middle of a file.
 
     Args:
         padded: [B, L] uint8, JPEG files with zeros behind their ends.
         size: (H, W), pixels; smaller images lie top left on black, larger ones count as bad.
     Returns:
         Images [B, 3, H, W] uint8 in channels-last memory on the device, and which are bad and so black, [B] bool.
+    Raises:
+        RuntimeError: the GPU decodes no more, though the files are good.
+        torch.OutOfMemoryError: it has no memory for them.
     """
-    files = [np.trim_zeros(file, "b") for file in padded]
-    try:
-        for file in files:
-            height, width, _, _ = simplejpeg.decode_jpeg_header(file)
-            if height > size[0] or width > size[1] or file[-2:].tobytes() != END:
-                raise ValueError  # a GPU's decoder might fill in what is missing
-        decoded = decode_files(files, device)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError):
-        images, bad = _decode_on_host(files, size)
-        return torch.from_numpy(images).permute(0, 3, 1, 2).to(device), bad
-    if all(image.shape[1:] == size for image in decoded):
-        batch = torch.stack(decoded)
-    else:
-        batch = torch.zeros(len(decoded), 3, *size, dtype=torch.uint8, device=device)
-        for place, image in zip(batch, decoded, strict=True):
-            place[:, : image.shape[1], : image.shape[2]] = image
-    if device.type == "cuda":  # torchvision made them on a CUDA stream of its own, which may want their memory back
-        for image in decoded:
-            image.record_stream(torch.cuda.current_stream(device))
-    return batch.contiguous(memory_format=torch.channels_last), np.zeros(len(files), dtype=bool)
+    files = [bytearray(file) for file in padded]
+    for file in files:
+        del file[file.rfind(END) + len(END) :]  # what follows is no part of it; without an end it is bad
+    if device.type == "cpu":
+        return on_host(files, size)
+    torch.cuda.current_stream(device).synchronize()  # the decoder writes on a stream of its own: to memory not in use
+    return on_gpu(files, size, device)
 
 
-def _decode_on_host(
-    files: Sequence[NDArray[np.uint8]], size: tuple[int, int]
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+def on_gpu(files: Sequence[bytearray], size: tuple[int, int], device: torch.device) -> tuple[Tensor, NDArray[np.bool_]]:
+    """By torchvision. Where one file is bad the host decodes them all: it costs time, and its example, and no other."""
+    failure = None
+    if all(_fits(file, size) for file in files):
+        try:
+            return _stacked(decode_files(files, device), size, device), np.zeros(len(files), dtype=bool)
+        except RuntimeError as error:
+            failure = error
+    images, bad = on_host(files, size)
+    if failure is not None and not bad.any():
+        if "memory" in str(failure) or "ALLOCATOR" in str(failure):  # torchvision makes one error of all that happens
+            raise torch.OutOfMemoryError(str(failure)) from failure
+        raise failure
+    return images.to(device), bad
+
+
+def on_host(files: Sequence[bytearray], size: tuple[int, int]) -> tuple[Tensor, NDArray[np.bool_]]:
+    """By the decoder, and with the strictness, of ``CropSplit.read``."""
     images = np.zeros((len(files), *size, 3), np.uint8)
     bad = np.zeros(len(files), dtype=bool)
     for position, file in enumerate(files):
         try:
-            decode_into(images[position], file)
+            decode_into(images[position], memoryview(file))
         except ValueError:
             images[position], bad[position] = 0, True
-    return images, bad
+    return torch.from_numpy(images).permute(0, 3, 1, 2), bad
+
+
+def _fits(file: bytearray, size: tuple[int, int]) -> bool:
+    """Whether the file has a header and an end, and its image is no larger than ``size``."""
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(file)
+    except ValueError:
+        return False
+    return height <= size[0] and width <= size[1] and file.endswith(END)
+
+
+def _stacked(images: Sequence[Tensor], size: tuple[int, int], device: torch.device) -> Tensor:
+    if all(image.shape[1:] == size for image in images):
+        batch = torch.stack(list(images))
+    else:
+        batch = torch.zeros(len(images), 3, *size, dtype=torch.uint8, device=device)
+        for place, image in zip(batch, images, strict=True):
+            place[:, : image.shape[1], : image.shape[2]] = image
+    return batch.contiguous(memory_format=torch.channels_last)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from isod.config import RunConfig, flatten
 from isod.data.store import CropSplit, CropStore
 from isod.training.checkpoint import Checkpoints
+from isod.training.decode import check_decoder
 from isod.training.examples import TrainingExamples
 from isod.training.files import EXAMPLES, METRICS, MODEL, Row, RunFolder
 from isod.training.holdout import training_examples
@@ -91,7 +92,7 @@ def run_in_folder(
         checkpoint_share: of the training time that checkpoints may take.
         part: rank 0's, where several processes share the run; the others ``follow_run``.
     Raises:
-        InputError: a checkpoint of other settings, or a batch that does not fit.
+        InputError: a checkpoint of other settings, a GPU that does not decode, or a batch that does not fit.
         FloatingPointError: the loss is not finite.
     """
     split = store.split("train")
@@ -101,6 +102,8 @@ def run_in_folder(
     if folder.finished:
         replay(table.history())
         return
+    if config.training.decode_on_device:
+        check_decoder(device)
     saved = checkpoints.load()
     examples = training_examples(config, store, device=device, workers=workers, cache=holdout_cache)
     trainer = Trainer(config, store.meta, device, part)

@@ -26,7 +26,7 @@ from isod.sampling import sample_scores
 from isod.sampling.gain import UNIFORM_ABOVE, ess_in_words
 from isod.sampling.table import Draw
 from isod.training.checkpoint import Checkpoints
-from isod.training.decode import check_decoder, decode_batch
+from isod.training.decode import decode_batch
 from isod.training.measure import example_losses, object_margins
 from isod.training.ranks import gather_step, sum_gradients, sum_over_ranks
 from isod.training.record import RunRecord, StepResult
@@ -66,7 +66,7 @@ class Loaded(NamedTuple):
 
 
 def to_device(crops: Crops, size: tuple[int, int], device: torch.device) -> Loaded:
-    """Crops on their way to the device, moved without waiting for the host; decoded there if they are not yet.
+    """Crops on their way to the device, moved without waiting for the host; or decoded there if they are not yet.
 
     Args:
         size: (H, W), pixels.
@@ -160,8 +160,6 @@ class Trainer:
         if training.compiled and part.ranks == 1:
             torch.compiler.reset()  # what an earlier run of this process compiled counts against a limit
             self._trained = torch.compile(self.model, dynamic=False)  # type: ignore[assignment]
-        if training.decode_on_device:
-            check_decoder(device)
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=training.lr, betas=training.betas, eps=training.eps, fused=True
@@ -175,7 +173,7 @@ class Trainer:
 
     def load(self, batch: Batch) -> Loaded:
         """The batch's crops, on the way to the device. On a GPU they travel beside what it computes."""
-        with torch.cuda.stream(self._copies):  # None on a CPU, where this does nothing
+        with torch.cuda.stream(self._copies) if self._copies is not None else contextlib.nullcontext():
             return to_device(batch.crops, self.meta.crop_size, self.device)
 
     def step(
