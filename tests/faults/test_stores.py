@@ -138,7 +138,7 @@ def test_a_store_cut_short_stops_its_trials_with_a_sentence(
     assert len(client.get_metric_history(run.info.run_id, "mAP")) >= 2  # what was computed stays
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(540)
 def test_a_loss_that_is_not_finite_stops_its_trial_alone(ray_local, sweep, undisturbed, monkeypatch):
     """LIS diverges, with a learning rate of its own; UIS beside it ends as ever."""
     monkeypatch.setattr(sweep_module, "ATTEMPTS", 2)
