@@ -215,9 +215,8 @@ def decode_costs(store: CropStore, frames: list[Path], repeats: int) -> dict[str
         def on_device() -> None:
             crops = split.read(split.readable[:count], decode=False)
             decode_batch(crops.images, split.meta.crop_size, device)
-            torch.cuda.synchronize(device)
 
-        contenders["from the store, on the GPU"] = lambda: 1000 * seconds(on_device) / count
+        contenders["from the store, on the GPU"] = lambda: 1000 * seconds(on_device, device) / count
     return take_turns(contenders, repeats, warm_up=1)
 
 

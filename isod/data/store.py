@@ -250,43 +250,25 @@ class CropSplit:
         """
         table = self._take(indices, ["frame_id", "image", "boxes", "labels", "dont_care"])
         wanted = np.asarray(indices, dtype=np.int64)
+        files = [image.as_buffer() or b"" for image in table["image"]]
+        images, faults = decode_all(files, self.meta.crop_size, threads) if decode else (_padded(files), {})
+        if faults and not quarantine:
+            position, reason = next(iter(faults.items()))
+            frame_id = table["frame_id"][position].as_py()
+            raise InputError(
+                f"split {self.name!r} of the crop store {self.uri}: the image of index {wanted[position]} "
+                f"(frame {frame_id}) does not decode ({reason}): the store is damaged, prepare it again"
+            )
         unreadable = np.zeros(len(wanted), dtype=bool)
-        if not decode:
-            return self._crops(wanted, _padded(table["image"]), table, unreadable)
-        height, width = self.meta.crop_size
-        images = np.zeros((len(wanted), height, width, 3), dtype=np.uint8)  # [B, H, W, 3]
-
-        def decode_one(position: int, image: pa.BinaryScalar) -> None:
-            try:
-                decode_into(images[position], image.as_buffer() or b"")
-            except ValueError as error:
-                if quarantine:
-                    images[position], unreadable[position] = 0, True
-                    return
-                frame_id = table["frame_id"][position].as_py()
-                raise InputError(
-                    f"split {self.name!r} of the crop store {self.uri}: the image of index {wanted[position]} "
-                    f"(frame {frame_id}) does not decode ({error}): the store is damaged, prepare it again"
-                ) from None
-
-        if threads > 1:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(decode_one, range(len(wanted)), table["image"]))  # list(): raise what a thread raised
-        else:
-            for position, image in enumerate(table["image"]):
-                decode_one(position, image)
-        return self._crops(wanted, images, table, unreadable)
-
-    def _crops(self, indices: np.ndarray, images: np.ndarray, table: pa.Table, unreadable: np.ndarray) -> Crops:
-        """Crops with the objects of their rows."""
+        unreadable[list(faults)] = True
         with self._damage_named():
             objects = _objects(table, len(self.meta.class_names))
-        crops = Crops(indices, images, [o.boxes for o in objects], [o.labels for o in objects],
-                      [o.dont_care for o in objects], np.zeros(len(indices), dtype=bool))  # fmt: skip
+        crops = Crops(wanted, images, [o.boxes for o in objects], [o.labels for o in objects],
+                      [o.dont_care for o in objects], unreadable)  # fmt: skip
         return crops.quarantined(unreadable)
 
     def read_encoded(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
-        """The JPEG bytes of crops, in the order asked for: for decoding elsewhere, such as on the GPU."""
+        """The JPEG files of crops, in the order asked for, without their objects."""
         return self._take(indices, ["image"])["image"].to_pylist()
 
     def annotations(self) -> Annotations:
@@ -464,12 +446,40 @@ def decode_into(place: np.ndarray, data: bytes | memoryview | pa.Buffer) -> None
         raise ValueError(f"it has {width}×{height} pixels, more than the store's {place.shape[1]}×{place.shape[0]}")
 
 
-def _padded(images: pa.ChunkedArray) -> np.ndarray:
+def decode_all(
+    files: Sequence[bytes | memoryview | pa.Buffer], size: tuple[int, int], threads: int = 1
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Decode RGB JPEGs as ``decode_into`` does.
+
+    Args:
+        size: (H, W), pixels.
+        threads: how many decode at once.
+    Returns:
+        Images [B, H, W, 3] uint8; and position → reason of those that do not decode, in order, which are black.
+    """
+    images = np.zeros((len(files), *size, 3), dtype=np.uint8)
+
+    def fault(place: np.ndarray, file: bytes | memoryview | pa.Buffer) -> str | None:
+        try:
+            decode_into(place, file)
+        except ValueError as error:
+            place[...] = 0
+            return str(error)
+        return None
+
+    if threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            reasons = list(pool.map(fault, images, files))
+    else:
+        reasons = list(map(fault, images, files))
+    return images, {position: reason for position, reason in enumerate(reasons) if reason is not None}
+
+
+def _padded(files: Sequence[bytes | pa.Buffer]) -> np.ndarray:
     """[B, L] uint8: files one below the other, zeros behind their ends."""
-    files = [np.frombuffer(image.as_buffer() or b"", dtype=np.uint8) for image in images]
     padded = np.zeros((len(files), max(map(len, files), default=0)), dtype=np.uint8)
     for place, file in zip(padded, files, strict=True):
-        place[: len(file)] = file
+        place[: len(file)] = np.frombuffer(file, dtype=np.uint8)
     return padded
 
 

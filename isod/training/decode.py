@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import simplejpeg
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from isod.data.store import decode_into
+from isod.data.store import decode_all
 from isod.errors import InputError, one_line
 
 END = b"\xff\xd9"  # of a whole JPEG file
@@ -66,7 +67,7 @@ def on_gpu(files: Sequence[bytearray], size: tuple[int, int], device: torch.devi
     failure = None
     if all(_fits(file, size) for file in files):
         try:
-            return _stacked(decode_files(files, device), size, device), np.zeros(len(files), dtype=bool)
+            return _stacked(decode_files(files, device), size), np.zeros(len(files), dtype=bool)
         except RuntimeError as error:
             failure = error
     images, bad = on_host(files, size)
@@ -79,13 +80,9 @@ def on_gpu(files: Sequence[bytearray], size: tuple[int, int], device: torch.devi
 
 def on_host(files: Sequence[bytearray], size: tuple[int, int]) -> tuple[Tensor, NDArray[np.bool_]]:
     """By the decoder, and with the strictness, of ``CropSplit.read``."""
-    images = np.zeros((len(files), *size, 3), np.uint8)
+    images, faults = decode_all([memoryview(file) for file in files], size)
     bad = np.zeros(len(files), dtype=bool)
-    for position, file in enumerate(files):
-        try:
-            decode_into(images[position], memoryview(file))
-        except ValueError:
-            images[position], bad[position] = 0, True
+    bad[list(faults)] = True
     return torch.from_numpy(images).permute(0, 3, 1, 2), bad
 
 
@@ -98,11 +95,10 @@ def _fits(file: bytearray, size: tuple[int, int]) -> bool:
     return height <= size[0] and width <= size[1] and file.endswith(END)
 
 
-def _stacked(images: Sequence[Tensor], size: tuple[int, int], device: torch.device) -> Tensor:
-    if all(image.shape[1:] == size for image in images):
-        batch = torch.stack(list(images))
-    else:
-        batch = torch.zeros(len(images), 3, *size, dtype=torch.uint8, device=device)
-        for place, image in zip(batch, images, strict=True):
-            place[:, : image.shape[1], : image.shape[2]] = image
-    return batch.contiguous(memory_format=torch.channels_last)
+def _stacked(images: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """[B, 3, H, W] in channels-last memory; smaller images lie top left on black."""
+    whole = [
+        image if image.shape[1:] == size else F.pad(image, (0, size[1] - image.shape[2], 0, size[0] - image.shape[1]))
+        for image in images
+    ]
+    return torch.stack(whole).contiguous(memory_format=torch.channels_last)
