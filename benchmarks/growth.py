@@ -4,10 +4,10 @@
 
 First table: the loop of a UIS run, preset demo, on crops in memory (the same few for every size, so that nothing but
 the number of examples differs): draw, step, update the table, record. All sizes take turns; ours is compared with
-itself at the smallest size. Second table: a sweep of four UIS runs on demo crops, of which 1, 2 or 4 may run at once;
-iterations per second of all together, from the first validation to the last, as trials of the preset's length per hour.
-Its last column is the machine's own limit: the loop of the first table in 1, 2 and 4 processes that share nothing, no
-Ray, no stream and no decoding, beside one.
+itself at the smallest size. Second table: a sweep of four UIS runs on demo crops (as many as
+the largest of ``--trials``), of which 1, 2 or 4 may run at once; iterations per second of all together, from the first
+validation to the last, as trials of the preset's length per hour. Its last column is the machine's own limit: the loop
+of the first table in 1, 2 and 4 processes that share nothing, no Ray, no stream and no decoding, beside one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ from isod.training.run import Trainer, choose_device
 
 FLAT = 0.95  # share of the smallest size's iterations per second that every size has to reach
 LINEAR = 0.9  # share of one trial's rate, times the trials, up to the cores
-RUNS = 4  # of each sweep in the second table
 
 
 class GrowingRun:
@@ -135,13 +134,13 @@ def by_examples(sizes: list[int], turns: int, steps: int) -> None:
         )
 
 
-def run_together(store: CropStore, preset: Preset, trials: int, out: Path) -> float:
-    """Iterations per second of a sweep in which so many trials run at once."""
+def run_together(store: CropStore, preset: Preset, runs: int, trials: int, out: Path) -> float:
+    """Iterations per second of a sweep of so many runs, in which so many trials run at once."""
     cpus = os.cpu_count() or 1
     training, worker = 0.75 * cpus / trials, 0.25 * cpus / trials
     resources = replace(preset.resources, decode_workers=1, cpus_per_trial=training, cpus_per_worker=worker)
-    runs = sweep_of_uis(store, replace(preset, resources=resources), RUNS, out)
-    times = [time for points in runs for _, time in points]
+    found = sweep_of_uis(store, replace(preset, resources=resources), runs, out)
+    times = [time for points in found for _, time in points]
     return preset.training.validate_every * (len(times) - 1) / (max(times) - min(times))
 
 
@@ -153,11 +152,11 @@ def by_trials(counts: list[int], iterations: int) -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
         connect()
         store = CropStore.open(demo_store(Path(folder), 100))
-        rates = {n: run_together(store, preset, n, Path(tempfile.mkdtemp(dir=folder))) for n in counts}
+        rates = {n: run_together(store, preset, max(counts), n, Path(tempfile.mkdtemp(dir=folder))) for n in counts}
         ray.shutdown()
     bare = {n: bare_rate(n, iterations) for n in counts}
     cores = os.cpu_count() or 1
-    print(f"\n{RUNS} runs of {iterations} iterations, on {cores} cores:\n")
+    print(f"\n{max(counts)} runs of {iterations} iterations, on {cores} cores:\n")
     print("| trials at once | iterations/s of all | trials of the demo preset an hour | beside one | target | met? "
           "| bare processes beside one |")  # fmt: skip
     print("|---|---|---|---|---|---|---|")

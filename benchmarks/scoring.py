@@ -1,6 +1,6 @@
 """What the sample scores cost, beside the training step that produces their maps.
 
-    python -m benchmarks.scoring [--device cuda] [--batch 128] [--height 384] [--width 1280] [--objects 12]
+    python -m benchmarks.scoring [--device cuda] [--batch 128] [--compiled] [--height 384] [--width 1280]
 
 Prints the time of a step without scores (forward, loss, backward, Adam) and of the scores of every named sampler's
 heuristic and reduction on its outcome, with their share of the step. On a GPU both are timed by events, and one call
@@ -11,6 +11,8 @@ batch does not fit the memory, ``--step-batch`` times a smaller one, and its tim
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +46,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--step-batch", type=int, help="crops of the timed step (default: --batch)")
+    parser.add_argument("--compiled", action="store_true", help="time the step with the network through torch.compile")
     parser.add_argument("--height", type=int, default=384)
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--objects", type=int, default=12)
@@ -59,12 +62,14 @@ def main() -> None:
     step_objects = random_objects(step_batch, args.objects, *size).to(device)
     images = torch.randint(0, 256, (step_batch, 3, *size), dtype=torch.uint8, device=device)
 
-    def forward() -> tuple[torch.Tensor, torch.Tensor]:
+    trained = torch.compile(model, dynamic=False) if args.compiled else model
+
+    def forward(network: Callable[[torch.Tensor], Any]) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
-            return model(images)
+            return network(images)
 
     def step() -> None:
-        loss, _ = detection_loss(*forward(), step_objects)
+        loss, _ = detection_loss(*forward(trained), step_objects)
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
@@ -72,7 +77,7 @@ def main() -> None:
     step()
     with torch.no_grad():
         copies = -(-args.batch // step_batch)
-        logits, offsets = (item.repeat(copies, 1, 1, 1)[: args.batch] for item in forward())
+        logits, offsets = (item.repeat(copies, 1, 1, 1)[: args.batch] for item in forward(model))
     _, outcome = detection_loss(logits, offsets, objects)
     scored = [sampler for sampler in SAMPLERS.values() if sampler.heuristic is not None]
     contenders = {"step": lambda: seconds(step, device)}
@@ -86,7 +91,10 @@ def main() -> None:
     costs = {name: 1e3 * cost for name, cost in medians(figures).items()}
     base = costs.pop("step") * args.batch / step_batch
     scaled = f" (one of {step_batch}, scaled)" if step_batch != args.batch else ""
-    print(f"Batch {args.batch} of {args.width}×{args.height}; a step without scores takes {number(base)} ms{scaled}.\n")
+    kind = "compiled step" if args.compiled else "step"
+    print(
+        f"Batch {args.batch} of {args.width}×{args.height}; a {kind} without scores takes {number(base)} ms{scaled}.\n"
+    )
     print("| sampler | scores, ms | % of the step | target | met? |\n|---|---|---|---|---|")
     for name, cost in costs.items():
         share = 100 * cost / base
