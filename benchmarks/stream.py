@@ -56,14 +56,15 @@ BUFFER = 100  # crops of WebDataset's shuffle buffer
 class BatchDataset:
     """The training crops, a whole batch at a time: what a careful user would give a DataLoader."""
 
-    def __init__(self, split: CropSplit) -> None:
+    def __init__(self, split: CropSplit, *, decode: bool = True) -> None:
         self.split = split
+        self.decode = decode
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
-        crops = self.split.read(indices)
+        crops = self.split.read(indices, decode=self.decode)
         objects = pad_objects(crops.boxes, crops.labels, crops.dont_care)
         return tuple(map(torch.from_numpy, (crops.images, *objects)))  # tensors travel in shared memory, arrays do not
 

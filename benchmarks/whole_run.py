@@ -1,12 +1,13 @@
 """Images per second of a whole UIS run, through Tune, stream, actor, table and MLflow, beside a bare PyTorch loop.
 
     python -m benchmarks.whole_run [--preset demo] [--windows 5] [--window 50] [--turns 3] [--full-size | --store S]
+                                   [--lag 4] [--decode-on-device]
 
 The same for both: the crop store, the network and its initial weights, the loss, Adam, the batch size, torch's threads,
-the number of decode workers, and a validation with every metric at the end of each window of steps, which the times
-include. The bare loop is a DataLoader in spawned processes that fetches whole batches drawn uniformly with replacement,
-forward, loss, backward, step; it scores, draws by score, records, logs and saves nothing. Ours does all that a run of a
-sweep does. The first window of both warms up and is not counted: start-up is in neither.
+the number of decode workers, where crops are decoded, and a validation with every metric at the end of each window of
+steps, which the times include. The bare loop is a DataLoader in spawned processes that fetches whole batches drawn
+uniformly with replacement, forward, loss, backward, step; it scores, draws by score, records, logs and saves nothing.
+Ours does all that a run of a sweep does. The first window of both warms up and is not counted: start-up is in neither.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from isod.orchestration.prepare import prepare_demo
 from isod.orchestration.sweep import Sweep, run_sweep
 from isod.orchestration.tracking import open_experiment
 from isod.study import DEMO_SIZE
+from isod.training.decode import decode_batch
 from isod.training.run import Trainer, ValidationCrops, choose_device
 
 TARGETS = {"cpu": 0.95, "cuda": 0.97}  # share of the bare loop's images per second that ours has to reach
@@ -89,7 +91,7 @@ def bare(store: CropStore, preset: Preset, device: torch.device) -> float:
         model.train()
         valid = torch.arange(labels.shape[1], device=device) < counts[:, None]
         objects = Objects(boxes, labels.masked_fill(dont_care, 0), dont_care, valid)
-        loss, _ = detection_loss(*trainer.forward(images.permute(0, 3, 1, 2)), objects)
+        loss, _ = detection_loss(*trainer.forward(images), objects)
         optimizer.zero_grad()
         loss.total.backward()
         optimizer.step()
@@ -101,19 +103,23 @@ def bare(store: CropStore, preset: Preset, device: torch.device) -> float:
 
 
 def uniform(split: Any, preset: Preset, device: torch.device) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Uniformly drawn batches on the device."""
+    """Uniformly drawn batches on the device: images [B, 3, H, W], and padded objects."""
     rng = np.random.default_rng(0)
     training = preset.training
     loader: DataLoader[Any] = DataLoader(
-        BatchDataset(split),  # type: ignore[arg-type]
+        BatchDataset(split, decode=not training.decode_on_device),  # type: ignore[arg-type]
         batch_sampler=[rng.choice(split.readable, training.batch_size).tolist() for _ in range(training.iterations)],
         num_workers=preset.resources.decode_workers,
         collate_fn=unchanged,
         multiprocessing_context="spawn",
         pin_memory=device.type == "cuda",
     )
-    for batch in loader:
-        yield tuple(item.to(device, non_blocking=True) for item in batch)
+    for crops, *objects in loader:
+        if training.decode_on_device:
+            images, _ = decode_batch(crops.numpy(), split.meta.crop_size, device)
+        else:
+            images = crops.to(device, non_blocking=True).permute(0, 3, 1, 2)
+        yield images, *(item.to(device, non_blocking=True) for item in objects)
 
 
 def main() -> None:
@@ -125,9 +131,13 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=300, metavar="N", help="demo frames to train on")
     parser.add_argument("--full-size", action="store_true", help="their crops of 1280×384, in place of 160×48")
     parser.add_argument("--store", metavar="STORE", help="a crop store to train on, in place of demo data")
+    parser.add_argument("--lag", type=int, metavar="N", help="ours reads so many batches ahead (default: the preset's)")
+    parser.add_argument("--decode-on-device", action=argparse.BooleanOptionalAction, help="default: the preset's")
     options = parser.parse_args()
     preset = PRESETS[options.preset]
     training = replace(preset.training, iterations=options.windows * options.window, validate_every=options.window)
+    given = {name: getattr(options, name) for name in ("lag", "decode_on_device")}
+    training = replace(training, **{name: value for name, value in given.items() if value is not None})
     preset = replace(preset, training=training)
     device = choose_device("cuda" if preset.resources.gpus_per_trial else "cpu")
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):  # a sweep tells how it goes
@@ -147,10 +157,12 @@ def main() -> None:
         )
         ray.shutdown()
     height, width = store.meta.crop_size
+    decoder = "the device" if training.decode_on_device else "the workers"
     print(
         f"The same for both: preset {options.preset}, batches of {training.batch_size} crops of {width}×{height}, "
-        f"{preset.resources.decode_workers} decode worker(s), {preset.resources.threads} torch thread(s), a validation "
-        f"of {store.meta.rows['val']} crops every {options.window} steps, {options.windows - 1} windows.\n"
+        f"{preset.resources.decode_workers} decode worker(s), {preset.resources.threads} torch thread(s), crops "
+        f"decoded by {decoder}, a validation of {store.meta.rows['val']} crops every {options.window} steps, "
+        f"{options.windows - 1} windows. Ours runs with a lag of {training.lag}.\n"
     )
     print(comparison(figures, "images/s", less_is_better=False, targets={"bare loop": TARGETS[device.type]}))
     if options.preset == "thesis":

@@ -109,7 +109,7 @@ def test_out_of_memory_names_a_batch_that_then_trains(tiny_store: str, tmp_path:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         run(tiny_store, tmp_path / f"size-{size}", batch_size=size, **settings)
-        needs[size] = torch.cuda.max_memory_reserved()
+        needs[size] = torch.cuda.max_memory_allocated()  # reserved may be far more than what would do
     assert needs[64] > 2 * needs[4]
     torch.cuda.empty_cache()
     room = (needs[4] + needs[64]) // 2
