@@ -35,10 +35,10 @@ CONFIG = RunConfig(
 CONTEXT = 200 * 2**20  # bytes: less than what a process takes of the GPU by merely using it
 
 
-def run(store: str, out: Path, **training: object) -> None:
+def run(store: str, out: Path, detector: DetectorConfig = CONFIG.detector, **training: object) -> None:
     """A few steps on the GPU."""
     settings = {"iterations": 3, "validate_every": 3} | training
-    config = replace(CONFIG, training=replace(CONFIG.training, **settings))
+    config = replace(CONFIG, detector=detector, training=replace(CONFIG.training, **settings))
     run_local(config, store, out, device=torch.device("cuda"), workers=1, threads=1)
 
 
@@ -103,7 +103,7 @@ def test_decoding_beside_the_computing_changes_little(tiny_store: str, tmp_path:
 @pytest.mark.parametrize("compiled", [False, True])
 def test_out_of_memory_names_a_batch_that_then_trains(tiny_store: str, tmp_path: Path, compiled: bool):
     """The real error of a real allocator that may have only so much; a batch of the size it names then runs."""
-    settings = {"compiled": compiled}
+    settings = {"compiled": compiled, "detector": DetectorConfig(width=2.0, blocks=(1, 1, 1, 1))}
     needs = {}
     for size in (4, 64):
         torch.cuda.empty_cache()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.utils.validation import _validate_metric_name
 
-from isod.config import SAMPLERS, Preset, ResourceConfig, SamplerConfig, flatten
+from isod.config import PRESETS, SAMPLERS, Preset, ResourceConfig, SamplerConfig, flatten
 from isod.errors import InputError
 from isod.orchestration.mlflow_callback import check_class_names, metric_key
 from isod.orchestration.resources import concurrent_trials, reservation
@@ -177,6 +177,26 @@ def test_every_sentence_of_a_run_goes_with_the_report_that_comes_next(sweep, tmp
 def test_concurrent_trials(trial, workers, worker, gpu, machine, trials, expected):
     resources = ResourceConfig(decode_workers=workers, cpus_per_worker=worker, cpus_per_trial=trial, gpus_per_trial=gpu)
     assert concurrent_trials(resources, cpus=machine[0], gpus=machine[1], trials=trials) == expected
+
+
+@pytest.mark.parametrize(
+    ("workers", "lag", "gpu", "expected"),
+    [(6, 4, 1, 3), (6, 4, 0, 4), (6, 10, 1, 6), (2, 2, 0.2, 1), (2, 0, 0, 1)],  # the first was seen on an H200
+)
+def test_a_lag_feeds_so_many_decode_workers(workers, lag, gpu, expected):
+    assert ResourceConfig(decode_workers=workers, gpus_per_trial=gpu).busy_workers(lag) == expected
+
+
+def test_a_sweep_says_that_its_lag_leaves_decode_workers_without_work(ray_local, sweep, capsys):
+    preset = replace(sweep.preset, resources=replace(TWO_AT_ONCE, decode_workers=3))
+    with pytest.raises(InputError):  # before anything is trained: there is no sweep to go on with
+        run_sweep(replace(sweep, preset=preset, experiment="other", resume=True))
+    assert "a lag of 2 batches keeps only 2 of a run's 3 decode workers busy" in capsys.readouterr().out
+
+
+def test_no_preset_leaves_a_decode_worker_without_work():
+    for preset in PRESETS.values():
+        assert preset.resources.busy_workers(preset.training.lag) == preset.resources.decode_workers
 
 
 def test_every_trial_reserves_its_decode_workers():

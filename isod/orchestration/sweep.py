@@ -98,6 +98,9 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         connect(sweep.address)
         client, experiment_id = opened.result()
     concurrent = _concurrency(sweep, len(grid))
+    lag, workers = preset.training.lag, preset.resources.decode_workers
+    if (busy := preset.resources.busy_workers(lag)) < workers:
+        print(f"note: a lag of {lag} batches keeps only {busy} of a run's {workers} decode workers busy (--lag)")
 
     shared = {key: value for key, value in flatten(base).items() if not key.startswith(("sampler.", "training.seed"))}
     tags = {
