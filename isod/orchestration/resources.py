@@ -43,6 +43,9 @@ def concurrent_trials(resources: ResourceConfig, *, cpus: float, gpus: float, tr
     Raises:
         InputError: if not even one fits, with the arithmetic.
     """
+    fit = trials
+    if resources.gpus_per_trial > 0:
+        fit = trials_on_gpus(resources, gpus)
     workers = resources.workers_per_trial
     need = workers * rank_resources(resources)["CPU"]
     sum_text = (
@@ -50,18 +53,25 @@ def concurrent_trials(resources: ResourceConfig, *, cpus: float, gpus: float, tr
         f" × {resources.cpus_per_worker:g} CPU"
     )
     sum_text = f"{workers} workers × ({sum_text}) = {need:g}" if workers > 1 else f"{sum_text} = {need:g}"
-    fit = math.floor(cpus / need + SLACK)
-    if fit < 1:
+    fit_cpus = math.floor(cpus / need + SLACK)
+    if fit_cpus < 1:
         raise InputError(
             f"a trial needs {sum_text} CPUs and Ray has {cpus:g}: ask for fewer decode workers or less CPU"
         )
-    if resources.gpus_per_trial > 0:
-        need_gpus = workers * resources.gpus_per_trial
-        fit_gpus = math.floor(gpus / need_gpus + SLACK)
-        if fit_gpus < 1:
-            raise InputError(
-                f"a trial needs {need_gpus:g} GPU and Ray has {gpus:g}:"
-                " set --gpus-per-trial 0 for the CPU, or connect to a cluster that has one"
-            )
-        fit = min(fit, fit_gpus)
-    return max(1, min(fit, trials))
+    return max(1, min(fit, fit_cpus, trials))
+
+
+def trials_on_gpus(resources: ResourceConfig, gpus: float) -> int:
+    """Trials whose GPUs are there at once.
+
+    Raises:
+        InputError: not even one's are.
+    """
+    need = resources.workers_per_trial * resources.gpus_per_trial
+    fit = math.floor(gpus / need + SLACK)
+    if fit < 1:
+        raise InputError(
+            f"a trial needs {need:g} GPU and Ray has {gpus:g}:"
+            " set --gpus-per-trial 0 for the CPU, or connect to a cluster that has one"
+        )
+    return fit
