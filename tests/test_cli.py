@@ -142,7 +142,7 @@ def test_a_box_that_is_nan(refused, coco, tmp_path):
     coco.train["annotations"][1]["bbox"] = [2, float("nan"), 9, 8]
     coco.save()
     sentence = refused(cli.main, *coco.arguments)
-    assert sentence == f"{tmp_path / 'train.json'} is not JSON: NaN is no JSON number"
+    assert sentence == f"{tmp_path / 'train.json'} is not JSON: NaN is no JSON number; export the annotations again"
     text = (tmp_path / "train.json").read_text().replace("NaN", "1e999")
     (tmp_path / "train.json").write_text(text)
     sentence = refused(cli.main, *coco.arguments)

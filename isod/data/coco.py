@@ -106,7 +106,7 @@ class _CocoFile:
         try:
             self.content = parse_json(data)
         except ValueError as error:
-            raise InputError(f"{path} is not JSON: {one_line(error)}") from None
+            raise InputError(f"{path} is not JSON: {one_line(error)}; export the annotations again") from None
         self._check(isinstance(self.content, dict), "it is a JSON object with images, annotations and categories",
                     type(self.content).__name__)  # fmt: skip
         for key in ("images", "annotations", "categories"):
