@@ -54,7 +54,7 @@ ROWS = [
         "--device cpu --batch 128 --step-batch 4 --repeats 3",
         "--device cpu --batch 1 --height 64 --width 128 --repeats 1",
     ),
-    Row("scoring", "--device cuda --batch 128", "--device cuda --batch 8", needs_gpu=True),
+    Row("scoring", "--device cuda --batch 128 --compiled", "--device cuda --batch 8", needs_gpu=True),
     Row("overhead", "", "--rounds 3"),
     Row("overhead", "--preset thesis --height 384 --width 1280", "--preset thesis --rounds 3", needs_gpu=True),
     Row("stream", "", "--frames 40 --steps 10 --repeats 1"),

@@ -68,7 +68,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--lr", type=float, metavar="X", help="Adam's learning rate")
     group.add_argument("--lr-schedule", metavar="NAME", help="constant, or cosine: down to 0 at the last iteration")
     group.add_argument("--loss-normalisation", metavar="NAME", help="what counts equally in the loss: location, object")
-    group.add_argument("--lag", type=int, metavar="N", help="draw t sees the scores of steps up to t - 1 - N")
+    group.add_argument(
+        "--lag",
+        type=int,
+        metavar="N",
+        help="draw t sees the scores of steps up to t - 1 - N; up to N batches are read ahead",
+    )
     group.add_argument("--compiled", action=argparse.BooleanOptionalAction, default=None,
                        help="train through torch.compile: a minute, then faster steps on a GPU")  # fmt: skip
     group.add_argument("--decode-on-device", action=argparse.BooleanOptionalAction, default=None,

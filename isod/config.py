@@ -330,10 +330,12 @@ class ResourceConfig:
         require(0 < self.checkpoint_share <= 1, "checkpoint_share must be in (0, 1]", self.checkpoint_share)
 
     def busy_workers(self, lag: int) -> int:
-        """How many of a trial's decode workers have a batch to read at any time, at most: as many as the lag lets be
-        read ahead, less the one that is on its way to a GPU."""
-        ahead = lag - 1 if self.gpus_per_trial > 0 else lag
-        return min(self.decode_workers, max(1, ahead))
+        """How many of a trial's decode workers have a batch to read while the trainer waits for its next one, step t's.
+
+        On a CPU the scores of steps ≤ t − 1 are in by then, so that batches t … t + lag may be read; on a GPU, where
+        step t − 1 still computes while batch t is fetched, those up to t − 1 + lag.
+        """
+        return min(self.decode_workers, max(1, lag) if self.gpus_per_trial > 0 else lag + 1)
 
     def check_batch(self, batch_size: int) -> None:
         """Raises InputError, with the arithmetic, if the workers of a trial cannot have equal parts of a batch."""

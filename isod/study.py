@@ -133,16 +133,14 @@ def run(study: Study, options: argparse.Namespace) -> int:
         )
 
     from isod.orchestration.cluster import connect
-    from isod.orchestration.resources import trials_on_gpus
+    from isod.orchestration.resources import check_gpus_here
     from isod.orchestration.sweep import Sweep, run_sweep
     from isod.orchestration.tracking import check_tracking, is_server
     from isod.results.command import results_command
     from isod.training.files import output_folder
 
-    if options.address is None and preset.resources.gpus_per_trial > 0:  # known before Ray starts
-        from torch.cuda import device_count
-
-        trials_on_gpus(preset.resources, device_count())
+    if options.address is None:
+        check_gpus_here(preset.resources)
     out = output_folder(options.out)
     store = options.store
     tracking_uri = options.tracking_uri or f"sqlite:///{out / 'mlflow.db'}"

@@ -18,7 +18,7 @@ from isod.study import Study, main
 
 BASES = (SAMPLERS["LIS"], SAMPLERS["UIS"])
 REDUCTIONS = {"sum": "sum", "max": "max", "rms": "rms", "area": "area_mean", "masked": "masked_mean"}
-LAGS = (0, 16, 64)  # steps; the presets have 2 and 4
+LAGS = (0, 16, 64)  # steps; the presets have 2, 4 and 10
 FLOORS = (0.1, 0.5)
 TASK_WEIGHTS = {"half-box": (1.0, 0.5), "double-box": (1.0, 2.0), "box-only": (0.0, 1.0)}  # w_cls, w_reg
 

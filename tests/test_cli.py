@@ -333,7 +333,7 @@ def test_no_gpu_for_the_thesis(sweep, ray_local):
     if ray_local.cluster_resources().get("GPU"):
         pytest.skip("there is a GPU")
     sentence = sweep("--preset", "thesis", "--workers", 1, "--batch-size", 8)
-    assert sentence.startswith("a trial needs 1 GPU and Ray has 0: set --gpus-per-trial 0 for the CPU")
+    assert sentence.startswith("a trial needs 1 GPU and there are 0: set --gpus-per-trial 0 for the CPU")
 
 
 def test_the_workers_of_a_trial_on_one_gpu(sweep):

@@ -118,5 +118,5 @@ def test_ray_train_reserves_all_that_a_trial_needs_at_once():
     assert concurrent_trials(replace(TWO_RANKS, gpus_per_trial=1.0), cpus=64, gpus=8, trials=9) == 4
     with pytest.raises(InputError, match=r"needs 2 workers × \(0.75 CPU .* × 0.25 CPU\) = 2 CPUs and Ray has 1"):
         concurrent_trials(TWO_RANKS, cpus=1, gpus=0, trials=1)
-    with pytest.raises(InputError, match="needs 2 GPU and Ray has 1"):
+    with pytest.raises(InputError, match="needs 2 GPU and there are 1"):
         concurrent_trials(replace(TWO_RANKS, gpus_per_trial=1.0), cpus=64, gpus=1, trials=1)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -17,6 +18,7 @@ from isod.orchestration.mlflow_callback import check_class_names, metric_key
 from isod.orchestration.resources import concurrent_trials, reservation
 from isod.orchestration.sweep import Sweep, run_sweep, trial_grid
 from isod.orchestration.trial import run_config, run_trial
+from isod.sampling import DrawSchedule, ImportanceTable
 from isod.training.local import run_local
 from tests.tiny_run import DETECTOR, UNTIMED, tiny_run
 
@@ -181,17 +183,26 @@ def test_concurrent_trials(trial, workers, worker, gpu, machine, trials, expecte
 
 @pytest.mark.parametrize(
     ("workers", "lag", "gpu", "expected"),
-    [(6, 4, 1, 3), (6, 4, 0, 4), (6, 10, 1, 6), (2, 2, 0.2, 1), (2, 0, 0, 1)],  # the first was seen on an H200
+    [(6, 4, 1, 4), (6, 4, 0, 5), (6, 10, 1, 6), (2, 1, 0.2, 1), (2, 1, 0, 2), (2, 0, 0.2, 1), (2, 0, 0, 1)],
 )
 def test_a_lag_feeds_so_many_decode_workers(workers, lag, gpu, expected):
+    """As many as there are draws, of those that may be made, whose batches the trainer has not got yet."""
     assert ResourceConfig(decode_workers=workers, gpus_per_trial=gpu).busy_workers(lag) == expected
+    schedule = DrawSchedule(ImportanceTable(40, seed=0), batch_size=4, lag=lag)
+    for step in range(5):
+        schedule.update(step, schedule.draw(step).indices, np.ones(4))
+    waits_for = 6 if gpu and lag else 5  # with the scores of steps 0 … 4, on a GPU while step 5 computes
+    assert min(workers, sum(schedule.ready(step) for step in range(waits_for, 40))) == expected
 
 
 def test_a_sweep_says_that_its_lag_leaves_decode_workers_without_work(ray_local, sweep, capsys):
-    preset = replace(sweep.preset, resources=replace(TWO_AT_ONCE, decode_workers=3))
+    preset = replace(sweep.preset, resources=replace(TWO_AT_ONCE, decode_workers=2))
+    own = {"baseline": {"lag": 0}}
     with pytest.raises(InputError):  # before anything is trained: there is no sweep to go on with
-        run_sweep(replace(sweep, preset=preset, experiment="other", resume=True))
-    assert "a lag of 2 batches keeps only 2 of a run's 3 decode workers busy" in capsys.readouterr().out
+        run_sweep(replace(sweep, preset=preset, training=own, experiment="other", resume=True))
+    assert "note: a lag of 0 gives work to 1 of a run's 2 decode workers at a time" in (out := capsys.readouterr().out)
+    assert out.count("note:") == 1
+    assert "(baseline)" in out
 
 
 def test_no_preset_leaves_a_decode_worker_without_work():
@@ -206,8 +217,8 @@ def test_every_trial_reserves_its_decode_workers():
     assert concurrent_trials(resources, cpus=2, gpus=0, trials=2) == 1
     with pytest.raises(InputError, match=r"1 CPU for training \+ 2 decode workers × 1 CPU = 3 CPUs and Ray has 2"):
         concurrent_trials(ResourceConfig(decode_workers=2), cpus=2, gpus=0, trials=2)
-    with pytest.raises(InputError, match="needs 1 GPU and Ray has 0"):
-        concurrent_trials(ResourceConfig(gpus_per_trial=1.0), cpus=16, gpus=0, trials=2)
+    with pytest.raises(InputError, match="needs 1 GPU and there are 0"):
+        concurrent_trials(ResourceConfig(gpus_per_trial=1.0), cpus=1, gpus=0, trials=2)  # before the CPUs
 
 
 # --- names -----------------------------------------------------------------------------------------------------------

@@ -67,6 +67,17 @@ def test_real_images_that_are_not_there_are_asked_for_before_anything_starts(tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_a_gpu_that_is_not_there_is_missed_before_anything_starts(tmp_path, capsys):
+    with (
+        mock.patch("isod.orchestration.cluster.connect", side_effect=AssertionError("Ray was started")),
+        mock.patch("torch.cuda.device_count", return_value=0),
+        mock.patch("ray.is_initialized", return_value=False),
+    ):
+        assert main(script("thesis_grid"), None, ["--preset", "thesis", "--out", str(tmp_path / "out")]) == 2
+    assert "a trial needs 1 GPU and there are 0: set --gpus-per-trial 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_names_are_unique_and_mean_one_thing():
     uis = SAMPLERS["UIS"]
     with pytest.raises(ValueError, match="names repeated"):

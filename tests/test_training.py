@@ -222,7 +222,7 @@ def test_validation_crops_are_the_same_with_and_without_the_cache(tiny_store, mo
     split = CropStore.open(tiny_store).split("val")
     read, calls = split.read, []
     monkeypatch.setattr(split, "read", lambda indices, **how: calls.append(1) or read(indices, **how))
-    crops = ValidationCrops(split, 8)
+    crops = ValidationCrops(split, 8, threads=2)
     for _ in range(2):
         seen = list(crops)
         np.testing.assert_array_equal(np.concatenate([item.indices for item in seen]), np.arange(16))

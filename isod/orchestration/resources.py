@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import ray
 from ray.tune import PlacementGroupFactory
 
 from isod.config import ResourceConfig
@@ -61,6 +62,15 @@ def concurrent_trials(resources: ResourceConfig, *, cpus: float, gpus: float, tr
     return max(1, min(fit, fit_cpus, trials))
 
 
+def check_gpus_here(resources: ResourceConfig) -> None:
+    """Raises InputError if a Ray that has yet to start on this machine would find too few GPUs for a trial: it takes
+    half a minute to say so itself."""
+    if resources.gpus_per_trial > 0 and not ray.is_initialized():
+        from torch.cuda import device_count  # seconds to import, and for nothing where trials run on the CPU
+
+        trials_on_gpus(resources, device_count())
+
+
 def trials_on_gpus(resources: ResourceConfig, gpus: float) -> int:
     """Trials whose GPUs are there at once.
 
@@ -71,7 +81,7 @@ def trials_on_gpus(resources: ResourceConfig, gpus: float) -> int:
     fit = math.floor(gpus / need + SLACK)
     if fit < 1:
         raise InputError(
-            f"a trial needs {need:g} GPU and Ray has {gpus:g}:"
+            f"a trial needs {need:g} GPU and there are {gpus:g}:"
             " set --gpus-per-trial 0 for the CPU, or connect to a cluster that has one"
         )
     return fit

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from isod.config import Preset, RunConfig, SamplerConfig, flatten
+from isod.config import Preset, ResourceConfig, RunConfig, SamplerConfig, flatten
 from isod.data.store import CropStore
 from isod.errors import InputError
 from isod.orchestration.cluster import connect, machine
@@ -98,9 +98,7 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         connect(sweep.address)
         client, experiment_id = opened.result()
     concurrent = _concurrency(sweep, len(grid))
-    lag, workers = preset.training.lag, preset.resources.decode_workers
-    if (busy := preset.resources.busy_workers(lag)) < workers:
-        print(f"note: a lag of {lag} batches keeps only {busy} of a run's {workers} decode workers busy (--lag)")
+    _tell_idle_workers(preset.resources, [run_config(base, params) for params in grid[: len(sweep.samplers)]])
 
     shared = {key: value for key, value in flatten(base).items() if not key.startswith(("sampler.", "training.seed"))}
     tags = {
@@ -156,6 +154,17 @@ def trial_grid(sweep: Sweep) -> list[dict[str, Any]]:
         for seed in range(sweep.first_seed, sweep.first_seed + sweep.seeds)
         for sampler in samplers
     ]
+
+
+def _tell_idle_workers(resources: ResourceConfig, configs: list[RunConfig]) -> None:
+    """Says which samplers' lag is too small to give every decode worker work."""
+    for lag in sorted({config.training.lag for config in configs}):
+        if (busy := resources.busy_workers(lag)) < resources.decode_workers:
+            names = ", ".join(config.sampler.name for config in configs if config.training.lag == lag)
+            print(
+                f"note: a lag of {lag} gives work to {busy} of a run's {resources.decode_workers} decode workers at a "
+                f"time; --lag bounds how far they read ahead ({names})"
+            )
 
 
 def _concurrency(sweep: Sweep, trials: int) -> int | None:

@@ -1,6 +1,6 @@
 """One Tune trial: one sampler with one seed, fed by its own table and stream.
 
-Torch is imported where a trial runs: the driver, which needs this file's names, starts without it.
+Torch is imported where a trial runs: a driver on the CPU, which needs this file's names, starts without it.
 """
 
 from __future__ import annotations

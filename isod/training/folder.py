@@ -85,7 +85,7 @@ def run_in_folder(
 
     Args:
         make_stream: the stream of the run's draws, from the examples and, after a restart, the saved table.
-        workers: threads that read crops for a hold-out model.
+        workers: threads that decode crops for validation, and for a hold-out model.
         holdout_cache: where hold-out scores are kept for the runs that share them.
         report: called with the metrics and the iteration of each validation.
         replay: called once, first, with the validations that an earlier attempt left, if there was one.
@@ -123,7 +123,7 @@ def run_in_folder(
         report(metrics, iteration)
 
     stream = make_stream(examples, None if saved is None else saved["table"])
-    validation = ValidationCrops(store.split("val"), config.training.batch_size, say=say)
+    validation = ValidationCrops(store.split("val"), config.training.batch_size, threads=workers, say=say)
     train(trainer, stream, validation, append, record=record, checkpoints=checkpoints, say=say)
     statistics = stream.statistics(config.training.iterations - 1) | record.examples()
     write_examples(folder.path / EXAMPLES, split, statistics)

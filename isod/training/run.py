@@ -8,7 +8,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,14 +93,18 @@ def in_batches(indices: NDArray[np.int64], batch_size: int) -> list[NDArray[np.i
 class ValidationCrops:
     """The validation split in fixed batches; decoded once where it fits in memory.
 
-    A crop that does not decode is left out, and told.
+    A crop that does not decode is left out, and told. While a batch is in use the next one is read.
 
     Args:
+        threads: how many decode.
         say: where to tell.
     """
 
-    def __init__(self, split: CropSplit, batch_size: int, *, say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self, split: CropSplit, batch_size: int, *, threads: int = 1, say: Callable[[str], None] = print
+    ) -> None:
         self._say = say
+        self._threads = threads
         self._unreadable: set[int] = set()
         self._split = split
         self._batches = in_batches(split.readable, batch_size)
@@ -109,8 +115,7 @@ class ValidationCrops:
             yield from self._cache
             return
         kept: list[Crops] = []
-        for indices in self._batches:
-            crops = self._split.read(indices, quarantine=True)
+        for crops in self._read():
             if crops.unreadable.any():
                 self._tell(crops)
                 crops = crops.without(crops.unreadable)
@@ -122,6 +127,17 @@ class ValidationCrops:
             yield crops
         if self._cache is not None:
             self._cache = kept
+
+    def _read(self) -> Iterator[Crops]:
+        """The batches from the store, one ahead."""
+        read = partial(self._split.read, threads=self._threads, quarantine=True)
+        with ThreadPoolExecutor(1) as reader:
+            ahead = reader.submit(read, self._batches[0])
+            for following in self._batches[1:]:
+                crops = ahead.result()
+                ahead = reader.submit(read, following)
+                yield crops
+            yield ahead.result()
 
     def _tell(self, crops: Crops) -> None:
         for index in set(crops.indices[crops.unreadable].tolist()) - self._unreadable:
@@ -258,24 +274,25 @@ class Trainer:
 
     def _try(self, batch: Batch, size: int) -> None:
         """Two steps of another trainer, alone and not compiled, on the first ``size`` crops: the first one takes the
-        optimizer's own memory, so the second has what every later one has; the batch that comes next is there too."""
+        optimizer's own memory, so the second has what every later one has; the batch that comes next is there too, and
+        what compiling takes where the run is compiled."""
         draw = batch.draw
         indices, probabilities, weights = (
             self.part.of(values)[:size] for values in (draw.indices, draw.probabilities, draw.weights)
         )
         crops = batch.crops.without(np.arange(len(batch.crops.indices)) >= size)
         batch = Batch(batch.step, Draw(indices, probabilities, weights, draw.step, draw.version), crops)
-        held: list[Tensor] = []
-        if self.config.training.compiled and self.device.type == "cuda":  # timing kernels, it overwrites the L2 cache
-            cache = torch.cuda.get_device_properties(self.device).L2_cache_size
-            held.append(torch.empty(cache, dtype=torch.uint8, device=self.device))
+        room = 0  # torch.compile overwrites as much memory as there is L2 cache while it times kernels
+        if self._trained is not self.model and self.device.type == "cuda":
+            room = torch.cuda.get_device_properties(self.device).L2_cache_size
+        held = torch.empty(room, dtype=torch.uint8, device=self.device)
         training = replace(self.config.training, batch_size=size, compiled=False)
         trainer = type(self)(replace(self.config, training=training), self.meta, self.device)
         following = []
         for _ in range(2):
             trainer.step(batch, meanwhile=lambda: following.append(trainer.load(batch)))
             del following[:-1]
-        held.clear()
+        del held
 
     def state_dict(self) -> dict[str, Any]:
         """Network and optimizer."""
