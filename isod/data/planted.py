@@ -43,7 +43,9 @@ class PlantedSplit:
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, indices: NDArray[np.int64], *, quarantine: bool = False, decode: bool = True) -> Crops:
+    def read(
+        self, indices: NDArray[np.int64], *, threads: int = 1, quarantine: bool = False, decode: bool = True
+    ) -> Crops:
         """The images [B, H, W, 3] and objects, in the order asked for; no file is behind them that could be bad."""
         chosen = indices.tolist()
         return Crops(
