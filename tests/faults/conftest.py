@@ -32,8 +32,9 @@ SCRIPT = Path(__file__).parent.parent.parent / "sweeps" / "thesis_grid.py"
 TRIAL, TABLE, WORKER = "ray::ImplicitFunc", "ray::TableActor", "ray::MapWorker"
 
 
-def until(holds: Callable[[], object], seconds: float = 120) -> None:
-    """Wait for a condition; it is asked often, so that a fault comes right behind it."""
+def until(holds: Callable[[], object], seconds: float = 240) -> None:
+    """Wait for a condition; it is asked often, so that a fault comes right behind it. The first sweep of a fresh
+    environment compiles its kernels: with a busy neighbour 137 s until its first validation were seen."""
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "waited in vain"

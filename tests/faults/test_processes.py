@@ -24,7 +24,7 @@ from tests.faults.conftest import (
 SAMPLERS = ["baseline", "UIS"]
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(540)
 @pytest.mark.parametrize(
     "kills",
     [[(TABLE, 2)], pytest.param([(TRIAL, 2), (TABLE, 6), (WORKER, 10)], marks=pytest.mark.slow)],  # title, validations

@@ -106,7 +106,7 @@ def test_a_full_tracking_store_loses_nothing(ray_local, sweep, small_disk, undis
     assert_recorded(full.tracking_uri, "faults", {"UIS": expected})
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_store_cut_short_stops_its_trials_with_a_sentence(
     ray_local, sweep, tiny_store, tmp_path, workers, monkeypatch
