@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.harness import comparison, medians, take_turns
 from benchmarks.stream import BatchDataset, unchanged
+from isod.cli import set_given
 from isod.config import PRESETS, SAMPLERS, Preset, RunConfig
 from isod.data.demo import write_demo
 from isod.data.store import CropStore
@@ -136,8 +137,7 @@ def main() -> None:
     options = parser.parse_args()
     preset = PRESETS[options.preset]
     training = replace(preset.training, iterations=options.windows * options.window, validate_every=options.window)
-    given = {name: getattr(options, name) for name in ("lag", "decode_on_device")}
-    training = replace(training, **{name: value for name, value in given.items() if value is not None})
+    training = set_given(training, lag=options.lag, decode_on_device=options.decode_on_device)
     preset = replace(preset, training=training)
     device = choose_device("cuda" if preset.resources.gpus_per_trial else "cpu")
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):  # a sweep tells how it goes

@@ -44,9 +44,7 @@ def concurrent_trials(resources: ResourceConfig, *, cpus: float, gpus: float, tr
     Raises:
         InputError: if not even one fits, with the arithmetic.
     """
-    fit = trials
-    if resources.gpus_per_trial > 0:
-        fit = trials_on_gpus(resources, gpus)
+    on_gpus = trials_on_gpus(resources, gpus) if resources.gpus_per_trial > 0 else trials
     workers = resources.workers_per_trial
     need = workers * rank_resources(resources)["CPU"]
     sum_text = (
@@ -54,12 +52,12 @@ def concurrent_trials(resources: ResourceConfig, *, cpus: float, gpus: float, tr
         f" × {resources.cpus_per_worker:g} CPU"
     )
     sum_text = f"{workers} workers × ({sum_text}) = {need:g}" if workers > 1 else f"{sum_text} = {need:g}"
-    fit_cpus = math.floor(cpus / need + SLACK)
-    if fit_cpus < 1:
+    on_cpus = math.floor(cpus / need + SLACK)
+    if on_cpus < 1:
         raise InputError(
             f"a trial needs {sum_text} CPUs and Ray has {cpus:g}: ask for fewer decode workers or less CPU"
         )
-    return max(1, min(fit, fit_cpus, trials))
+    return max(1, min(on_gpus, on_cpus, trials))
 
 
 def check_gpus_here(resources: ResourceConfig) -> None:

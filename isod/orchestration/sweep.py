@@ -88,8 +88,8 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         sampler=sweep.samplers[0], detector=preset.detector, training=preset.training, holdout=preset.holdout
     )
     grid = trial_grid(sweep)
-    for params in grid[: len(sweep.samplers)]:
-        config = run_config(base, params)
+    configs = [run_config(base, params) for params in grid[: len(sweep.samplers)]]  # of one seed
+    for config in configs:
         check_examples(config, store.split("train"))
         preset.resources.check_batch(config.training.batch_size)
     sweep.out.mkdir(parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         connect(sweep.address)
         client, experiment_id = opened.result()
     concurrent = _concurrency(sweep, len(grid))
-    _tell_idle_workers(preset.resources, [run_config(base, params) for params in grid[: len(sweep.samplers)]])
+    _tell_idle_workers(preset.resources, configs)
 
     shared = {key: value for key, value in flatten(base).items() if not key.startswith(("sampler.", "training.seed"))}
     tags = {

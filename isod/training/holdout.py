@@ -17,7 +17,7 @@ from isod.data.store import CropStore
 from isod.sampling.schedule import DrawSchedule
 from isod.sampling.table import table_for
 from isod.training.examples import TrainingExamples, check_examples, split_holdout
-from isod.training.run import Feed, Trainer, in_batches
+from isod.training.run import Feed, Trainer, in_batches, read_ahead
 from isod.training.stream import LocalStream
 
 
@@ -97,6 +97,6 @@ def holdout_scores(
     for batch, loaded in feed:
         stream.send_scores(batch.step, batch.draw.indices, trainer.step(batch, loaded, feed.fetch).scores)
     offset = np.zeros(len(split))
-    for indices in in_batches(eligible, run.training.batch_size):
-        offset[indices] = trainer.score(split.read(indices))
+    for crops in read_ahead(split, in_batches(eligible, run.training.batch_size), threads=workers):
+        offset[crops.indices] = trainer.score(crops)
     return offset

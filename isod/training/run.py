@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -90,10 +90,29 @@ def in_batches(indices: NDArray[np.int64], batch_size: int) -> list[NDArray[np.i
     return np.array_split(indices, max(1, -(-len(indices) // batch_size)))
 
 
+def read_ahead(
+    split: CropSplit, batches: Sequence[NDArray[np.int64]], *, threads: int, quarantine: bool = False
+) -> Iterator[Crops]:
+    """The crops of each batch of indices, in order; while one batch is in use the next one is read.
+
+    Args:
+        batches: at least one.
+        threads, quarantine: as in ``CropSplit.read``.
+    """
+    read = partial(split.read, threads=threads, quarantine=quarantine)
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(read, batches[0])
+        for following in batches[1:]:
+            crops = ahead.result()
+            ahead = reader.submit(read, following)
+            yield crops
+        yield ahead.result()
+
+
 class ValidationCrops:
     """The validation split in fixed batches; decoded once where it fits in memory.
 
-    A crop that does not decode is left out, and told. While a batch is in use the next one is read.
+    A crop that does not decode is left out, and told.
 
     Args:
         threads: how many decode.
@@ -115,7 +134,7 @@ class ValidationCrops:
             yield from self._cache
             return
         kept: list[Crops] = []
-        for crops in self._read():
+        for crops in read_ahead(self._split, self._batches, threads=self._threads, quarantine=True):
             if crops.unreadable.any():
                 self._tell(crops)
                 crops = crops.without(crops.unreadable)
@@ -127,17 +146,6 @@ class ValidationCrops:
             yield crops
         if self._cache is not None:
             self._cache = kept
-
-    def _read(self) -> Iterator[Crops]:
-        """The batches from the store, one ahead."""
-        read = partial(self._split.read, threads=self._threads, quarantine=True)
-        with ThreadPoolExecutor(1) as reader:
-            ahead = reader.submit(read, self._batches[0])
-            for following in self._batches[1:]:
-                crops = ahead.result()
-                ahead = reader.submit(read, following)
-                yield crops
-            yield ahead.result()
 
     def _tell(self, crops: Crops) -> None:
         for index in set(crops.indices[crops.unreadable].tolist()) - self._unreadable:
