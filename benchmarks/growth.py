@@ -7,7 +7,7 @@ the number of examples differs): draw, step, update the table, record. All sizes
 itself at the smallest size. Second table: a sweep of as many UIS runs on demo crops as the largest of ``--trials``
 says, which each of the others should divide, so many of them at once; iterations per second of all together, from the
 first validation to the last, as trials of the preset's length per hour. Its last column is the machine's own limit: the
-loop of the first table in 1, 2 and 4 processes that share nothing, no Ray, no stream and no decoding, beside one.
+loop of the first table in as many processes that share nothing, no Ray, no stream and no decoding, beside one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What the sample scores cost, beside the training step that produces their maps.
 
     python -m benchmarks.scoring [--device cuda] [--batch 128] [--compiled] [--height 384] [--width 1280]
+                                 [--objects 12]
 
 Prints the time of a step without scores (forward, loss, backward, Adam) and of the scores of every named sampler's
 heuristic and reduction on its outcome, with their share of the step. On a GPU both are timed by events, and one call
