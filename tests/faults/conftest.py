@@ -34,7 +34,7 @@ TRIAL, TABLE, WORKER = "ray::ImplicitFunc", "ray::TableActor", "ray::MapWorker"
 
 def until(holds: Callable[[], object], seconds: float = 240) -> None:
     """Wait for a condition; it is asked often, so that a fault comes right behind it. The first sweep of a fresh
-    environment compiles its kernels: with a busy neighbour 137 s until its first validation were seen."""
+    environment, with a busy neighbour, was seen to take 137 s until its first validation."""
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "waited in vain"
