@@ -1,7 +1,9 @@
 """Fixtures that start something expensive once per session."""
 
 import os
+import shutil
 import signal
+import subprocess
 
 import pytest
 
@@ -59,3 +61,15 @@ def tiny_store(ray_local, demo_root, tmp_path_factory):
     store = str(tmp_path_factory.mktemp("store") / "demo")
     prepare_demo(demo_root, store, resize=(160, 48))
     return store
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 1 MB, and how to give it more room: (folder, resize), the latter of "8m" for example."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield folder, lambda size: subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
+    subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -2,9 +2,9 @@
 
 import json
 import shutil
-import subprocess
 
 import numpy as np
+import pandas as pd
 import pytest
 import simplejpeg
 
@@ -182,35 +182,35 @@ def test_no_image_at_all(ray_local, refused, coco):
     assert "none of the 3 images of" in refused(cli.main, *coco.arguments)
 
 
-def test_a_full_disk_while_preparing(ray_local, refused, coco, tmp_path):
-    """A disk of 1 MB, with room for the store once a ballast file has gone."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("only root may mount a small disk")
-    try:
-        (disk / "ballast").write_bytes(bytes(2**20 - 16384))
-        arguments = ("prepare", "coco", disk / "store", *coco.arguments[3:])
-        sentence = refused(cli.main, *arguments)
-        assert sentence.endswith(
-            f"the disk that holds {disk / 'store'} is full: finished chunks are kept, so free some space and run the "
-            "same command again"
-        )
-        (disk / "ballast").unlink()
-        assert cli.main([str(argument) for argument in arguments]) == 0
-        assert CropStore.open(disk / "store").meta.rows == {"train": 3, "val": 2}
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+def test_a_full_disk_while_preparing(ray_local, refused, coco, small_disk):
+    """A disk with room for the store once a ballast file has gone."""
+    disk, _ = small_disk
+    (disk / "ballast").write_bytes(bytes(2**20 - 16384))
+    arguments = ("prepare", "coco", disk / "store", *coco.arguments[3:])
+    sentence = refused(cli.main, *arguments)
+    assert sentence.endswith(
+        f"the disk that holds {disk / 'store'} is full: finished chunks are kept, so free some space and run the "
+        "same command again"
+    )
+    (disk / "ballast").unlink()
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    assert CropStore.open(disk / "store").meta.rows == {"train": 3, "val": 2}
 
 
-def test_a_full_disk_while_training(refused, tiny_store, tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device", "metrics.csv")
-
-    monkeypatch.setattr("isod.training.folder.train", full)
-    sentence = refused(cli.main, "train", tiny_store, "--out", tmp_path, "--iterations", 1)
-    assert sentence == "the disk that holds metrics.csv is full: what was written stays; free some space"
+def test_a_full_disk_while_training(tiny_store, small_disk, capfd):
+    """With room for neither a checkpoint nor the network; there is some the second time."""
+    disk, resize = small_disk
+    out = disk / "run"
+    arguments = ["train", tiny_store, "--out", str(out), "--preset", "demo", "--width", "0.25", "--batch-size", "8",
+                 "--iterations", "4", "--validate-every", "2"]  # fmt: skip
+    assert cli.main(arguments) == 2
+    said, error = capfd.readouterr()
+    assert error == f"isod: the disk that holds {out / 'model.pt'} is full: what was written stays; free some space\n"
+    assert "checkpoint at iteration 2 not written (No space left on device); the run goes on" in said
+    assert list(pd.read_csv(out / "metrics.csv")["iteration"]) == [2, 4]
+    resize("64m")
+    assert cli.main([*arguments, "--resume"]) == 0
+    assert (out / "model.pt").exists()
 
 
 # --- stores ----------------------------------------------------------------------------------------------------------

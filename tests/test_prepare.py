@@ -217,34 +217,23 @@ def test_the_store_may_be_an_address(ray_local, coco):
         prepare(reader_of(coco), "nonsense://x/y", CHUNKED, progress=False)
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 1 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("only root may mount a small disk")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_a_full_disk_keeps_what_is_done(ray_local, coco, small_disk):
     """Crops of 200 kB of noise on a disk of 1 MB; freeing space (here: a ballast file) lets the job go on."""
+    disk, resize = small_disk
     rng = np.random.default_rng(0)
     for i in range(14):
         noise = rng.integers(0, 255, (20, 30, 3), dtype=np.uint8)
         jpeg = simplejpeg.encode_jpeg(noise, quality=90)
         ballast = b"\xff\xfe\xff\xff" + rng.bytes(65533)  # a JPEG comment
         (coco / f"images/{i}.jpg").write_bytes(jpeg[:2] + ballast + jpeg[2:])
-    (small_disk / "ballast").write_bytes(bytes(600_000))
+    (disk / "ballast").write_bytes(bytes(600_000))
     with pytest.raises(InputError, match=r"disk that holds .* is full: finished chunks are kept"):
-        prepare(reader_of(coco), str(small_disk / "store"), CHUNKED, progress=False)
-    (small_disk / "ballast").unlink()
-    subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
-    report = prepare(reader_of(coco), str(small_disk / "store"), CHUNKED, progress=False)
+        prepare(reader_of(coco), str(disk / "store"), CHUNKED, progress=False)
+    (disk / "ballast").unlink()
+    resize("8m")
+    report = prepare(reader_of(coco), str(disk / "store"), CHUNKED, progress=False)
     assert report.resumed >= 1
-    assert len(CropStore.open(str(small_disk / "store")).split("train").read(range(10)).images) == 10
+    assert len(CropStore.open(str(disk / "store")).split("train").read(range(10)).images) == 10
 
 
 def test_workers_do_not_load_torch(ray_local):

@@ -1,9 +1,11 @@
 """A run that was stopped and went on is the run that was not, to the last bit."""
 
 import itertools
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from unittest import mock
@@ -18,7 +20,7 @@ from isod.errors import InputError
 from isod.sampling.strategies import STRATEGIES
 from isod.training import local
 from isod.training import run as run_module
-from isod.training.checkpoint import Checkpoints
+from isod.training.checkpoint import Checkpoints, save_whole
 from isod.training.examples import TrainingExamples
 from isod.training.files import RunFolder
 from isod.training.local import local_stream, run_local
@@ -158,6 +160,57 @@ def test_ctrl_c_comes_when_the_step_is_done(tiny_store, tmp_path):
     assert_same_results(whole, halves)
 
 
+@pytest.mark.parametrize("iteration", [14, 20])
+def test_a_ctrl_c_in_the_middle_of_a_validation_costs_no_point_of_the_curve(tiny_store, tmp_path, iteration):
+    """14 is between two steps, 20 the end."""
+    config = tiny_run(iterations=20, validate_every=7)
+    whole, halves = go(config, tiny_store, tmp_path / "whole"), tmp_path / "halves"
+    validate, validations = Trainer.validate, itertools.count(1)
+
+    def pressed(self, validation):
+        if 7 * next(validations) >= iteration:
+            signal.raise_signal(signal.SIGINT)
+        return validate(self, validation)
+
+    with mock.patch.object(Trainer, "validate", pressed), pytest.raises(KeyboardInterrupt):
+        go(config, tiny_store, halves)
+    assert list(pd.read_csv(halves / "metrics.csv")["iteration"]) == list(range(7, iteration, 7))
+    go(config, tiny_store, halves, resume=True)
+    assert_same_results(whole, halves)
+
+
+def test_a_ctrl_c_while_a_checkpoint_is_written_waits_for_it(tiny_store, tmp_path):
+    save, written = torch.save, []
+
+    def pressed(state, file):
+        signal.raise_signal(signal.SIGINT)
+        save(state, file)
+        written.append(state["iteration"])
+
+    with mock.patch.object(torch, "save", pressed), pytest.raises(KeyboardInterrupt):
+        go(tiny_run(iterations=20, validate_every=7), tiny_store, tmp_path / "run")
+    assert written == [7, 7]  # the one under way, and the one that every Ctrl-C leaves
+
+
+def test_seconds_of_training_before_a_ctrl_c_count(tiny_store, tmp_path):
+    """Stopped at step 9, between two validations; each step takes a tenth of a second and more."""
+    config, out = tiny_run(iterations=14, validate_every=7), tmp_path / "run"
+    forward, steps = Trainer.forward, itertools.count()
+
+    def slow(self, images):
+        if self.model.training:
+            time.sleep(0.1)
+            if next(steps) == 9:
+                signal.raise_signal(signal.SIGINT)
+        return forward(self, images)
+
+    with mock.patch.object(Trainer, "forward", slow):
+        with pytest.raises(KeyboardInterrupt):
+            go(config, tiny_store, out)
+        go(config, tiny_store, out, resume=True)
+    assert pd.read_csv(out / "metrics.csv")["time/seconds"].iloc[-1] > 1.4
+
+
 def test_a_second_ctrl_c_does_not_wait():
     def again():
         signal.raise_signal(signal.SIGINT)
@@ -205,8 +258,7 @@ def test_ctrl_c_writes_a_checkpoint_and_ends_cleanly(tiny_store, tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert error == "isod: stopped\n"
+    assert (process.returncode, error) == (130, "isod: stopped\n")
     assert list(out.glob("checkpoint-*.pt"))
 
 
@@ -279,15 +331,36 @@ def test_checkpoints_take_no_more_than_their_share(tmp_path):
     assert checkpoints.due(5.0 + 101 * checkpoints.cost)
 
 
-def test_a_full_disk_keeps_the_earlier_checkpoints_and_the_run(tmp_path):
+@pytest.mark.parametrize("numbers", [1, 1_000_000])
+def test_a_full_disk_keeps_the_earlier_checkpoints_and_the_run(tmp_path, numbers):
+    """Whether it is found full at the end or, as a large checkpoint finds it, in the middle."""
     said = []
     checkpoints = Checkpoints(tmp_path, {}, say=said.append)
     checkpoints.save(1, 1.0, {"record": {"seconds": 1.0}})
     (tmp_path / "checkpoint-000000002.part").symlink_to("/dev/full")  # every write to it: no space left
-    checkpoints.save(2, 2.0, {"record": {"seconds": 2.0}})
+    checkpoints.save(2, 2.0, {"record": {"seconds": 2.0}, "model": torch.zeros(numbers)})
     assert said == ["checkpoint at iteration 2 not written (No space left on device); the run goes on"]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000000001.pt"]
     assert Checkpoints(tmp_path, {}).load()["iteration"] == 1
+
+
+def test_a_ctrl_c_in_the_middle_of_writing_stays_one(tmp_path):
+    """The main thread waits until a pipe takes more; torch.save makes a RuntimeError of what ends its writing."""
+    path = tmp_path / "model.pt"
+    os.mkfifo(path.with_suffix(".part"))
+
+    def press():
+        with path.with_suffix(".part").open("rb") as pipe:
+            pipe.read(1000)
+            os.kill(os.getpid(), signal.SIGINT)
+            pipe.read()
+
+    reader = threading.Thread(target=press)
+    reader.start()
+    with pytest.raises(KeyboardInterrupt):
+        save_whole({"model": torch.zeros(1_000_000)}, path)
+    reader.join(60)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_setting_that_is_newer_than_a_checkpoint_was_at_its_default():

@@ -17,6 +17,29 @@ FORMAT = 1
 KEPT = 2  # newest ones; should the last be damaged, the one before it serves
 
 
+def save_whole(state: dict[str, Any], path: Path) -> None:
+    """What torch.load reads, at ``path`` whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    part = path.with_suffix(".part")
+    try:
+        with part.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        # closing a file that has ended too soon, torch.save hides a full disk or a Ctrl-C behind an error of its own
+        hidden = error.__context__ if isinstance(error, RuntimeError) else None
+        cause = hidden or error
+        if isinstance(cause, OSError):
+            cause.filename = str(path)
+        raise cause from None
+
+
 class Checkpoints:
     """The checkpoints of one run in a folder of its own, ``checkpoint-<iteration>.pt``.
 
@@ -57,18 +80,12 @@ class Checkpoints:
         """
         began = time.perf_counter()
         path = self._folder / f"checkpoint-{iteration:09d}.pt"
-        part = path.with_suffix(".part")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                torch.save({"format": FORMAT, "settings": self._settings, "iteration": iteration, **state}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
+            save_whole({"format": FORMAT, "settings": self._settings, "iteration": iteration, **state}, path)
             for old in self._paths()[KEPT:]:
                 old.unlink()
         except OSError as error:
-            part.unlink(missing_ok=True)
             self._say(f"checkpoint at iteration {iteration} not written ({error.strerror or error}); the run goes on")
         self._last_cost = time.perf_counter() - began
         self.cost += self._last_cost

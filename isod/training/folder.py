@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from isod.config import RunConfig, flatten
 from isod.data.store import CropSplit, CropStore
-from isod.training.checkpoint import Checkpoints
+from isod.training.checkpoint import Checkpoints, save_whole
 from isod.training.decode import check_decoder
 from isod.training.examples import TrainingExamples
 from isod.training.files import EXAMPLES, METRICS, MODEL, Row, RunFolder
@@ -127,9 +127,7 @@ def run_in_folder(
     train(trainer, stream, validation, append, record=record, checkpoints=checkpoints, say=say)
     statistics = stream.statistics(config.training.iterations - 1) | record.examples()
     write_examples(folder.path / EXAMPLES, split, statistics)
-    unfinished = folder.path / f"{MODEL}.part"
-    torch.save(trainer.model.state_dict(), unfinished)
-    os.replace(unfinished, folder.path / MODEL)
+    save_whole(trainer.model.state_dict(), folder.path / MODEL)
     checkpoints.clear()
 
 

@@ -363,26 +363,50 @@ def train(
             from the first batch on, without validation.
         record: of this run; a fresh one if not given. Training goes on after the ``record.iteration`` steps done.
         checkpoints: written after a report, and when the run is interrupted (KeyboardInterrupt), for which a Ctrl-C
-            waits until the step under way is done; none if not given.
+            waits until the step or the write under way is done; none if not given.
         say: where to tell what the person who waits should know.
     Returns:
         The record at the end.
     """
     training = trainer.config.training
     record = record or RunRecord(stream.num_examples)
+    clock = Clock(record)
 
     def save() -> None:
+        clock.stop()
         if checkpoints is not None and record.iteration:
             table = stream.state_dict(record.iteration - 1)
             state = {**trainer.state_dict(), "table": table, "record": record.state_dict()}
             checkpoints.save(record.iteration, record.seconds, state)
 
-    began: float | None = None
-    feed = Feed(trainer, stream, record.iteration)
+    def validate() -> None:
+        clock.stop()
+        found = trainer.validate(validation)
+        with ctrl_c_waits():
+            done = record.iteration
+            summary = stream.summary(done - 1)
+            metrics = {
+                **found,
+                **record.close_window(),
+                "sampler/ess": summary.effective_sample_size,
+                "time/seconds": record.seconds,
+            }
+            if summary.primed and not record.warned:
+                record.warned = True
+                if trainer.config.sampler.heuristic and summary.effective_sample_size > UNIFORM_ABOVE:
+                    ess = summary.effective_sample_size
+                    say(f"effective sample size over N after the first epoch: {ess:.2f}, {ess_in_words(ess)}")
+            report(metrics, done)
+            if checkpoints is not None and (done == training.iterations or checkpoints.due(record.seconds)):
+                save()
+
     between_steps = True
     try:
+        if record.iteration > record.reported and validates_after(record.iteration, training):
+            validate()  # a Ctrl-C came in the middle of this one
+        feed = Feed(trainer, stream, record.iteration)
         for batch, loaded in feed:
-            began = began or time.perf_counter()  # a stream takes seconds to start, once
+            clock.start()  # at the first batch, as a stream takes seconds to start, once
             with ctrl_c_waits():
                 between_steps = False
                 result = _step(trainer, batch, loaded, feed.fetch)
@@ -391,30 +415,39 @@ def train(
                 between_steps = True
             if result.unreadable.any():
                 _tell_unreadable(batch.draw.indices[result.unreadable], record, say)
-            done = record.iteration
-            if done % training.validate_every == 0 or done == training.iterations:
-                record.seconds += time.perf_counter() - began
-                summary = stream.summary(batch.step)
-                metrics = {
-                    **trainer.validate(validation),
-                    **record.close_window(),
-                    "sampler/ess": summary.effective_sample_size,
-                    "time/seconds": record.seconds,
-                }
-                if summary.primed and not record.warned:
-                    record.warned = True
-                    if trainer.config.sampler.heuristic and summary.effective_sample_size > UNIFORM_ABOVE:
-                        ess = summary.effective_sample_size
-                        say(f"effective sample size over N after the first epoch: {ess:.2f}, {ess_in_words(ess)}")
-                report(metrics, done)
-                if checkpoints is not None and (done == training.iterations or checkpoints.due(record.seconds)):
-                    save()
-                began = time.perf_counter()
+            if validates_after(record.iteration, training):
+                validate()
+                clock.start()
     except KeyboardInterrupt:
         if between_steps:  # in the middle of one, the network's running statistics are ahead of its weights
-            save()
+            with ctrl_c_waits():
+                save()
         raise
     return record
+
+
+def validates_after(iteration: int, training: TrainingConfig) -> bool:
+    """Whether a validation follows that many steps."""
+    return iteration % training.validate_every == 0 or iteration == training.iterations
+
+
+class Clock:
+    """Adds to the record's seconds the time from each ``start`` to the ``stop`` that follows it."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self._record = record
+        self._began: float | None = None
+
+    def start(self) -> None:
+        """Does nothing while it runs."""
+        if self._began is None:
+            self._began = time.perf_counter()
+
+    def stop(self) -> None:
+        """Does nothing while it stands."""
+        if self._began is not None:
+            self._record.seconds += time.perf_counter() - self._began
+            self._began = None
 
 
 def follow(trainer: Trainer, stream: Stream, start: int) -> None:

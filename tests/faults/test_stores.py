@@ -3,7 +3,6 @@
 import os
 import shutil
 import sqlite3
-import subprocess
 from contextlib import suppress
 from dataclasses import replace
 
@@ -71,24 +70,15 @@ def test_a_store_that_takes_nothing_loses_nothing(ray_local, sweep, undisturbed,
     assert_recorded(sweep.tracking_uri, "faults", {"UIS": expected})
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 8 MB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", place]).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_full_tracking_store_loses_nothing(ray_local, sweep, small_disk, undisturbed, monkeypatch):
     expected = undisturbed("UIS")
     monkeypatch.setattr(sweep_module, "PATIENCE", 2.0)
-    full = replace(sweep, tracking_uri=f"sqlite:///{small_disk}/mlflow.db")
-    filler = small_disk / "filler"
+    disk, resize = small_disk
+    resize("8m")
+    full = replace(sweep, tracking_uri=f"sqlite:///{disk}/mlflow.db")
+    filler = disk / "filler"
 
     def fill():
         until(lambda: rows_of(sweep.out, "UIS-seed0") >= 2)
