@@ -1,21 +1,14 @@
 """What a person sees in MLflow's own UI: a real server, a real browser."""
 
 import json
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from urllib.parse import quote
 
 import pytest
 
 from tests.browser import dump_dom, needs_chromium
 from tests.full_sweep import write_full_sweep
+from tests.mlflow_server import MlflowServer
 from tests.mlflow_store import GRID, Store
-
-SECONDS = 90  # for the server to answer; a fifth of it where nothing else runs
 
 
 @pytest.fixture(scope="module")
@@ -28,27 +21,8 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(store):
     """Address of ``mlflow server`` on a free port of the loopback."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri, "--host", "127.0.0.1",
-               "--port", str(port), "--workers", "1"]  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen(command, cwd=store.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        until = time.monotonic() + SECONDS
-        while True:
-            try:
-                with urllib.request.urlopen(f"{address}/health", timeout=5):
-                    break
-            except (urllib.error.URLError, OSError):
-                assert process.poll() is None, "mlflow server ended"
-                assert time.monotonic() < until, "mlflow server does not answer"
-                time.sleep(0.2)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+    with MlflowServer(store.uri, store.folder) as server:
+        yield server.uri
 
 
 def page_with(url, *words):

@@ -1,18 +1,13 @@
 """The curves of many runs, read at once from a database and one by one from a server: both give the same."""
 
 import math
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 
 import pandas as pd
 import pytest
 from mlflow.entities import Metric
 
 from isod.results.tracking import read_histories
+from tests.mlflow_server import MlflowServer
 from tests.mlflow_store import Store
 
 
@@ -52,24 +47,5 @@ def test_the_later_value_of_a_step_stays(store, metrics):
 
 
 def test_a_server_gives_the_same(store, metrics):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri, "--workers", "1"]
-    log = (store.folder / "server.log").open("w")
-    server = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log)
-    try:
-        deadline = time.monotonic() + 180
-        while time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=5).close()
-                break
-            except (urllib.error.URLError, OSError):
-                assert server.poll() is None, (store.folder / "server.log").read_text()
-                time.sleep(0.2)
-        pd.testing.assert_frame_equal(read_histories(address, metrics), read_histories(store.uri, metrics))
-    finally:
-        server.terminate()
-        server.wait(30)
-        log.close()
+    with MlflowServer(store.uri, store.folder) as server:
+        pd.testing.assert_frame_equal(read_histories(server.uri, metrics), read_histories(store.uri, metrics))

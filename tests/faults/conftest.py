@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from isod.config import SAMPLERS, Preset, ResourceConfig, RunConfig
 from isod.orchestration.sweep import Sweep
 from isod.orchestration.trial import run_config
 from isod.training.local import run_local
+from tests.mlflow_server import MlflowServer
 from tests.tiny_run import DETECTOR, UNTIMED, tiny_run
 
 RESOURCES = ResourceConfig(decode_workers=1, cpus_per_worker=0.25, cpus_per_trial=0.75, checkpoint_share=1.0)
@@ -162,42 +162,7 @@ def assert_points(client: MlflowClient, run: Run, expected: pd.DataFrame) -> Non
         ], name
 
 
-class Server:
-    """A real MLflow server on this machine's loopback, which can be ended and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
-                   "--workers", "1", "--backend-store-uri", f"sqlite:///{self._folder}/server.db",
-                   "--artifacts-destination", str(self._folder / "artifacts")]  # fmt: skip
-        with (self._folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-
-        def answers() -> bool:
-            with socket.socket() as probe:
-                return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-        until(answers)
-
-    def kill(self) -> None:
-        if self._process is None:
-            return
-        for process in [*psutil.Process(self._process.pid).children(recursive=True), self._process]:
-            process.kill()
-        self._process.wait(60)
-        self._process = None
-
-
 @pytest.fixture
 def server(tmp_path):
-    made = Server(tmp_path)
-    made.start()
-    yield made
-    made.kill()
+    with MlflowServer(f"sqlite:///{tmp_path}/server.db", tmp_path) as made:
+        yield made
