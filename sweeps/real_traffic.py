@@ -14,6 +14,10 @@ nothing else is augmented.
 Controls, run where ``--samplers`` names them: ``…-cosine`` and ``…-cosine-half`` train with a cosine schedule that has
 come down to 0 at the end and at the half of the budget, since gains of importance sampling vanished elsewhere once the
 learning rate was decayed; ``…-object-loss`` trains with the object-normalised loss (§6.3.1 of the thesis).
+
+Likewise LIS and UIS with ``-max``, ``-sum`` or ``-rms``, another reduction than the mean (§4.2.4), which makes frames
+of thirteen objects of one road alike: choose among them, and any sampler that isod knows, on some seeds, and report the
+choice on others.
 """
 
 import sys
@@ -32,6 +36,11 @@ CONTROLS: dict[str, dict[str, object]] = {
     "object-loss": {"loss_normalisation": "object"},
 }
 CONTROLLED = ("baseline", "LIS", "UIS", "UIS-IR")
+REDUCED = [
+    replace(SAMPLERS[base], name=f"{base}-{reduction}", reduction=reduction)
+    for base in ("LIS", "UIS")
+    for reduction in ("max", "sum", "rms")
+]
 
 
 def traffic_store(out: Path, preset: str) -> str:
@@ -50,7 +59,10 @@ def traffic_store(out: Path, preset: str) -> str:
 STUDY = Study(
     name="real_traffic",
     samplers=[SAMPLERS[name] for name in CONTROLLED],
-    extra=[replace(SAMPLERS[base], name=f"{base}-{control}") for control in CONTROLS for base in CONTROLLED],
+    extra=[
+        *REDUCED,
+        *(replace(SAMPLERS[base], name=f"{base}-{control}") for control in CONTROLS for base in CONTROLLED),
+    ],
     training={f"{base}-{control}": setting for control, setting in CONTROLS.items() for base in CONTROLLED},
     store=traffic_store,
     images=IMAGES,

@@ -59,6 +59,16 @@ def test_controls_of_the_real_images_run_where_they_are_named():
     assert study.training["baseline-object-loss"] == {"loss_normalisation": "object"}
 
 
+def test_a_name_means_the_same_in_every_study():
+    ablations, traffic = script("ablations"), script("real_traffic")
+    here, there = ({s.name: s for s in (*study.samplers, *study.extra)} for study in (ablations, traffic))
+    shared = here.keys() & there.keys()
+    assert {"UIS-max", "LIS-rms", "UIS-object-loss"} <= shared
+    for name in shared:
+        assert here[name] == there[name]
+        assert ablations.training.get(name) == traffic.training.get(name)
+
+
 def test_real_images_that_are_not_there_are_asked_for_before_anything_starts(tmp_path, capsys):
     study = replace(script("real_traffic"), images=tmp_path / "none")
     with mock.patch("isod.orchestration.cluster.connect", side_effect=AssertionError("Ray was started")):
