@@ -7,16 +7,20 @@ import sys
 
 import torch
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3)
+HEAP = 64 * 2**20  # bytes; threads other than the main one have memory in such pieces
 
 
 def settle(threads: int) -> None:
     """Torch's CPU threads, and an allocator that keeps what it has: each step frees and takes the same large tensors,
     and handing their pages back to the kernel in between cost a tenth of a step of the demo preset.
 
-    Freed memory then stays with the process, up to the most it ever used. Other C libraries than glibc are left alone.
+    Freed memory then stays with the process, up to the most it ever used; but for tensors of more than 64 MiB where
+    training is not in the main thread, as in a trial. Other C libraries than glibc are left alone.
     """
     torch.set_num_threads(threads)
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
-        for setting in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            libc.mallopt(setting, 2**31 - 1)
+        never = 2**31 - 1
+        # a piece that is empty goes back unless what is left of the one before it is less than the padding
+        for setting, value in ((M_MMAP_THRESHOLD, never), (M_TRIM_THRESHOLD, never), (M_TOP_PAD, HEAP)):
+            libc.mallopt(setting, value)
