@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -223,7 +224,8 @@ def _is_text(word: str) -> bool:
 
 
 def exit_cleanly(program: str, arguments: Sequence[str] | None, action: Callable[[], int | None]) -> int:
-    """Runs the action and returns its exit code, or 0; bad input is one sentence on standard error and exit code 2.
+    """Runs the action and returns its exit code, or 0; bad input is one sentence on standard error and exit code 2, a
+    loss that is not finite one and exit code 1.
 
     Args:
         arguments: of the command line; None for the process's own.
@@ -236,7 +238,17 @@ def exit_cleanly(program: str, arguments: Sequence[str] | None, action: Callable
     except InputError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return 2
+    except FloatingPointError as error:
+        print(f"{program}: {error}: lower --lr, or look at these examples", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
+        return 141  # what a shell gives for SIGPIPE
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            where = f"{error.filename}: {error.strerror}"
+            print(f"{program}: {where}: see to that, or name another folder", file=sys.stderr)
+            return 2
         if error.errno == errno.ENAMETOOLONG:
             name = str(error.filename or error)
             print(f"{program}: {name[:100]}{'…' * (len(name) > 100)} is too long a name for a file", file=sys.stderr)

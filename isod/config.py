@@ -6,6 +6,7 @@ and the value it broke.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 
@@ -73,7 +74,7 @@ class TrainingConfig:
         for name in ("iterations", "batch_size", "validate_every"):
             require(getattr(self, name) >= 1, f"{name} must be ≥ 1", getattr(self, name))
         require(self.lag >= 0, "lag must be ≥ 0", self.lag)
-        require(self.lr > 0, "lr must be > 0", self.lr)
+        require(0 < self.lr < math.inf, "lr must be > 0 and finite", self.lr)
         require(
             self.lr_schedule in LR_SCHEDULES, f"lr_schedule must be one of {', '.join(LR_SCHEDULES)}", self.lr_schedule
         )

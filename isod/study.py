@@ -137,7 +137,7 @@ def run(study: Study, options: argparse.Namespace) -> int:
     from isod.orchestration.sweep import Sweep, run_sweep
     from isod.orchestration.tracking import check_tracking, is_server
     from isod.results.command import results_command
-    from isod.training.files import output_folder
+    from isod.training.files import absolute, output_folder
 
     if options.address is None:
         check_gpus_here(preset.resources)
@@ -148,8 +148,7 @@ def run(study: Study, options: argparse.Namespace) -> int:
         check_tracking(tracking_uri)
         connect(options.address)  # first: preparing would start Ray on this machine
         store = study.store(out, size) if study.store else demo_store(out, options.demo_frames)
-    if "://" not in store:
-        store = str(Path(store).resolve())
+    store = absolute(store)
     experiment = options.experiment or f"{experiment_prefix(study)}-{Path(store).name}"
     print(f"{len(samplers)} samplers × {seeds} seeds, {preset.training.iterations} iterations each")
     result = run_sweep(

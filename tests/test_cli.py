@@ -1,12 +1,15 @@
 """Bad input through the command lines: exit code 2, one sentence that names what is wrong, and nothing lost."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import simplejpeg
+import torch
 
 from isod import cli, study
 from isod.config import SAMPLERS
@@ -211,6 +214,57 @@ def test_a_full_disk_while_training(tiny_store, small_disk, capfd):
     resize("64m")
     assert cli.main([*arguments, "--resume"]) == 0
     assert (out / "model.pt").exists()
+
+
+def test_a_loss_that_is_not_finite_is_a_sentence(tiny_store, tmp_path, capfd):
+    arguments = ["train", tiny_store, "--out", str(tmp_path), "--preset", "demo", "--width", "0.125",
+                 "--batch-size", "8", "--iterations", "20", "--lr", "1e30"]  # fmt: skip
+    assert cli.main(arguments) == 1
+    (error,) = capfd.readouterr().err.splitlines()
+    assert re.fullmatch(r"isod: loss is (nan|inf) at step \d+, examples \[.*\]: lower --lr, or look at these examples", error)
+
+
+def test_a_folder_without_permission_is_a_sentence(capsys):
+    def locked():
+        raise PermissionError(13, "Permission denied", "/locked/run")
+
+    assert cli.exit_cleanly("isod", [], locked) == 2
+    assert capsys.readouterr().err == ("isod: /locked/run: Permission denied: see to that, or name another folder\n")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_torch_does_not_see(refused, tiny_store, tmp_path):
+    sentence = refused(cli.main, "train", tiny_store, "--out", tmp_path / "run", "--device", "cuda")
+    assert sentence == "device must be cpu where torch sees no CUDA GPU, got 'cuda'"
+    assert not (tmp_path / "run").exists()
+
+
+def test_compiling_without_a_compiler(refused, tiny_store, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    sentence = refused(cli.main, "train", tiny_store, "--out", tmp_path / "run", "--compiled", "--device", "cpu",
+                       "--preset", "demo")  # fmt: skip
+    needs = re.escape("compiled needs a compiler (g++ or clang++)")
+    assert re.fullmatch(rf"{needs}.*: install that, or train with --no-compiled", sentence)
+
+
+def test_a_store_is_known_by_its_place_and_not_by_how_it_was_named(refused, tiny_store, tmp_path, monkeypatch, capfd):
+    """A relative name would be another store elsewhere."""
+    store, run = Path(tiny_store), tmp_path / "run"
+    arguments = ["--out", str(run), "--preset", "demo", "--width", "0.125", "--batch-size", "8", "--iterations", "2"]
+    monkeypatch.chdir(store.parent)
+    assert cli.main(["train", store.name, *arguments]) == 0
+    assert json.loads((run / "config.json").read_text())["store"] == tiny_store
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", tiny_store, *arguments, "--resume"]) == 0
+    assert "has finished" in capfd.readouterr().out
+    for damaged, file in (("", "config.json"), ("{}", "config.json"), ("", "metrics.csv")):
+        (run / "model.pt").unlink(missing_ok=True)
+        kept = (run / file).read_text()
+        (run / file).write_text(damaged)
+        sentence = refused(cli.main, "train", tiny_store, *arguments, "--resume")
+        assert re.fullmatch(rf"{run / file} is damaged.*: start the run anew, in another folder", sentence)
+        (run / file).write_text(kept)
 
 
 # --- stores ----------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from isod.training.measure import example_losses, object_margins
 from isod.training.record import Moments, RunRecord, StepResult
 from isod.training.run import Trainer, ValidationCrops
 from isod.training.stream import Batch
+from tests.test_resume import HOLDOUT
 from tests.tiny_run import tiny_run
 
 CPU = torch.device("cpu")
@@ -59,6 +60,15 @@ def test_correlation_by_hand_and_per_window():
     assert window["sampler/correlation_box_loss"] == pytest.approx(-1)
     record.add(np.array([0, 1, 2]), step([0, 0, 0], [2, 4, 6]))
     assert math.isnan(record.close_window()["sampler/correlation_class_loss"])
+
+
+def test_correlation_is_that_of_what_is_drawn_by():
+    """Scores 1, 2, 3 less 0, 2, 4 are 1, 0, −1."""
+    record = RunRecord(4, offset=np.array([0.0, 2.0, 4.0, 9.0]))
+    record.add(np.array([0, 1, 2]), step([1, 2, 3], [2, 4, 6], [3, 2, 1]))
+    window = record.close_window()
+    assert window["sampler/correlation_class_loss"] == pytest.approx(-1)
+    assert window["sampler/correlation_box_loss"] == pytest.approx(1)
 
 
 # --- draws -----------------------------------------------------------------------------------------------------------
@@ -193,6 +203,15 @@ def test_an_image_that_decodes_no_more_costs_one_example_and_not_the_run(bad_sto
     assert (lost["mean_importance"] == 0).all()
     assert (lost["draw_count"] >= 1).all()
     assert lost["draw_count"].mean() < examples["draw_count"].mean()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])  # which of the bad ones are held out depends on it
+def test_a_hold_out_model_scores_the_others(bad_store, tmp_path, seed):
+    config = replace(tiny_run("LIS-RHO", iterations=8, seed=seed), holdout=HOLDOUT)
+    run_local(config, bad_store, tmp_path / "run", device=CPU, workers=1, threads=1, say=lambda line: None)
+    (scores,) = (np.load(path) for path in (tmp_path / "run/holdout").glob("*.npy"))
+    assert scores[[3, 40]].tolist() == [0, 0]
+    assert (scores > 0).sum() >= 64 - 2 - 16
 
 
 def test_a_bad_image_changes_no_gradient(bad_store):

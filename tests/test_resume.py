@@ -1,5 +1,6 @@
 """A run that was stopped and went on is the run that was not, to the last bit."""
 
+import errno
 import itertools
 import os
 import signal
@@ -23,6 +24,7 @@ from isod.training import run as run_module
 from isod.training.checkpoint import Checkpoints, save_whole
 from isod.training.examples import TrainingExamples
 from isod.training.files import RunFolder
+from isod.training.folder import MetricsTable
 from isod.training.local import local_stream, run_local
 from isod.training.run import Trainer, ValidationCrops, train
 from isod.training.stream import LocalStream
@@ -287,6 +289,68 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_serves(tiny_store, t
     assert f"{newest} is damaged and left out" in said[0]
     assert said[1] == "going on after iteration 7"
     assert_same_results(go(config, tiny_store, tmp_path / "whole"), out)
+
+
+def test_damaged_checkpoints_take_no_place_among_those_that_are_kept(tmp_path):
+    """Both newest ones are: the run begins anew, and what it then writes stays."""
+    said = []
+    checkpoints = Checkpoints(tmp_path, {}, say=said.append)
+    for iteration in (1000, 2000):
+        checkpoints.save(iteration, 1.0, {"record": {"seconds": 1.0}})
+        (tmp_path / f"checkpoint-{iteration:09d}.pt").write_bytes(b"PK")
+    assert checkpoints.load() is None
+    assert len(said) == 2
+    for iteration in (100, 200, 300):
+        checkpoints.save(iteration, 1.0, {"record": {"seconds": 1.0}})
+    assert checkpoints.load()["iteration"] == 300
+    assert sorted(path.name for path in tmp_path.glob("*.pt")) == ["checkpoint-000000200.pt", "checkpoint-000000300.pt"]
+    (tmp_path / "checkpoint-000000400.part").touch()  # as a kill leaves it
+    checkpoints.clear()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pipe_that_is_closed_stops_a_run_as_a_ctrl_c_does(tiny_store, tmp_path):
+    """`isod train … | head -1`: the checkpoint is of the validation whose line could not be written."""
+    config = tiny_run(iterations=20, validate_every=7)
+    whole, halves = go(config, tiny_store, tmp_path / "whole"), tmp_path / "halves"
+
+    def say(line):
+        if line.startswith("iteration "):
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        go(config, tiny_store, halves, say=say)
+    assert [path.name for path in halves.glob("checkpoint-*")] == ["checkpoint-000000007.pt"]
+    go(config, tiny_store, halves, resume=True)
+    assert_same_results(whole, halves)
+
+
+def test_rows_that_could_not_be_written_come_with_the_next(tmp_path):
+    table = MetricsTable(tmp_path / "metrics.csv")
+    (tmp_path / "metrics.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        table.append({"mAP": 0.25}, 10)
+    assert not list(tmp_path.iterdir())
+    table.append({"mAP": 0.5}, 20)
+    assert MetricsTable(tmp_path / "metrics.csv").history() == [(10, {"mAP": 0.25}), (20, {"mAP": 0.5})]
+
+
+def test_a_run_outlives_rows_that_cannot_be_written(tiny_store, tmp_path):
+    config = tiny_run(iterations=20, validate_every=7)
+    whole, said = go(config, tiny_store, tmp_path / "whole"), []
+    write = MetricsTable.write
+
+    def full(self):
+        if len(self.rows) < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self)
+
+    with mock.patch.object(MetricsTable, "write", full):
+        go(config, tiny_store, tmp_path / "run", say=said.append)
+    assert said[0] == (
+        "metrics of iteration 7 not written (No space left on device): they come with the next; the run goes on"
+    )
+    assert_same_results(whole, tmp_path / "run")
 
 
 def test_a_run_does_not_go_on_with_other_settings(tiny_store, interrupted):

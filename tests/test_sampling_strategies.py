@@ -1,5 +1,7 @@
 """Each strategy and history against its definition, worked out another way."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -110,6 +112,27 @@ def test_rho_of_equal_differences_is_uniform():
     table = table_for(SAMPLERS["LIS-RHO"], 5, seed=0)
     table.update(np.arange(5), np.full(5, 2.0))
     np.testing.assert_allclose(table.probabilities(), 0.2, rtol=1e-12)
+
+
+def test_rho_leaves_a_score_of_0_as_it_is():
+    """An example that stopped decoding: 0 − 4 would be the new minimum, and all others shift up to nearly uniform."""
+    table = table_for(SamplerConfig(name="RHO", strategy="shifted", holdout=True, smoothing=0.0), 4, seed=0)
+    table.set_offset([1.0, 1.0, 1.0, 4.0])
+    table.update([0, 1, 2, 3], [0.5, 1.0, 2.0, 5.0])  # −0.5, 0, 1, 1
+    table.update([3], [0.0])
+    np.testing.assert_allclose(table.scores, [-0.5, 0.0, 1.0, 0.0])
+    np.testing.assert_allclose(table.probabilities(), np.array([0.0, 0.5, 1.5, 0.5]) / 2.5)
+
+
+def test_offsets_come_off_before_the_history_and_off_the_mean_importance():
+    """Scores 3 and 5, offset 1: 2 and 4, of which the mean is 3, and so is half of each."""
+    sampler = replace(SAMPLERS["LIS-RHO"], history="momentum", momentum=0.5)
+    table = table_for(sampler, 2, seed=0)
+    table.set_offset([1.0, 7.0])
+    table.update([0], [3.0])
+    table.update([0], [5.0])
+    assert table.scores[0] == 3.0
+    assert table.mean_importance.tolist() == [3.0, 0.0]
 
 
 def test_offsets_are_refused_where_they_do_not_belong():

@@ -64,6 +64,19 @@ class SweepRecord:
     parent_run_id: str
     runs: dict[str, str] = field(default_factory=dict)  # trial name → run id
     finished: set[str] = field(default_factory=set)  # names of the trials that are complete there
+    params: dict[str, dict[str, str]] = field(default_factory=dict)  # trial name → its parameters
+
+    def check(self, name: str, config: RunConfig) -> None:
+        """Raises InputError if the trial began with other settings: its points would be those of two runs."""
+        before = self.params.get(name)
+        if not before:
+            return
+        now = {key: str(value) for key, value in flatten(config).items() if key != "sampler.name"}
+        known = {key: value for key, value in before.items() if key in now}
+        if text := changes(known, now):
+            raise InputError(
+                f"{name} of the sweep to resume began with other settings ({text}): use the same, or another --out"
+            )
 
 
 def begin_sweep(
@@ -95,6 +108,7 @@ def resume_sweep(
     for run in children_of(client, experiment_id, parent.info.run_id):
         trial = run.data.tags[NAME_TAG]
         record.runs[trial] = run.info.run_id
+        record.params[trial] = run.data.params
         if run.info.status == "FINISHED":
             record.finished.add(trial)
     client.update_run(record.parent_run_id, status="RUNNING")

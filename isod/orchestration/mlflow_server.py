@@ -48,7 +48,8 @@ def credentials() -> tuple[str, str]:
     except (KeyError, configparser.Error, UnicodeDecodeError):
         raise InputError(
             f"{path} needs a section [mlflow] with mlflow_tracking_username and mlflow_tracking_password: "
-            "write them, or remove the file and a new password is made"
+            f"write them, or remove the file and {path.with_name('basic_auth.db')}, which forgets all users, and a new "
+            "password is made"
         ) from None
 
 

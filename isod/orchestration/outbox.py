@@ -34,6 +34,7 @@ class Outbox:
         self._retry_after = retry_after
         self._calls: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
+        self._patience = float("inf")  # seconds, once it is closing
         self._closing_at = float("inf")  # when to give up, time.monotonic()
         self._error = ""
         self._thread = threading.Thread(target=self._work, name="isod-outbox", daemon=True)
@@ -52,6 +53,7 @@ class Outbox:
             How many calls could not be made, and what the first of them answered.
         """
         with self._changed:
+            self._patience = patience
             self._closing_at = time.monotonic() + patience
             self._changed.notify_all()
         self._thread.join()
@@ -77,6 +79,7 @@ class Outbox:
                 continue
             with self._changed:
                 self._calls.popleft()
+                self._closing_at = time.monotonic() + self._patience
                 if self._error:
                     self._say(f"MLflow answers again: {len(self._calls)} messages follow")
                     self._error = ""

@@ -108,6 +108,8 @@ def run_sweep(sweep: Sweep) -> SweepResult:
     }
     open_sweep = resume_sweep if sweep.resume else begin_sweep
     record = open_sweep(client, experiment_id, sweep.name, {"store": sweep.store, **shared}, tags)
+    for params in grid:
+        record.check(trial_name(params["sampler"].name, params["seed"]), run_config(base, params))
     todo = [p for p in grid if trial_name(p["sampler"].name, p["seed"]) not in record.finished]
     if len(todo) < len(grid):
         print(f"{len(grid) - len(todo)} of {len(grid)} runs are finished and not run again")

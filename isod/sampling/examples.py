@@ -21,7 +21,7 @@ class Examples:
     draw_count   int32: how often it was drawn
     last_step    int32: number of the update that scored it last, −1 while unscored, −2 where it is not eligible
     score_count  uint16: how many scores it was given, 65535 and more as 65535
-    mean         float32: mean of the scores given (over about the last 65535)
+    mean         float32: mean of the scores given, less the offset (over about the last 65535)
     extra        what some histories need beside the score
     offset       float32: subtracted from each score (the hold-out model's score)
     """

@@ -190,7 +190,8 @@ class ImportanceTable:
         self._strategy.changed(index)
 
     def set_offset(self, offset: ArrayLike) -> None:
-        """Subtract ``offset`` [N], finite, from every score to come: the hold-out model's scores (§4.2.6, eq. 3.1).
+        """Subtract ``offset`` [N], finite, from every score to come that is not 0: the hold-out model's scores (§4.2.6,
+        eq. 3.1). A score of 0 is that of an example from which nothing can be learnt.
 
         Raises:
             InputError: the sampler has no hold-out model, the table already holds scores, or the shape or a number is
@@ -243,7 +244,7 @@ class ImportanceTable:
 
     @property
     def mean_importance(self) -> NDArray[np.float32]:
-        """[N] mean of all scores that the example was given; 0 where there were none. A copy."""
+        """[N] mean of all scores that the example was given, less its offset; 0 where there were none. A copy."""
         return self.examples.mean.copy()
 
     @property

@@ -92,17 +92,23 @@ class Checkpoints:
         self._saved_at = seconds
 
     def load(self) -> dict[str, Any] | None:
-        """The newest one that can be read; None if there is none.
+        """The newest one that is whole, on the CPU; None if there is none. Damaged ones are renamed, so that they take
+        no place among those that are kept.
 
         Raises:
-            InputError: it is of other settings, with the names of those that differ.
+            InputError: it cannot be read, or is of other settings, with the names of those that differ.
         """
         for path in self._paths():
             try:
-                state = torch.load(path, weights_only=True)
+                state = torch.load(path, map_location="cpu", weights_only=True)
                 found, settings = state["format"], state["settings"]
+            except OSError as error:
+                raise InputError(
+                    f"{path} cannot be read ({error.strerror or error}): see to that, and resume"
+                ) from None
             except Exception as error:  # torch raises whatever a damaged file leads it to
                 self._say(f"{path} is damaged and left out ({type(error).__name__})")
+                path.rename(path.with_suffix(".damaged"))
                 continue
             if found != FORMAT:
                 raise InputError(f"{path} has format {found}, and this isod reads format {FORMAT}: start the run anew")
@@ -113,8 +119,8 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Delete them: the run has finished."""
-        for path in self._paths():
+        """Delete them, and what is left of any that were not finished or were damaged: the run has finished."""
+        for path in self._folder.glob("checkpoint-*"):
             path.unlink()
 
     def _paths(self) -> list[Path]:

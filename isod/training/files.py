@@ -30,6 +30,11 @@ def output_folder(path: Path) -> Path:
     return path.resolve()
 
 
+def absolute(store_uri: str) -> str:
+    """The store's address, or its folder's absolute path: what names it from any other folder too."""
+    return store_uri if "://" in store_uri else str(Path(store_uri).resolve())
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Where one run leaves its results, and how far it has come there."""

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from isod.config import RunConfig, flatten
 from isod.data.store import CropSplit, CropStore
+from isod.errors import InputError
 from isod.training.checkpoint import Checkpoints, save_whole
 from isod.training.decode import check_decoder
 from isod.training.examples import TrainingExamples
 from isod.training.files import EXAMPLES, METRICS, MODEL, Row, RunFolder
 from isod.training.holdout import training_examples
+from isod.training.process import check_compiler
 from isod.training.ranks import state_of_rank_0
 from isod.training.record import RunRecord
 from isod.training.run import Trainer, ValidationCrops, follow, train
@@ -37,17 +39,29 @@ class MetricsTable:
         self._path = path
         self.rows: list[dict[str, float]] = []
         if path.exists():
-            self.rows = pd.read_csv(path).to_dict("records")  # type: ignore[assignment]
+            try:
+                self.rows = pd.read_csv(path).to_dict("records")  # type: ignore[assignment]
+            except ValueError as error:
+                raise InputError(f"{path} is damaged ({error}): start the run anew, in another folder") from None
 
     def keep(self, iteration: int) -> None:
         """Forget the rows after an iteration: those that the run will write again."""
         self.rows = [row for row in self.rows if row["iteration"] <= iteration]
 
     def append(self, metrics: dict[str, float], iteration: int) -> None:
-        """Adds the row of one validation."""
+        """Adds the row of one validation. Raises OSError if the file cannot be written; the row is then in the next."""
         self.rows.append({"iteration": iteration, **metrics})
+        self.write()
+
+    def write(self) -> None:
+        """Every row so far. Raises OSError if that cannot be."""
         part = self._path.with_suffix(".part")
-        pd.DataFrame(self.rows).to_csv(part, index=False)
+        try:
+            pd.DataFrame(self.rows).to_csv(part, index=False)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            error.filename = str(self._path)
+            raise
         os.replace(part, self._path)
 
     def history(self) -> list[Row]:
@@ -92,7 +106,8 @@ def run_in_folder(
         checkpoint_share: of the training time that checkpoints may take.
         part: rank 0's, where several processes share the run; the others ``follow_run``.
     Raises:
-        InputError: a checkpoint of other settings, a GPU that does not decode, or a batch that does not fit.
+        InputError: a checkpoint of other settings, a GPU that does not decode, no compiler for a run that asks for
+            one, or a batch that does not fit.
         FloatingPointError: the loss is not finite.
     """
     split = store.split("train")
@@ -104,10 +119,12 @@ def run_in_folder(
         return
     if config.training.decode_on_device:
         check_decoder(device)
+    if config.training.compiled and part.ranks == 1:
+        check_compiler(device)
     saved = checkpoints.load()
     examples = training_examples(config, store, device=device, workers=workers, cache=holdout_cache)
     trainer = Trainer(config, store.meta, device, part)
-    record = RunRecord(len(split), split.wrong_examples())
+    record = RunRecord(len(split), split.wrong_examples(), examples.offset)
     if saved is not None:
         trainer.load_state_dict(saved)
         record.load_state_dict(saved["record"])
@@ -119,12 +136,17 @@ def run_in_folder(
         replay(table.history())
 
     def append(metrics: dict[str, float], iteration: int) -> None:
-        table.append(metrics, iteration)
+        try:
+            table.append(metrics, iteration)
+        except OSError as error:
+            reason = error.strerror or error
+            say(f"metrics of iteration {iteration} not written ({reason}): they come with the next; the run goes on")
         report(metrics, iteration)
 
     stream = make_stream(examples, None if saved is None else saved["table"])
     validation = ValidationCrops(store.split("val"), config.training.batch_size, threads=workers, say=say)
     train(trainer, stream, validation, append, record=record, checkpoints=checkpoints, say=say)
+    table.write()  # again, in case the last time failed
     statistics = stream.statistics(config.training.iterations - 1) | record.examples()
     write_examples(folder.path / EXAMPLES, split, statistics)
     save_whole(trainer.model.state_dict(), folder.path / MODEL)

@@ -25,7 +25,7 @@ def training_examples(
     config: RunConfig, store: CropStore, *, device: torch.device, workers: int, cache: Path
 ) -> TrainingExamples:
     """The examples of a run: all that could be read, or for RHO those outside of the hold-out split, with the hold-out
-    model's scores.
+    model's scores; 0 for a crop that does not decode.
 
     The hold-out model is trained once per store, seed and settings, on its share alone, then scores every remaining
     example once, in evaluation mode. Its scores are kept in ``cache`` for the other runs that need them.
@@ -97,6 +97,6 @@ def holdout_scores(
     for batch, loaded in feed:
         stream.send_scores(batch.step, batch.draw.indices, trainer.step(batch, loaded, feed.fetch).scores)
     offset = np.zeros(len(split))
-    for crops in read_ahead(split, in_batches(eligible, run.training.batch_size), threads=workers):
-        offset[crops.indices] = trainer.score(crops)
+    for crops in read_ahead(split, in_batches(eligible, run.training.batch_size), threads=workers, quarantine=True):
+        offset[crops.indices] = np.where(crops.unreadable, 0.0, trainer.score(crops))
     return offset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from isod.data.store import CropSplit, CropStore
 from isod.errors import InputError
 from isod.sampling.schedule import DrawSchedule
 from isod.training.examples import TrainingExamples, check_examples
-from isod.training.files import RunFolder, output_folder
+from isod.training.files import RunFolder, absolute, output_folder
 from isod.training.folder import run_in_folder, run_settings
 from isod.training.process import settle
 from isod.training.stream import WHOLE, LocalStream, Part
@@ -59,14 +60,15 @@ def run_local(
     Args:
         workers: threads that read and decode crops.
         threads: torch's CPU threads; part of what makes two runs equal to the last bit.
+        store_uri: a folder, relative to the present one if it is not absolute, or an address.
         resume: go on with the run that ``out`` holds, from its last checkpoint.
     Raises:
         InputError: a store that cannot be used, a batch larger than the data set, a folder that holds another run, or
             with ``resume`` none.
     """
-    store = CropStore.open(store_uri)
+    store = CropStore.open(absolute(store_uri))
     folder = RunFolder(out)
-    settings = run_settings(config, store_uri)
+    settings = run_settings(config, store.uri)
     if resume:
         require((out / "config.json").exists(), "--resume goes on with the run in --out, and there is none", str(out))
         _require_same(settings, out / "config.json")
@@ -79,7 +81,9 @@ def run_local(
     check_examples(config, split)
     out = output_folder(out)
     if not resume:
-        (out / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        part = out / "config.part"
+        part.write_text(json.dumps(settings, indent=2) + "\n")
+        os.replace(part, out / "config.json")
     settle(threads)
 
     def report(metrics: dict[str, float], iteration: int) -> None:
@@ -103,5 +107,10 @@ def run_local(
 
 
 def _require_same(settings: dict[str, str | int | float | bool], path: Path) -> None:
-    if text := changes(json.loads(path.read_text()), settings):
+    try:
+        saved = json.loads(path.read_text())
+        saved["store"] = absolute(saved["store"])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise InputError(f"{path} is damaged: start the run anew, in another folder") from None
+    if text := changes(saved, settings):
         raise InputError(f"--resume needs the settings that the run began with, see {path}: {text}")

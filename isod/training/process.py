@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import shutil
 import sys
+import sysconfig
+from pathlib import Path
 
 import torch
+
+from isod.errors import InputError
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of mallopt(3)
 HEAP = 64 * 2**20  # bytes; threads other than the main one have memory in such pieces
@@ -24,3 +30,16 @@ def settle(threads: int) -> None:
         # a piece that is empty goes back unless what is left of the one before it is less than the padding
         for setting, value in ((M_MMAP_THRESHOLD, never), (M_TRIM_THRESHOLD, never), (M_TOP_PAD, HEAP)):
             libc.mallopt(setting, value)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raises InputError if what torch.compile needs of the machine is not there: it would say so from far below."""
+    variable, names = ("CXX", ("g++", "clang++")) if device.type == "cpu" else ("CC", ("gcc", "clang"))
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    missing = []
+    if variable not in os.environ and not any(shutil.which(name) for name in names):
+        missing.append(f"a compiler ({' or '.join(names)})")
+    if not header.exists():
+        missing.append(f"Python's headers ({header})")
+    if missing:
+        raise InputError(f"compiled needs {' and '.join(missing)}: install that, or train with --no-compiled")

@@ -65,15 +65,22 @@ class RunRecord:
     Args:
         num_examples: N, rows of the training split.
         wrong: [N] bool, examples with a known label error; None where nobody knows.
+        offset: [N], subtracted from every score before it is drawn by; None if the sampler subtracts nothing.
     """
 
-    def __init__(self, num_examples: int, wrong: NDArray[np.bool_] | None = None) -> None:
+    def __init__(
+        self,
+        num_examples: int,
+        wrong: NDArray[np.bool_] | None = None,
+        offset: NDArray[np.float64] | None = None,
+    ) -> None:
         self.iteration = 0  # steps done
         self.reported = 0  # iteration of the last validation
         self.seconds = 0.0  # of training, validation left out
         self.warned = False  # whether the effective sample size was spoken of
         self.unreadable: set[int] = set()  # drawn examples that did not decode
         self._wrong = wrong
+        self._offset = offset
         self._sums: dict[str, float] = {}  # since the last validation
         self._class, self._box = Moments(), Moments()
         self._recent: deque[NDArray[np.int64]] = deque(maxlen=RECENT)
@@ -96,8 +103,9 @@ class RunRecord:
             values["sampler/wrong_labels"] = float(self._wrong[indices].mean())
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
-        self._class.add(result.scores, result.class_losses)
-        self._box.add(result.scores, result.box_losses)
+        scores = result.scores if self._offset is None else result.scores - self._offset[indices]
+        self._class.add(scores, result.class_losses)
+        self._box.add(scores, result.box_losses)
         self._recent.append(drawn)
         self._margin[indices] = result.margins
         self.iteration += 1

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from isod.config import RunConfig, TrainingConfig
+from isod.config import RunConfig, TrainingConfig, require
 from isod.data.store import Crops, CropSplit, StoreMeta
 from isod.detector import Detector, Objects, detect, detection_loss
 from isod.detector.batch_norm import over_all_ranks
@@ -39,9 +39,10 @@ FLIP_STREAM = 1  # which of the seed's random streams mirrors crops; the draws h
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU."""
+    """``auto`` is CUDA where there is one, else the CPU. Raises InputError if CUDA is asked for and is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    require(name == "cpu" or torch.cuda.is_available(), "device must be cpu where torch sees no CUDA GPU", name)
     return torch.device(name)
 
 
@@ -418,7 +419,7 @@ def train(
             if validates_after(record.iteration, training):
                 validate()
                 clock.start()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):  # of a pipe, say to `head`, that ``say`` or ``report`` writes to
         if between_steps:  # in the middle of one, the network's running statistics are ahead of its weights
             with ctrl_c_waits():
                 save()

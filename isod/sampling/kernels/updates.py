@@ -43,11 +43,15 @@ def apply_scores(
 ):  # fmt: skip
     """Fold new scores into the table one after the other, so that of duplicates the last wins.
 
-    ``mean`` becomes the running mean of the scores given per example (over the last 65535 at most), ``last_step`` the
-    step, ``score`` what the history makes of them. ``key_counts`` follows, where ranks are kept (else length 0).
+    ``offset``, where there is one (else length 0), is subtracted from each, but from a score of 0: that is no loss, but
+    what an example has from which nothing can be learnt, without an object or with an image that does not decode.
+    ``mean`` becomes the running mean of what is left per example (over the last 65535 at most), ``last_step`` the step,
+    ``score`` what the history makes of it. ``key_counts`` follows, where ranks are kept (else length 0).
     """
     for j in range(len(indices)):
         i, x = indices[j], scores[j]
+        if len(offset) and x > 0:
+            x -= offset[i]
         if len(key_counts):
             count_key(key_counts, rank_key(score[i], last_step[i]), -1)
         first = last_step[i] < 0
@@ -79,6 +83,6 @@ def apply_scores(
                 extra[i] = 1
             elif extra[i] == 1:
                 extra[i] = 2
-        score[i] = value - offset[i] if len(offset) else value
+        score[i] = value
         if len(key_counts):
             count_key(key_counts, rank_key(score[i], last_step[i]), 1)
