@@ -221,7 +221,9 @@ def test_a_loss_that_is_not_finite_is_a_sentence(tiny_store, tmp_path, capfd):
                  "--batch-size", "8", "--iterations", "20", "--lr", "1e30"]  # fmt: skip
     assert cli.main(arguments) == 1
     (error,) = capfd.readouterr().err.splitlines()
-    assert re.fullmatch(r"isod: loss is (nan|inf) at step \d+, examples \[.*\]: lower --lr, or look at these examples", error)
+    assert re.fullmatch(
+        r"isod: loss is (nan|inf) at step \d+, examples \[.*\]: lower --lr, or look at these examples", error
+    )
 
 
 def test_a_folder_without_permission_is_a_sentence(capsys):

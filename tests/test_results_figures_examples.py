@@ -110,6 +110,13 @@ def test_consistency_table():
     assert np.isnan(one["top_shared"])
 
 
+def test_the_most_drawn_of_equally_drawn_examples_are_the_most_important(monkeypatch):
+    """Before the first epoch ends nobody was drawn twice, and the lowest index would be the same in every run."""
+    monkeypatch.setattr("isod.results.consistency.TOP", 2)
+    once = examples(draw_count=[[1, 1, 1, 1]] * 2, mean_importance=[[0.9, 0.8, 0.1, 0.2], [0.1, 0.2, 0.8, 0.9]])
+    assert consistency_table(once).loc["UIS", "top_shared"] == 0
+
+
 def test_a_held_out_example_is_drawn_by_some_runs_only():
     held = examples(draw_count=[[3, 0, 2], [0, 5, 2]], mean_importance=[[0.5, np.nan, 0.2], [np.nan, 0.3, 0.1]])
     wide = importance_by_seed(held, "UIS")

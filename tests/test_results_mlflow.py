@@ -141,9 +141,9 @@ def test_words_of_the_report(runs):
     said = headline(runs, table).replace("\u00a0", " ")
     assert said.startswith("UIS surpasses the baseline's best mAP of 0.")
     assert "after 700 iterations instead of 1100: a speed-up of +57 %, 95 % interval" in said
-    assert "far below 1" in gain_sentence(table)
-    assert "near 1" in gain_sentence(table.assign(ess=0.97))
-    assert gain_sentence(table.assign(ess=math.nan)) == ""
+    assert "far below 1" in gain_sentence(table, {})
+    assert "near 1" in gain_sentence(table.assign(ess=0.97), {})
+    assert gain_sentence(table.assign(ess=math.nan), {}) == ""
     assert headline(runs, table.loc[["baseline", "LIS"]]) == "No sampler surpasses the baseline's best mean mAP."
     assert "Only the baseline" in headline(runs, table.loc[["baseline"]])
     assert "No baseline" in headline(runs, table.loc[["UIS"]])

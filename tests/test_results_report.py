@@ -149,10 +149,16 @@ def test_files_beside_the_page(runs, page):
 
 def test_gain_is_said_per_sampler():
     table = pd.DataFrame({"ess": [1.0, 0.95, 0.5, 0.4]}, index=["baseline", "LIS", "UIS", "UIS-IR"])
-    said = gain_sentence(table)
+    said = gain_sentence(table, {})
     assert "LIS 0.95, near 1" in said
     assert "UIS 0.50, UIS-IR 0.40, far below 1" in said
     assert "baseline" not in said
+
+
+def test_gain_is_not_said_of_samplers_whose_draws_do_not_follow_scores():
+    """A rank sampler's effective sample size is the same whatever the scores."""
+    table = pd.DataFrame({"ess": [0.95, 0.43]}, index=["LIS", "loss-rank"])
+    assert "loss-rank" not in gain_sentence(table, {"LIS": "proportional", "loss-rank": "rank"})
 
 
 def test_the_command_that_shows_exploited_examples_names_a_run(runs, html):

@@ -121,3 +121,20 @@ def test_text_fits(runs):
     assert max(map(len, format_table(runs).splitlines())) <= 100
     assert difference_text(0.0131, -0.0021, 0.0283) == "+0.013 (−0.002 … +0.028)"
     assert difference_text(math.nan, math.nan, math.nan) == "–"
+
+
+def test_a_baseline_that_never_rises_above_0_has_nothing_to_be_surpassed():
+    """Its "best", 0, would be "reached" at the first validation, and who finds the objects later would be slower."""
+    curves = {("baseline", s): {"mAP": {100: 0.5, 200: 0.5}, "AP/Cat": {100: 0.0, 200: 0.0}} for s in range(3)}
+    curves |= {("UIS", s): {"mAP": {100: 0.5, 200: 0.5}, "AP/Cat": {100: 0.0, 200: 0.3}} for s in range(3)}
+    runs = made_runs(curves)
+    row = speedup_table(runs, "AP/Cat").loc["UIS"]
+    assert not row["reached"]
+    assert row[["speedup", "interval_low", "chance", "target_speedup"]].isna().all()
+    assert row["difference"] == pytest.approx(0.3)
+    assert row["final"] == pytest.approx(0.3)
+    text = format_table(runs, metric="AP/Cat")
+    assert "The baseline's mean AP/Cat never rises above 0: there is no speed-up to tell." in text
+    assert "not reached" not in text
+    assert "%" not in text.replace("95 %", "")
+    assert spoken(speedup_table(runs, "AP/Cat")).loc["UIS", "speedup"] is None

@@ -14,7 +14,7 @@ from mlflow.utils.validation import _validate_metric_name
 
 from isod.config import PRESETS, SAMPLERS, Preset, ResourceConfig, SamplerConfig, flatten
 from isod.errors import InputError
-from isod.orchestration.mlflow_callback import check_class_names, metric_key
+from isod.orchestration.mlflow_callback import SweepRecord, check_class_names, metric_key
 from isod.orchestration.resources import concurrent_trials, reservation
 from isod.orchestration.sweep import Sweep, run_sweep, trial_grid
 from isod.orchestration.trial import run_config, run_trial
@@ -127,6 +127,18 @@ def test_a_trial_that_fails_says_why_and_stops_nobody(result, runs):
     assert run.data.tags["isod.error"] == result.failed["broken-seed0"]
     assert not run.data.metrics
     assert not client.list_artifacts(run.info.run_id)
+
+
+def test_a_trial_that_began_with_other_settings_is_not_gone_on_with(sweep):
+    """Its parameters cannot be changed in MLflow, and its points would be those of two runs."""
+    config = config_of(sweep, SAMPLERS["UIS"])
+    params = {name: str(value) for name, value in flatten(config).items() if name != "sampler.name"}
+    record = SweepRecord("parent", params={"UIS-seed0": {"sampler": "UIS", "store": "/s", **params}})
+    record.check("UIS-seed0", config)
+    record.check("LIS-seed0", config)  # has not begun
+    other = replace(config, sampler=replace(config.sampler, floor=0.25))
+    with pytest.raises(InputError, match=r"UIS-seed0 .* other settings \(sampler.floor was 0.0 and is 0.25\)"):
+        record.check("UIS-seed0", other)
 
 
 def test_seeds_that_another_machine_has_not_run(sweep):

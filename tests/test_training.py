@@ -188,6 +188,22 @@ worker = threading.Thread(target=train)
     assert printed[1] == "2"
 
 
+def test_a_run_that_ends_within_its_first_epoch_is_told_and_has_no_effective_sample_size(tiny_store, tmp_path):
+    """64 examples in batches of 8: the sampler begins with step 8."""
+    said = []
+    for iterations in (8, 9):
+        config = tiny_run(iterations=iterations, validate_every=4)
+        run_local(config, tiny_store, tmp_path / str(iterations), device=CPU, workers=1, threads=1, say=said.append)
+    assert said[0] == (
+        "note: UIS draws by score after the first epoch only, and 8 iterations of 8 do not go beyond the 64 examples: "
+        "set --iterations well above 8"
+    )
+    assert sum("draws by score" in line for line in said) == 1
+    ess = pd.read_csv(tmp_path / "9" / "metrics.csv", index_col="iteration")["sampler/ess"]
+    assert ess.isna().tolist() == [True, False, False]
+    assert 0 < ess[9] < 1
+
+
 # --- failures --------------------------------------------------------------------------------------------------------
 
 

@@ -30,7 +30,7 @@ from isod.orchestration.progress import ProgressView
 from isod.orchestration.resources import concurrent_trials, reservation
 from isod.orchestration.tracking import impatient, open_experiment
 from isod.orchestration.trial import run_config, run_trial, trial_name
-from isod.training.examples import check_examples
+from isod.training.examples import check_examples, epoch_note
 
 ATTEMPTS = 4  # at a trial whose process, table, worker or machine is lost
 PATIENCE = 120.0  # seconds that a finished sweep waits for an MLflow server that is away
@@ -92,6 +92,8 @@ def run_sweep(sweep: Sweep) -> SweepResult:
     for config in configs:
         check_examples(config, store.split("train"))
         preset.resources.check_batch(config.training.batch_size)
+        if note := epoch_note(config, store.split("train")):
+            print(note)
     sweep.out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(1) as beside:  # each takes seconds, and Ray's are spent waiting for its processes
         opened = beside.submit(open_experiment, sweep.tracking_uri, sweep.experiment, sweep.out / "artifacts")

@@ -62,8 +62,9 @@ def consistency_table(examples: pd.DataFrame) -> pd.DataFrame:
             runs: how many have statistics.
             importance, importance_low, importance_high: rank correlation of mean importance between two runs, mean
                 over the pairs and the extremes; NaN for one run.
-            top_shared: share of the ``TOP`` most drawn examples of a run that are also among another's, mean over
-                the pairs; what chance alone shares is ``TOP`` over the number of examples.
+            top_shared: share of the ``TOP`` most drawn examples of a run (of equally often drawn ones, those of the
+                highest mean importance) that are also among another's, mean over the pairs; what chance alone shares
+                is ``TOP`` over the number of examples.
             uniform: draws per example that was drawn at all.
             most_drawn: draws of the most drawn example, mean over the runs.
     """
@@ -73,7 +74,7 @@ def consistency_table(examples: pd.DataFrame) -> pd.DataFrame:
         if wide.empty:
             continue
         draws = _by_seed(examples, sampler, "draw_count")
-        top = [set(draws[seed].nlargest(TOP).index) for seed in draws]
+        top = [_top(draws[seed], wide[seed]) for seed in draws]
         shared = [len(one & two) / max(1, min(len(one), len(two))) for one, two in combinations(top, 2)]
         rho = rank_correlation(wide)
         rows.append({
@@ -84,6 +85,11 @@ def consistency_table(examples: pd.DataFrame) -> pd.DataFrame:
         })  # fmt: skip
     columns = ["runs", "importance", "importance_low", "importance_high", "top_shared", "uniform", "most_drawn"]
     return pd.DataFrame(rows, columns=["sampler", *columns]).set_index("sampler")
+
+
+def _top(draws: pd.Series, importance: pd.Series) -> set[int]:
+    ranked = pd.DataFrame({"draws": draws, "importance": importance}).dropna(subset="draws")
+    return set(ranked.nlargest(TOP, ["draws", "importance"]).index)
 
 
 def _by_seed(examples: pd.DataFrame, sampler: str, column: str) -> pd.DataFrame:

@@ -193,9 +193,11 @@ def _speedup_bars(top: Axes, strip: Axes, runs: Runs, metric: str, others: list[
     for row, sampler in enumerate(others):
         curve = runs.mean_curve(metric, sampler)
         look = look_of(sampler, runs.samplers)
-        passed = passing_iteration(baseline, curve) if len(curve) else None
+        passed = passing_iteration(baseline, curve) if len(curve) and best > 0 else None
         if passed is None:
-            strip.text(reached, row, "not reached  ", ha="right", va="center", color=SOFT, fontsize=9)
+            strip.text(
+                reached, row, "not reached  " if best > 0 else "n/a  ", ha="right", va="center", color=SOFT, fontsize=9
+            )
             continue
         start = min(start, passed)
         top.plot([passed], [curve[passed]], "o", color=look.color, markersize=6, markeredgecolor="white", zorder=5)

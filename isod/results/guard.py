@@ -12,8 +12,9 @@ with n − 1 degrees of freedom. The first of the two limits says that the loss 
 seeds alone do not explain it: an equal sampler falls below it in at most 2.5 % of strata (normal values, seeds
 independent; fewer if a seed moves both samplers alike). At the thesis's ten seeds the two are the same (1.01 sd); at
 five the limit is 1.8 sd, at three 3.5 sd, at two 12.7 sd: few seeds can only show a large loss. With one baseline seed
-there is no spread and no verdict. The strata are not corrected for their number, as a guard had better call once too
-often: ``guard_sentence`` says how many of them chance alone would mark.
+there is no spread and no verdict. Where all of its seeds end at the same value, as they do in a stratum of a handful
+of objects, one object's worth is tolerated instead, 1 over their number. The strata are not corrected for their number,
+as a guard had better call once too often: ``guard_sentence`` says how many of them chance alone would mark.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def guard_table(runs: Runs) -> pd.DataFrame:
                 continue
             sd = ours.std()
             difference = theirs.mean() - ours.mean()
-            tolerance = sd * spreads_tolerated(len(ours), len(theirs))
+            tolerance = 1 / count if sd == 0 else sd * spreads_tolerated(len(ours), len(theirs))
             row = (sampler, metric, class_name, size, count, len(theirs), ours.mean(), sd, theirs.mean(), difference)
             rows.append((*row, tolerance, bool(difference < -tolerance)))
     table = pd.DataFrame(rows, columns=list(COLUMNS))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -20,7 +21,7 @@ from isod.results.guard import guard_sentence, guard_table
 from isod.results.plates import chapters, drawn, lead_plate
 from isod.results.runs import BASELINE, COMMIT_TAG, HEADLINE, MACHINE_TAG, Runs
 from isod.results.table import baseline_null, interval_text, notes, percent, printable, speedup_table, spoken
-from isod.sampling.gain import ess_in_words
+from isod.sampling.gain import IN_PROPORTION, ess_in_words
 
 PER_RUN = {"sampler", "seed"}  # parameters that differ between runs by design
 
@@ -61,6 +62,8 @@ def headline(runs: Runs, table: pd.DataFrame) -> str:
     """The first sentence of the report: who is fastest, and by how much."""
     if BASELINE not in table.index:
         return "No baseline run has finished, so nothing can be compared yet."
+    if table.attrs.get("flat"):
+        return "The baseline's mean mAP never rises above 0, so there is no speed-up to tell."
     if len(table) == 1:
         return "Only the baseline has finished runs, so nothing can be compared yet."
     passed = table[table["reached"]]
@@ -77,9 +80,15 @@ def headline(runs: Runs, table: pd.DataFrame) -> str:
     return sentence.replace(" %", "\u00a0%").replace(" … ", "\u00a0…\u00a0")
 
 
-def gain_sentence(table: pd.DataFrame) -> str:
-    """Whether this data set has anything to gain: each sampler's effective sample size over N, in words (spec §11)."""
+def gain_sentence(table: pd.DataFrame, strategies: Mapping[str, str]) -> str:
+    """Whether this data set has anything to gain: each sampler's effective sample size over N, in words (spec §11).
+
+    Args:
+        strategies: of the samplers, by name. Those that do not draw in proportion to scores (ranks, epochs) are left
+            out: their effective sample size is much the same whatever the scores.
+    """
     ess = table["ess"].drop(BASELINE, errors="ignore").dropna()
+    ess = ess[[strategies.get(str(name), "proportional") in IN_PROPORTION for name in ess.index]]
     alike: dict[str, list[str]] = {}
     for name, value in ess.items():
         alike.setdefault(ess_in_words(float(value)), []).append(f"{name} {value:.2f}")
@@ -102,7 +111,7 @@ def _render(
         title=f"{runs.sweep}: which sampler learns fastest",
         runs=runs,
         headline=headline(runs, table),
-        gain=gain_sentence(table),
+        gain=gain_sentence(table, runs.strategies),
         fast=cells[[*FAST]].to_dict("records"),
         high=cells[["sampler", *cells.columns.drop([*FAST])]].to_dict("records"),
         notes=[n for n in notes(runs, table) if not n.startswith("DEMO")],

@@ -63,6 +63,12 @@ class Runs:
         return sorted(present, key=lambda s: (s != BASELINE, known.index(s) if s in known else len(known), s))
 
     @property
+    def strategies(self) -> dict[str, str]:
+        """The strategy of each sampler, by name, as far as it was recorded."""
+        column = "params.sampler.strategy"
+        return dict(self.runs.groupby("sampler")[column].first()) if column in self.runs else {}
+
+    @property
     def names(self) -> list[str]:
         """Of classes and samplers: what figures have to write."""
         return [*self.class_names, *self.samplers]

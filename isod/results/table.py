@@ -33,6 +33,10 @@ COLUMNS = (
 )  # fmt: skip
 AVERAGE_PRECISIONS = ("mAP", "AP", "binary_AP")  # what the names of metrics begin with of which more is better
 MISSABLE = ("speedup", "wall_clock_speedup", "target_speedup")  # NaN of these, beside a baseline, is "not reached"
+FAST = (
+    "speedup", "interval_low", "interval_high", "chance", "iterations", "target", "target_seeds", "target_iterations",
+    "target_speedup", "target_low", "target_high", "seconds", "wall_clock_speedup",
+)  # fmt: skip  # columns that say how fast the baseline's level is reached
 ENDS = ("interval_low", "interval_high", "target_low", "target_high")  # NOT_REACHED of these likewise
 
 
@@ -40,7 +44,8 @@ def speedup_table(runs: Runs, metric: str = HEADLINE) -> pd.DataFrame:
     """What each sampler saves and where it ends, by any metric for which more is better.
 
     Index: sampler, the baseline first; a sampler without a value of the metric has no row. NaN where a value does not
-    exist. "Paired" is over the seeds that both have. Columns:
+    exist; in all that tells how fast, where the baseline never rises above 0. "Paired" is over the seeds that both
+    have. Columns:
         seeds: number of finished runs.
         reached: whether the mean curve surpasses the baseline's best (False for the baseline itself).
         speedup: eq. 5.1, fraction; NaN unless reached.
@@ -68,6 +73,7 @@ def speedup_table(runs: Runs, metric: str = HEADLINE) -> pd.DataFrame:
     curves = {sampler: runs.curve(metric, sampler).reindex(runs.grid) for sampler in runs.samplers}
     curves = {sampler: c for sampler, c in curves.items() if not c.mean(axis=1, skipna=False).isna().all()}
     baseline = curves.get(BASELINE)
+    flat = baseline is not None and not baseline.mean(axis=1, skipna=False).max() > 0
     seconds_to_best = math.nan
     rows = []
     for sampler, curve in curves.items():
@@ -91,9 +97,12 @@ def speedup_table(runs: Runs, metric: str = HEADLINE) -> pd.DataFrame:
                 row |= {"iterations": row["best_iteration"], "seconds": seconds_to_best}
             else:
                 row |= _beside(baseline, curve, clock, seconds_to_best)
+            if flat:  # whoever rises at all would "surpass" it late, and be called slower
+                row |= dict.fromkeys(FAST, math.nan) | {"reached": False}
         rows.append(row)
     table = pd.DataFrame(rows, columns=["sampler", *COLUMNS]).set_index("sampler")
     table.attrs["metric"] = metric
+    table.attrs["flat"] = flat
     return table
 
 
@@ -162,7 +171,7 @@ def baseline_null(runs: Runs, metric: str = HEADLINE) -> Interval | None:
 def spoken(table: pd.DataFrame) -> pd.DataFrame:
     """The table as files keep it: "not reached" spelled out wherever a curve never surpasses, None for what is not."""
     out = table.astype(object).where(table.notna(), None)
-    beside = (table.index != BASELINE) & (BASELINE in table.index)
+    beside = (table.index != BASELINE) & (BASELINE in table.index) & (not table.attrs.get("flat"))
     for column in MISSABLE:
         missed = ~table["reached"] if column != "target_speedup" else np.isinf(table["target_iterations"])
         out.loc[beside & missed, column] = "not reached"
@@ -206,7 +215,7 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for sampler, row in zip(map(str, table.index), table.to_dict("records"), strict=True):
         own = sampler == BASELINE
-        alone = own or BASELINE not in table.index
+        alone = own or BASELINE not in table.index or bool(table.attrs.get("flat"))
         sd = "" if math.isnan(row["final_sd"]) else f" ± {row['final_sd']:.3f}"
         rows.append(
             {
@@ -271,7 +280,9 @@ def notes(runs: Runs, table: pd.DataFrame) -> list[str]:
     if runs.is_demo:
         out.append("DEMO data: a stand-in made by isod; these numbers say nothing about real images.")
     metric = table.attrs.get("metric", HEADLINE)
-    if BASELINE in table.index:
+    if table.attrs.get("flat"):
+        out.append(f"The baseline's mean {metric} never rises above 0: there is no speed-up to tell.")
+    elif BASELINE in table.index:
         row = table.loc[[BASELINE]].to_dict("records")[0]
         best = f"{row['best']:.3f} at iteration {row['iterations']:.0f}"
         out.append(f"Speed-up: iterations to surpass the baseline's best mean {metric}, {best}.")

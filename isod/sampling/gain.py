@@ -1,6 +1,7 @@
 """How much a sampler can gain on a data set, in words (spec §11)."""
 
 UNIFORM_ABOVE = 0.9  # of N: above it a draw is nearly uniform, whatever its name
+IN_PROPORTION = ("proportional", "shifted", "decayed", "rejection", "uniform_rejection")  # strategies of a sum tree
 SKEWED_BELOW = 0.5  # of N: below it half of the data set or less carries the draws
 
 

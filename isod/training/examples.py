@@ -37,6 +37,20 @@ def split_holdout(readable: NDArray[np.int64], share: float, seed: int) -> tuple
     return np.sort(shuffled[held:]), np.sort(shuffled[:held])
 
 
+def epoch_note(config: RunConfig, split: CropSplit) -> str:
+    """What to tell where a run is too short for its sampler to begin; else empty."""
+    training, eligible = config.training, split.readable
+    if config.sampler.holdout:
+        eligible, _ = split_holdout(split.readable, config.holdout.share, training.seed)
+    enough = -(-len(eligible) // training.batch_size)
+    if config.sampler.strategy == "sequential" or training.iterations > enough:
+        return ""
+    return (
+        f"note: {config.sampler.name} draws by score after the first epoch only, and {training.iterations} iterations "
+        f"of {training.batch_size} do not go beyond the {len(eligible)} examples: set --iterations well above {enough}"
+    )
+
+
 def check_examples(config: RunConfig, split: CropSplit) -> None:
     """Raises InputError if a batch of the run, or of its hold-out model, holds more examples than there are."""
     eligible, held = split.readable, None

@@ -14,7 +14,7 @@ from isod.config import RunConfig, changes, require
 from isod.data.store import CropSplit, CropStore
 from isod.errors import InputError
 from isod.sampling.schedule import DrawSchedule
-from isod.training.examples import TrainingExamples, check_examples
+from isod.training.examples import TrainingExamples, check_examples, epoch_note
 from isod.training.files import RunFolder, absolute, output_folder
 from isod.training.folder import run_in_folder, run_settings
 from isod.training.process import settle
@@ -79,6 +79,8 @@ def run_local(
         require(not folder.begun, "--out must be a folder without an earlier run, unless you --resume it", str(out))
     split = store.split("train")
     check_examples(config, split)
+    if note := epoch_note(config, split):
+        say(note)
     out = output_folder(out)
     if not resume:
         part = out / "config.part"

@@ -25,7 +25,7 @@ from isod.detector.batch_norm import over_all_ranks
 from isod.errors import InputError
 from isod.evaluation.evaluator import DetectionEvaluator
 from isod.sampling import sample_scores
-from isod.sampling.gain import UNIFORM_ABOVE, ess_in_words
+from isod.sampling.gain import IN_PROPORTION, UNIFORM_ABOVE, ess_in_words
 from isod.sampling.table import Draw
 from isod.training.checkpoint import Checkpoints
 from isod.training.decode import decode_batch
@@ -389,12 +389,14 @@ def train(
             metrics = {
                 **found,
                 **record.close_window(),
-                "sampler/ess": summary.effective_sample_size,
+                "sampler/ess": summary.effective_sample_size if summary.primed else math.nan,
                 "time/seconds": record.seconds,
             }
             if summary.primed and not record.warned:
                 record.warned = True
-                if trainer.config.sampler.heuristic and summary.effective_sample_size > UNIFORM_ABOVE:
+                sampler = trainer.config.sampler
+                in_proportion = sampler.heuristic and sampler.strategy in IN_PROPORTION
+                if in_proportion and summary.effective_sample_size > UNIFORM_ABOVE:
                     ess = summary.effective_sample_size
                     say(f"effective sample size over N after the first epoch: {ess:.2f}, {ess_in_words(ess)}")
             report(metrics, done)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sqlite3
+import time
 from contextlib import suppress
 from dataclasses import replace
 
@@ -179,3 +180,17 @@ def test_an_outbox_gives_up_when_it_is_closed_and_says_what_is_left():
     outbox.put(away)
     outbox.put(lambda: None)
     assert outbox.close(patience=0.05) == (2, "nobody there")
+
+
+def test_an_outbox_is_patient_from_when_the_server_was_last_heard_of():
+    """Closing takes longer than the patience, as there is much to deliver; then one call fails once."""
+    failures = [OSError("locked")]
+
+    def once():
+        if failures:
+            raise failures.pop()
+
+    outbox = Outbox(lambda line: None, retry_after=0.2)
+    for call in (lambda: time.sleep(0.7), once):
+        outbox.put(call)
+    assert outbox.close(patience=0.5) == (0, "")
