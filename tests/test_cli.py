@@ -216,6 +216,25 @@ def test_a_full_disk_while_training(tiny_store, small_disk, capfd):
     assert (out / "model.pt").exists()
 
 
+def test_a_run_counts_sizes_as_prepare_does(ray_local, coco, tmp_path):
+    """Crops of unequal sizes are padded to the largest; a box is a share of its own crop all the same."""
+    rng = np.random.default_rng(0)
+    for split, number, height, width in (("val", 4, 64, 96), ("val", 5, 192, 256), ("train", 1, 64, 96)):
+        noise = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        (coco.images / f"{number}.jpg").write_bytes(simplejpeg.encode_jpeg(noise))
+        for image in getattr(coco, split)["images"]:
+            if image["id"] == number:
+                image.update(height=height, width=width)
+    coco.save()
+    assert cli.main([str(argument) for argument in coco.arguments]) == 0
+    counts = CropStore.open(coco.store).meta.counts["val"]["car"]
+    assert counts == {"small": 1, "medium": 1, "large": 0}  # 72 px² of 64×96 and of 192×256
+    run = ["train", str(coco.store), "--out", str(tmp_path / "run"), "--preset", "demo", "--width", "0.125"]
+    assert cli.main([*run, "--batch-size", "2", "--iterations", "2"]) == 0
+    metrics = pd.read_csv(tmp_path / "run/metrics.csv").iloc[-1]
+    assert {size: metrics[f"GT_{size}/car"] for size in counts} == counts
+
+
 def test_a_loss_that_is_not_finite_is_a_sentence(tiny_store, tmp_path, capfd):
     arguments = ["train", tiny_store, "--out", str(tmp_path), "--preset", "demo", "--width", "0.125",
                  "--batch-size", "8", "--iterations", "20", "--lr", "1e30"]  # fmt: skip

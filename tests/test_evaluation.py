@@ -235,3 +235,14 @@ def test_wrong_settings_are_refused():
     for arguments in ([(), IMAGE_SIZE], [("a", "a"), IMAGE_SIZE], [CLASSES, (0, 10)], [CLASSES, IMAGE_SIZE, 0.0]):
         with pytest.raises(ValueError, match="must be"):
             DetectionEvaluator(*arguments)
+
+
+def test_sizes_are_shares_of_the_box_s_own_image():
+    """100 px² are medium in 100×100, where large begins above 300, and large in 50×50, where it begins above 75."""
+    here, there = target((0, 0, 10, 10, 1)), target((0, 0, 10, 10, 1)) | {"image_size": torch.tensor([50, 50])}
+    missed = prediction((20, 20, 30, 30, 1, 0.9))
+    metrics = metrics_of((missed, here), (missed, there))
+    assert [metrics[f"GT_{size}/car"] for size in ("small", "medium", "large")] == [0, 1, 1]
+    assert [metrics[f"FP_{size}/car"] for size in ("small", "medium", "large")] == [0, 1, 1]
+    with pytest.raises(ValueError, match=r"targets\[1\]: image_size must be"):
+        metrics_of((missed, here), (missed, there | {"image_size": torch.tensor([50, 0])}))

@@ -43,6 +43,10 @@ class PlantedSplit:
     def __len__(self) -> int:
         return len(self.images)
 
+    def sizes(self) -> NDArray[np.int64]:
+        """[N, 2] height and width of every image."""
+        return np.tile(np.array([[HEIGHT, WIDTH]], dtype=np.int64), (len(self), 1))
+
     def read(
         self, indices: NDArray[np.int64], *, threads: int = 1, quarantine: bool = False, decode: bool = True
     ) -> Crops:

@@ -283,6 +283,12 @@ class CropSplit:
         return Annotations(table["frame_id"].to_pylist(), tiles, [o.boxes for o in objects],
                            [o.labels for o in objects], [o.dont_care for o in objects])  # fmt: skip
 
+    def sizes(self) -> np.ndarray:
+        """[N, 2] int64: height and width of every crop as it was cut, pixels, without padding; 0, 0 if lost."""
+        with self._damage_named():
+            column = self._dataset().to_table(columns=["size"], scan_in_order=True)["size"]
+            return np.array(column.to_pylist(), dtype=np.int64).reshape(len(self), 2)
+
     def known_faults(self) -> list[Fault] | None:
         """Annotations known to be wrong, boxes in crop pixels; None where the store does not know.
 

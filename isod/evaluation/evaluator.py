@@ -40,7 +40,7 @@ class DetectionEvaluator:
         """
         Args:
             class_names: the C classes; label c is ``class_names[c - 1]``.
-            image_size: (H, W) in pixels of every image; sizes are shares of its area.
+            image_size: (H, W) in pixels of every image that does not say otherwise; sizes are shares of its area.
             iou_threshold: least IoU between a detection and the object it finds, in (0, 1].
             display_threshold: score from which a detection is shown to people; ``FP…`` counts those.
             score_floor: detections with a lower score are left out of everything.
@@ -75,7 +75,7 @@ class DetectionEvaluator:
         Args:
             predictions: ``boxes`` [n, 4] xyxy pixels, ``labels`` [n] 1…C, ``scores`` [n].
             targets: ``boxes`` [m, 4] xyxy pixels, ``labels`` [m] 1…C (any where don't-care), and ``dont_care`` [m]
-                bool, all False if absent.
+                bool, all False if absent; ``image_size`` (H, W) of this image, if it is not the evaluator's.
         Raises:
             ValueError: lengths or shapes that do not fit, values not finite, labels out of range, boxes with corners
                 exchanged, objects without area. Nothing of the batch has then been added.
@@ -93,7 +93,9 @@ class DetectionEvaluator:
         order = np.lexsort((-detections.extra, detections.image))
         order = order[detections.extra[order] >= self.score_floor]
         boxes, labels, scores = detections.boxes[order], detections.labels[order], detections.extra[order]
-        sizes, true_sizes = size_codes(boxes, self.image_size), size_codes(objects.boxes, self.image_size)
+        of_image = self._image_sizes(targets)
+        sizes = size_codes(boxes, of_image[detections.image[order]])
+        true_sizes = size_codes(objects.boxes, of_image[objects.image])
         dont_care = objects.extra.astype(bool)
         images = np.arange(len(targets) + 1)
         verdicts = match_images(
@@ -114,6 +116,14 @@ class DetectionEvaluator:
         self._verdicts.append(verdicts)
         np.add.at(self._ground_truth, (objects.labels[~dont_care] - 1, true_sizes[~dont_care]), 1)
         self.num_images += len(targets)
+
+    def _image_sizes(self, targets: Sequence[Mapping[str, Tensor]]) -> np.ndarray:
+        """[B, 2] (H, W) of each image, pixels."""
+        sizes = [tuple(int(n) for n in target.get("image_size", self.image_size)) for target in targets]
+        for number, size in enumerate(sizes):
+            if len(size) != 2 or min(size) <= 0:
+                raise ValueError(f"targets[{number}]: image_size must be (height, width), both positive, got {size}")
+        return np.array(sizes, dtype=np.int64)
 
     def compute(self) -> dict[str, float]:
         """All metrics under their stable names; every value a float.

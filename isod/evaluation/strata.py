@@ -11,18 +11,18 @@ SMALL_BELOW = 0.0033  # box area over crop area (spec §3); a box of exactly thi
 LARGE_ABOVE = 0.03  # a box of exactly this share is medium
 
 
-def size_codes(boxes: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+def size_codes(boxes: np.ndarray, image_size: tuple[int, int] | np.ndarray) -> np.ndarray:
     """Size of each box by its share of the image's area.
 
     Args:
         boxes: [n, 4] xyxy, pixels.
-        image_size: (H, W) of the image, pixels.
+        image_size: (H, W) of the image, pixels; or [n, 2] of each box's image.
     Returns:
         [n] uint8: 0 small, 1 medium, 2 large, the order of ``SIZES``.
     """
     boxes = np.asarray(boxes, dtype=np.float64)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    image_area = image_size[0] * image_size[1]
+    image_area = np.asarray(image_size, dtype=np.int64).prod(axis=-1)
     small, large = area < SMALL_BELOW * image_area, area > LARGE_ABOVE * image_area
     return np.where(small, 0, np.where(large, 2, 1)).astype(np.uint8)
 

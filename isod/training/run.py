@@ -127,6 +127,7 @@ class ValidationCrops:
         self._threads = threads
         self._unreadable: set[int] = set()
         self._split = split
+        self.sizes = split.sizes()  # [N, 2] height and width of each crop, pixels, without padding
         self._batches = in_batches(split.readable, batch_size)
         self._cache: list[Crops] | None = []
 
@@ -337,8 +338,11 @@ class Trainer:
                     "boxes": torch.from_numpy(boxes),
                     "labels": torch.from_numpy(labels),
                     "dont_care": torch.from_numpy(dont_care),
+                    "image_size": torch.from_numpy(crops.sizes[index]),
                 }
-                for boxes, labels, dont_care in zip(batch.boxes, batch.labels, batch.dont_care, strict=True)
+                for index, boxes, labels, dont_care in zip(
+                    batch.indices, batch.boxes, batch.labels, batch.dont_care, strict=True
+                )
             ]
             evaluator.update(detections, targets)
         return evaluator.compute()
