@@ -73,8 +73,8 @@ def location_centres(size: tuple[int, int], device: torch.device | None = None) 
 def assign_targets(objects: Objects, size: tuple[int, int]) -> Targets:
     """Gives every location its object: the smallest box that it lies strictly inside of (thesis §2.2.5).
 
-    A box that holds no location at all is given the location nearest to its centre, as the smallest box there (of two
-    such boxes the smaller one wins). That location lies at most half a stride outside of the box, which
+    A box that holds no location at all is given the location nearest to its centre, unless a smaller one has it: it is
+    then learnt by no location, as is any box that smaller ones cover. That location lies at most half a stride outside of the box, which
     ``decode_boxes`` allows for; otherwise every object narrower than 8 pixels might be impossible to find.
 
     Args:
