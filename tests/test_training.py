@@ -1,9 +1,11 @@
 """One run in one process: what it writes, that a seed decides everything, and how it fails."""
 
+import itertools
 import json
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -202,6 +204,17 @@ def test_a_run_that_ends_within_its_first_epoch_is_told_and_has_no_effective_sam
     ess = pd.read_csv(tmp_path / "9" / "metrics.csv", index_col="iteration")["sampler/ess"]
     assert ess.isna().tolist() == [True, False, False]
     assert 0 < ess[9] < 1
+
+
+def test_compiling_is_not_training_time(tiny_store, tmp_path, monkeypatch):
+    def slow(model, **options):
+        calls = itertools.count()
+        return lambda images: (time.sleep(3) if not next(calls) else None, model(images))[1]
+
+    monkeypatch.setattr("torch.compile", slow)
+    config = tiny_run(iterations=4, validate_every=4, compiled=True)
+    run_local(config, tiny_store, tmp_path / "run", device=CPU, workers=1, threads=1, say=lambda line: None)
+    assert 0 < pd.read_csv(tmp_path / "run/metrics.csv")["time/seconds"].iloc[0] < 3
 
 
 # --- failures --------------------------------------------------------------------------------------------------------

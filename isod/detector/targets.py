@@ -73,9 +73,9 @@ def location_centres(size: tuple[int, int], device: torch.device | None = None) 
 def assign_targets(objects: Objects, size: tuple[int, int]) -> Targets:
     """Gives every location its object: the smallest box that it lies strictly inside of (thesis §2.2.5).
 
-    A box that holds no location at all is given the location nearest to its centre, unless a smaller one has it: it is
-    then learnt by no location, as is any box that smaller ones cover. That location lies at most half a stride outside of the box, which
-    ``decode_boxes`` allows for; otherwise every object narrower than 8 pixels might be impossible to find.
+    A box that holds no location at all is given the location nearest to its centre, unless a smaller one has it: then
+    no location learns it, as any box that smaller ones cover. That location lies at most half a stride outside of the
+    box, which ``decode_boxes`` allows for; otherwise every object narrower than 8 pixels might be impossible to find.
 
     Args:
         objects: the batch's objects; boxes in pixels of the image that the map of ``size`` (h, w) belongs to.

@@ -191,6 +191,11 @@ class Trainer:
             self.model.parameters(), lr=training.lr, betas=training.betas, eps=training.eps, fused=True
         )
 
+    @property
+    def compiled(self) -> bool:
+        """Whether training runs through torch.compile, whose work the first step does."""
+        return self._trained is not self.model
+
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits and box offsets of images [B, 3, H, W], as the network's docstring has them; in training mode by
         the compiled network if the run asks for it."""
@@ -293,7 +298,7 @@ class Trainer:
         crops = batch.crops.without(np.arange(len(batch.crops.indices)) >= size)
         batch = Batch(batch.step, Draw(indices, probabilities, weights, draw.step, draw.version), crops)
         room = 0  # torch.compile overwrites as much memory as there is L2 cache while it times kernels
-        if self._trained is not self.model and self.device.type == "cuda":
+        if self.compiled and self.device.type == "cuda":
             room = torch.cuda.get_device_properties(self.device).L2_cache_size
         held = torch.empty(room, dtype=torch.uint8, device=self.device)
         training = replace(self.config.training, batch_size=size, compiled=False)
@@ -365,7 +370,7 @@ def train(
     Args:
         report: called with the metrics and the number of iterations done, at every multiple of ``validate_every`` and
             after the last iteration. Training losses are means since the last report; ``time/seconds`` is training time
-            from the first batch on, without validation.
+            from the first batch on (the second one, where the first compiles), without validation.
         record: of this run; a fresh one if not given. Training goes on after the ``record.iteration`` steps done.
         checkpoints: written after a report, and when the run is interrupted (KeyboardInterrupt), for which a Ctrl-C
             waits until the step or the write under way is done; none if not given.
@@ -407,19 +412,22 @@ def train(
             if checkpoints is not None and (done == training.iterations or checkpoints.due(record.seconds)):
                 save()
 
-    between_steps = True
+    between_steps, compiling = True, trainer.compiled
     try:
         if record.iteration > record.reported and validates_after(record.iteration, training):
             validate()  # a Ctrl-C came in the middle of this one
         feed = Feed(trainer, stream, record.iteration)
         for batch, loaded in feed:
-            clock.start()  # at the first batch, as a stream takes seconds to start, once
+            if not compiling:
+                clock.start()  # at the first batch, as a stream takes seconds to start, once
             with ctrl_c_waits():
                 between_steps = False
                 result = _step(trainer, batch, loaded, feed.fetch)
                 stream.send_scores(batch.step, batch.draw.indices, result.scores)
                 record.add(batch.draw.indices, result)
                 between_steps = True
+            clock.start()
+            compiling = False
             if result.unreadable.any():
                 _tell_unreadable(batch.draw.indices[result.unreadable], record, say)
             if validates_after(record.iteration, training):
