@@ -346,7 +346,7 @@ def test_unknown_names(refused, training, tiny_store):
         ("--batch-size", 0, "batch_size must be ≥ 1, got 0"),
         ("--validate-every", -1, "validate_every must be ≥ 1, got -1"),
         ("--lag", -1, "lag must be ≥ 0, got -1"),
-        ("--lr", "nan", "lr must be > 0, got nan"),
+        ("--lr", "nan", "lr must be > 0 and finite, got nan"),
         ("--width", "inf", "detector width must be in (0, 4], got inf"),
         ("--workers", 0, "decode_workers must be ≥ 1, got 0"),
         ("--threads", 0, "threads must be ≥ 1, got 0"),

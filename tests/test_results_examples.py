@@ -55,7 +55,7 @@ def test_one_row_per_run_and_example(runs):
         "baseline, seed 0: examples.parquet without margin",
         "baseline, seed 1: no examples.parquet",
     ]
-    assert [str(d) for d in got.dtypes] == ["category", "int32", "int32", "int32", "float32"]
+    assert [str(d) for d in got.dtypes] == ["category", "uint32", "int32", "int32", "float32"]
     assert got["sampler"].cat.categories.tolist() == runs.samplers
 
 

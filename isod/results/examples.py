@@ -58,7 +58,7 @@ def load_examples(runs: Runs, columns: Sequence[str] = STATISTICS) -> pd.DataFra
                 raise InputError(f"cannot read {ARTIFACT} of run {run_id} ({name}): {reason}") from error
         code = np.full(len(table), runs.samplers.index(sampler), dtype=np.int16)
         part: dict[str, object] = {"sampler": pd.Categorical.from_codes(code, dtype=kinds)}
-        part |= {"seed": np.full(len(table), seed, dtype=np.int64)}
+        part |= {"seed": np.full(len(table), seed, dtype=np.uint32)}
         parts.append(pd.DataFrame(part | {c: _lean(table[c]) for c in ("index", *columns)}))
     if parts:
         out = pd.concat(parts, ignore_index=True)
