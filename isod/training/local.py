@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -89,9 +90,10 @@ def run_local(
     settle(threads)
 
     def report(metrics: dict[str, float], iteration: int) -> None:
+        ess = "–" if math.isnan(metrics["sampler/ess"]) else f"{metrics['sampler/ess']:.3f}"
         say(
             f"iteration {iteration:>7}/{config.training.iterations}  loss {metrics['train/loss']:.4f}"
-            f"  mAP {metrics['mAP']:.4f}  ESS/N {metrics['sampler/ess']:.3f}  {metrics['time/seconds']:.1f} s"
+            f"  mAP {metrics['mAP']:.4f}  ESS/N {ess}  {metrics['time/seconds']:.1f} s"
         )
 
     run_in_folder(
