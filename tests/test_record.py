@@ -63,12 +63,14 @@ def test_correlation_by_hand_and_per_window():
 
 
 def test_correlation_is_that_of_what_is_drawn_by():
-    """Scores 1, 2, 3 less 0, 2, 4 are 1, 0, −1."""
+    """Scores 1, 2, 3 less 0, 2, 4 are 1, 0, −1. A score of 0 stays one, as in the table: 0, 1, 0, and not −9."""
     record = RunRecord(4, offset=np.array([0.0, 2.0, 4.0, 9.0]))
     record.add(np.array([0, 1, 2]), step([1, 2, 3], [2, 4, 6], [3, 2, 1]))
     window = record.close_window()
     assert window["sampler/correlation_class_loss"] == pytest.approx(-1)
     assert window["sampler/correlation_box_loss"] == pytest.approx(1)
+    record.add(np.array([3, 0, 1]), step([0, 1, 2], [0, 1, 0], [0, 1, 0]))
+    assert record.close_window()["sampler/correlation_class_loss"] == pytest.approx(1)
 
 
 # --- draws -----------------------------------------------------------------------------------------------------------

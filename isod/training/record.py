@@ -65,7 +65,7 @@ class RunRecord:
     Args:
         num_examples: N, rows of the training split.
         wrong: [N] bool, examples with a known label error; None where nobody knows.
-        offset: [N], subtracted from every score before it is drawn by; None if the sampler subtracts nothing.
+        offset: [N], which the table subtracts from scores above 0; None if the sampler subtracts nothing.
     """
 
     def __init__(
@@ -103,7 +103,9 @@ class RunRecord:
             values["sampler/wrong_labels"] = float(self._wrong[indices].mean())
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
-        scores = result.scores if self._offset is None else result.scores - self._offset[indices]
+        scores = result.scores
+        if self._offset is not None:
+            scores = np.where(scores > 0, scores - self._offset[indices], scores)
         self._class.add(scores, result.class_losses)
         self._box.add(scores, result.box_losses)
         self._recent.append(drawn)
