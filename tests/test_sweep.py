@@ -14,7 +14,7 @@ from mlflow.utils.validation import _validate_metric_name
 
 from isod.config import PRESETS, SAMPLERS, Preset, ResourceConfig, SamplerConfig, flatten
 from isod.errors import InputError
-from isod.orchestration.mlflow_callback import SweepRecord, check_class_names, metric_key
+from isod.orchestration.mlflow_callback import check_class_names, metric_key, require_same_trial
 from isod.orchestration.resources import concurrent_trials, reservation
 from isod.orchestration.sweep import Sweep, run_sweep, trial_grid
 from isod.orchestration.trial import run_config, run_trial
@@ -133,12 +133,20 @@ def test_a_trial_that_began_with_other_settings_is_not_gone_on_with(sweep):
     """Its parameters cannot be changed in MLflow, and its points would be those of two runs."""
     config = config_of(sweep, SAMPLERS["UIS"])
     params = {name: str(value) for name, value in flatten(config).items() if name != "sampler.name"}
-    record = SweepRecord("parent", params={"UIS-seed0": {"sampler": "UIS", "store": "/s", **params}})
-    record.check("UIS-seed0", config)
-    record.check("LIS-seed0", config)  # has not begun
+    before = {"sampler": "UIS", "seed": "0", "store": "/s", **params}
+    require_same_trial("UIS-seed0", before, config)
+    require_same_trial("LIS-seed0", {}, config)  # has hardly begun
     other = replace(config, sampler=replace(config.sampler, floor=0.25))
     with pytest.raises(InputError, match=r"UIS-seed0 .* other settings \(sampler.floor was 0.0 and is 0.25\)"):
-        record.check("UIS-seed0", other)
+        require_same_trial("UIS-seed0", before, other)
+
+
+def test_a_refused_resume_changes_nothing_in_mlflow(sweep, result, runs):
+    _, client = runs
+    other = replace(SAMPLERS["UIS"], floor=0.25)
+    with pytest.raises(InputError, match=r"UIS-seed0 .* began with other settings"):
+        run_sweep(replace(sweep, samplers=[other], resume=True))
+    assert client.get_run(result.parent_run_id).info.status == "FINISHED"
 
 
 def test_seeds_that_another_machine_has_not_run(sweep):

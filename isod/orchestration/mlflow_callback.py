@@ -64,19 +64,6 @@ class SweepRecord:
     parent_run_id: str
     runs: dict[str, str] = field(default_factory=dict)  # trial name → run id
     finished: set[str] = field(default_factory=set)  # names of the trials that are complete there
-    params: dict[str, dict[str, str]] = field(default_factory=dict)  # trial name → its parameters
-
-    def check(self, name: str, config: RunConfig) -> None:
-        """Raises InputError if the trial began with other settings: its points would be those of two runs."""
-        before = self.params.get(name)
-        if not before:
-            return
-        now = {key: str(value) for key, value in flatten(config).items() if key != "sampler.name"}
-        known = {key: value for key, value in before.items() if key in now}
-        if text := changes(known, now):
-            raise InputError(
-                f"{name} of the sweep to resume began with other settings ({text}): use the same, or another --out"
-            )
 
 
 def begin_sweep(
@@ -89,13 +76,41 @@ def begin_sweep(
     return SweepRecord(parent)
 
 
+def trial_params(config: RunConfig) -> dict[str, Any]:
+    """The parameters of a child that its own settings give."""
+    values = {"sampler": config.sampler.name, "seed": config.training.seed, **flatten(config)}
+    del values["sampler.name"]
+    return values
+
+
+def require_same_trial(name: str, before: Mapping[str, str], config: RunConfig) -> None:
+    """Raises InputError if a trial began with other settings: its points would be those of two runs.
+
+    Args:
+        before: the parameters that its run has; none yet where it ended at once.
+    """
+    now = {key: str(value) for key, value in trial_params(config).items()}
+    known = {key: value for key, value in before.items() if key in now}
+    if known and (text := changes(known, now)):
+        raise InputError(
+            f"{name} of the sweep to resume began with other settings ({text}): use the same, or another --out"
+        )
+
+
 def resume_sweep(
-    client: MlflowClient, experiment_id: str, name: str, settings: Mapping[str, Any], tags: Mapping[str, str]
+    client: MlflowClient,
+    experiment_id: str,
+    name: str,
+    settings: Mapping[str, Any],
+    tags: Mapping[str, str],
+    trials: Mapping[str, RunConfig],
 ) -> SweepRecord:
     """Takes up the sweep of this name that was started last.
 
+    Args:
+        trials: what is to be run now, by name.
     Raises:
-        InputError: there is none, or it began with other settings.
+        InputError: there is none, or it or one of the trials began with other settings; nothing is changed there.
     """
     newest = ["attributes.start_time DESC"]
     parents = client.search_runs([experiment_id], f"tags.`{SWEEP_TAG}` = '{name}'", max_results=1, order_by=newest)
@@ -107,8 +122,9 @@ def resume_sweep(
     record = SweepRecord(parent.info.run_id)
     for run in children_of(client, experiment_id, parent.info.run_id):
         trial = run.data.tags[NAME_TAG]
+        if trial in trials:
+            require_same_trial(trial, run.data.params, trials[trial])
         record.runs[trial] = run.info.run_id
-        record.params[trial] = run.data.params
         if run.info.status == "FINISHED":
             record.finished.add(trial)
     client.update_run(record.parent_run_id, status="RUNNING")
@@ -199,9 +215,7 @@ class MLflowCallback(Callback):
             tags = {PARENT_TAG: self._record.parent_run_id, NAME_TAG: name, **self._tags}
             self._record.runs[name] = self._client.create_run(self._experiment_id, tags=tags).info.run_id
         run_id = self._record.runs[name]
-        values = {"sampler": config.sampler.name, "seed": config.training.seed, **self._params, **flatten(config)}
-        del values["sampler.name"]
-        _log_params(self._client, run_id, values)
+        _log_params(self._client, run_id, {**self._params, **trial_params(config)})
         self._client.update_run(run_id, status="RUNNING")
         known = self._client.get_run(run_id).data.metrics
         history = self._client.get_metric_history(run_id, EVERY_RUN) if EVERY_RUN in known else []

@@ -108,10 +108,12 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         "isod.demo": str(store.meta.demo).lower(),
         "isod.machine": machine(),
     }
-    open_sweep = resume_sweep if sweep.resume else begin_sweep
-    record = open_sweep(client, experiment_id, sweep.name, {"store": sweep.store, **shared}, tags)
-    for params in grid:
-        record.check(trial_name(params["sampler"].name, params["seed"]), run_config(base, params))
+    parent = (client, experiment_id, sweep.name, {"store": sweep.store, **shared}, tags)
+    if sweep.resume:
+        trials = {trial_name(params["sampler"].name, params["seed"]): run_config(base, params) for params in grid}
+        record = resume_sweep(*parent, trials)
+    else:
+        record = begin_sweep(*parent)
     todo = [p for p in grid if trial_name(p["sampler"].name, p["seed"]) not in record.finished]
     if len(todo) < len(grid):
         print(f"{len(grid) - len(todo)} of {len(grid)} runs are finished and not run again")
