@@ -12,6 +12,7 @@ import torch
 
 from isod.config import changes
 from isod.errors import InputError
+from isod.training.files import whole
 
 FORMAT = 1
 KEPT = 2  # newest ones; should the last be damaged, the one before it serves
@@ -23,21 +24,14 @@ def save_whole(state: dict[str, Any], path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    part = path.with_suffix(".part")
-    try:
-        with part.open("wb") as file:
+    with whole(path) as part, part.open("wb") as file:
+        try:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException as error:
-        part.unlink(missing_ok=True)
-        # closing a file that has ended too soon, torch.save hides a full disk or a Ctrl-C behind an error of its own
-        hidden = error.__context__ if isinstance(error, RuntimeError) else None
-        cause = hidden or error
-        if isinstance(cause, OSError):
-            cause.filename = str(path)
-        raise cause from None
+        except RuntimeError as error:
+            # closing a file that has ended too soon, it hides a full disk or a Ctrl-C behind an error of its own
+            raise error.__context__ or error from None
+        file.flush()
+        os.fsync(file.fileno())
 
 
 class Checkpoints:

@@ -37,11 +37,17 @@ def split_holdout(readable: NDArray[np.int64], share: float, seed: int) -> tuple
     return np.sort(shuffled[held:]), np.sort(shuffled[:held])
 
 
+def shares(config: RunConfig, split: CropSplit) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The examples that a run may draw, and those held out for its hold-out model, none where it has no such."""
+    if not config.sampler.holdout:
+        return split.readable, np.zeros(0, np.int64)
+    return split_holdout(split.readable, config.holdout.share, config.training.seed)
+
+
 def epoch_note(config: RunConfig, split: CropSplit) -> str:
     """What to tell where a run is too short for its sampler to begin; else empty."""
-    training, eligible = config.training, split.readable
-    if config.sampler.holdout:
-        eligible, _ = split_holdout(split.readable, config.holdout.share, training.seed)
+    training = config.training
+    eligible, _ = shares(config, split)
     enough = -(-len(eligible) // training.batch_size)
     if config.sampler.strategy == "sequential" or training.iterations > enough:
         return ""
@@ -53,9 +59,8 @@ def epoch_note(config: RunConfig, split: CropSplit) -> str:
 
 def check_examples(config: RunConfig, split: CropSplit) -> None:
     """Raises InputError if a batch of the run, or of its hold-out model, holds more examples than there are."""
-    eligible, held = split.readable, None
+    eligible, held = shares(config, split)
     if config.sampler.holdout:
-        eligible, held = split_holdout(split.readable, config.holdout.share, config.training.seed)
         require(
             config.holdout.batch_size <= len(held),
             f"hold-out batch_size must not exceed the {len(held)} examples held out",

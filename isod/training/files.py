@@ -8,7 +8,10 @@ model.pt           the network's weights; written last: the run has finished
 
 from __future__ import annotations
 
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +31,25 @@ def output_folder(path: Path) -> Path:
     except OSError as error:
         raise InputError(f"cannot write to the folder {path} ({error.strerror}): choose another --out") from None
     return path.resolve()
+
+
+@contextmanager
+def whole(path: Path, part: Path | None = None) -> Iterator[Path]:
+    """A file beside ``path`` to write, which takes its place at the end. Whatever is raised, ``path`` is as it was, no
+    part stays, and an OSError names ``path``.
+
+    Args:
+        part: the file to write, in the same folder; ``path`` with the ending .part by default.
+    """
+    part = part or path.with_suffix(".part")
+    try:
+        yield part
+        os.replace(part, path)
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)
+        raise
 
 
 def absolute(store_uri: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from isod.errors import InputError
 from isod.training.checkpoint import Checkpoints, save_whole
 from isod.training.decode import check_decoder
 from isod.training.examples import TrainingExamples
-from isod.training.files import EXAMPLES, METRICS, MODEL, Row, RunFolder
+from isod.training.files import EXAMPLES, METRICS, MODEL, Row, RunFolder, whole
 from isod.training.holdout import training_examples
 from isod.training.process import check_compiler
 from isod.training.ranks import state_of_rank_0
@@ -55,14 +54,8 @@ class MetricsTable:
 
     def write(self) -> None:
         """Every row so far. Raises OSError if that cannot be."""
-        part = self._path.with_suffix(".part")
-        try:
+        with whole(self._path) as part:
             pd.DataFrame(self.rows).to_csv(part, index=False)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            error.filename = str(self._path)
-            raise
-        os.replace(part, self._path)
 
     def history(self) -> list[Row]:
         """(iteration, metrics) of every row."""
@@ -72,9 +65,8 @@ class MetricsTable:
 def write_examples(path: Path, split: CropSplit, statistics: dict[str, NDArray]) -> None:
     """Per-example statistics as Parquet: index, frame_id, draw_count, mean_importance, last_step, margin."""
     frame = pd.DataFrame({"index": np.arange(len(split)), "frame_id": split.annotations().frame_ids, **statistics})
-    part = path.with_suffix(".part")
-    frame.to_parquet(part, index=False)
-    os.replace(part, path)
+    with whole(path) as part:
+        frame.to_parquet(part, index=False)
 
 
 MakeStream = Callable[[TrainingExamples, "dict[str, Any] | None"], Stream]

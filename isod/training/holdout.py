@@ -16,7 +16,8 @@ from isod.config import HoldoutConfig, RunConfig, SamplerConfig
 from isod.data.store import CropStore
 from isod.sampling.schedule import DrawSchedule
 from isod.sampling.table import table_for
-from isod.training.examples import TrainingExamples, check_examples, split_holdout
+from isod.training.examples import TrainingExamples, check_examples, shares
+from isod.training.files import whole
 from isod.training.run import Feed, Trainer, in_batches, read_ahead
 from isod.training.stream import LocalStream
 
@@ -35,17 +36,16 @@ def training_examples(
     """
     split = store.split("train")
     check_examples(config, split)
+    eligible, held = shares(config, split)
     if not config.sampler.holdout:
-        return TrainingExamples(len(split), split.readable)
-    eligible, held = split_holdout(split.readable, config.holdout.share, config.training.seed)
+        return TrainingExamples(len(split), eligible)
     path = cache / f"{holdout_key(config, store)}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         offset = holdout_scores(config, store, held, eligible, device=device, workers=workers)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        with part.open("wb") as file:
+        # two runs that need it at once may both make it: the result is the same
+        with whole(path, path.with_suffix(f".{os.getpid()}.part")) as part, part.open("wb") as file:
             np.save(file, offset)
-        os.replace(part, path)  # two runs that need it at once may both make it: the result is the same
     return TrainingExamples(len(split), eligible, np.load(path, allow_pickle=False))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from isod.data.store import CropSplit, CropStore
 from isod.errors import InputError
 from isod.sampling.schedule import DrawSchedule
 from isod.training.examples import TrainingExamples, check_examples, epoch_note
-from isod.training.files import RunFolder, absolute, output_folder
+from isod.training.files import RunFolder, absolute, output_folder, whole
 from isod.training.folder import run_in_folder, run_settings
 from isod.training.process import settle
 from isod.training.stream import WHOLE, LocalStream, Part
@@ -84,9 +83,8 @@ def run_local(
         say(note)
     out = output_folder(out)
     if not resume:
-        part = out / "config.part"
-        part.write_text(json.dumps(settings, indent=2) + "\n")
-        os.replace(part, out / "config.json")
+        with whole(out / "config.json") as part:
+            part.write_text(json.dumps(settings, indent=2) + "\n")
     settle(threads)
 
     def report(metrics: dict[str, float], iteration: int) -> None:
