@@ -7,7 +7,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -42,26 +44,34 @@ class MlflowServer:
         with log.open("ab") as file:
             self._process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
         end = time.monotonic() + SECONDS
-        while True:
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
-                return
-            except (urllib.error.URLError, OSError):
-                assert self._process.poll() is None, log.read_text()
-                assert time.monotonic() < end, "MLflow's server does not answer"
-                time.sleep(0.2)
+        while not self._answers():
+            assert self._process.poll() is None, log.read_text()
+            assert time.monotonic() < end, "MLflow's server does not answer"
+            time.sleep(0.2)
+
+    def _answers(self) -> bool:
+        try:
+            urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
+        except (urllib.error.URLError, OSError):
+            return False
+        return True
 
     def kill(self) -> None:
         """At once, and all of its processes; does nothing where it was not started."""
         if self._process is None:
             return
-        for process in [*psutil.Process(self._process.pid).children(recursive=True), self._process]:
-            process.kill()
+        with suppress(psutil.NoSuchProcess):  # it has ended by itself
+            for process in [*psutil.Process(self._process.pid).children(recursive=True), self._process]:
+                process.kill()
         self._process.wait(60)
         self._process = None
 
-    def __enter__(self) -> "MlflowServer":
-        self.start()
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,6 +9,9 @@ from scipy import stats
 from isod.config import SAMPLERS, SamplerConfig
 from isod.errors import InputError
 from isod.sampling import ImportanceTable, table_for
+from isod.sampling.gain import IN_PROPORTION
+from isod.sampling.strategies import STRATEGIES
+from isod.sampling.trees import Proportional
 from tests.test_sampling_table import draws_follow, filled
 
 # --- rejection walks (Algorithm 5) -----------------------------------------------------------------------------------
@@ -66,6 +69,11 @@ def test_rejection_compares_with_the_same_slot_of_the_draw_before():
         previous = indices
     table.update([0], [0.0])
     assert (table.draw(200).indices[:16] != 0).any()
+
+
+def test_strategies_in_proportion_are_those_of_the_sum_tree():
+    """Where a table's effective sample size is that of its scores."""
+    assert set(IN_PROPORTION) == {name for name, made in STRATEGIES.items() if issubclass(made, Proportional)}
 
 
 # --- RHO -------------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def load_examples(runs: Runs, columns: Sequence[str] = STATISTICS) -> pd.DataFra
         columns: of the artifact: ``draw_count`` (int32), ``mean_importance`` (float32), ``last_step`` (int32; −1 never
             scored, −2 never to be drawn), ``margin`` (float32), ``frame_id`` (category).
     Returns:
-        ``sampler`` (category, in the order of ``runs.samplers``), ``seed`` (uint32), ``index`` (int32), then
+        ``sampler`` (category, in the order of ``runs.samplers``), ``seed`` (uint32), ``index`` (int32), then the
         columns asked for; the runs in the order of samplers and seeds. ``.attrs["missing"]`` lists the runs that are
         not in it, with the reason: they left no such artifact, or one without a column asked for.
     Raises:

@@ -189,15 +189,13 @@ def _speedup_bars(top: Axes, strip: Axes, runs: Runs, metric: str, others: list[
     baseline = runs.mean_curve(metric, BASELINE)
     best, reached = baseline.max(), best_iteration(baseline)
     color = look_of(BASELINE, runs.samplers).color
-    start = reached
+    start, missed = reached, "not reached  " if best > 0 else "n/a  "
     for row, sampler in enumerate(others):
         curve = runs.mean_curve(metric, sampler)
         look = look_of(sampler, runs.samplers)
         passed = passing_iteration(baseline, curve) if len(curve) and best > 0 else None
         if passed is None:
-            strip.text(
-                reached, row, "not reached  " if best > 0 else "n/a  ", ha="right", va="center", color=SOFT, fontsize=9
-            )
+            strip.text(reached, row, missed, ha="right", va="center", color=SOFT, fontsize=9)
             continue
         start = min(start, passed)
         top.plot([passed], [curve[passed]], "o", color=look.color, markersize=6, markeredgecolor="white", zorder=5)

@@ -20,7 +20,7 @@ from isod.results.examples import load_examples
 from isod.results.guard import guard_sentence, guard_table
 from isod.results.plates import chapters, drawn, lead_plate
 from isod.results.runs import BASELINE, COMMIT_TAG, HEADLINE, MACHINE_TAG, Runs
-from isod.results.table import baseline_null, interval_text, notes, percent, printable, speedup_table, spoken
+from isod.results.table import baseline_null, interval_text, is_flat, notes, percent, printable, speedup_table, spoken
 from isod.sampling.gain import IN_PROPORTION, ess_in_words
 
 PER_RUN = {"sampler", "seed"}  # parameters that differ between runs by design
@@ -62,7 +62,7 @@ def headline(runs: Runs, table: pd.DataFrame) -> str:
     """The first sentence of the report: who is fastest, and by how much."""
     if BASELINE not in table.index:
         return "No baseline run has finished, so nothing can be compared yet."
-    if table.attrs.get("flat"):
+    if is_flat(table):
         return "The baseline's mean mAP never rises above 0, so there is no speed-up to tell."
     if len(table) == 1:
         return "Only the baseline has finished runs, so nothing can be compared yet."

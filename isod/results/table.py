@@ -73,7 +73,6 @@ def speedup_table(runs: Runs, metric: str = HEADLINE) -> pd.DataFrame:
     curves = {sampler: runs.curve(metric, sampler).reindex(runs.grid) for sampler in runs.samplers}
     curves = {sampler: c for sampler, c in curves.items() if not c.mean(axis=1, skipna=False).isna().all()}
     baseline = curves.get(BASELINE)
-    flat = baseline is not None and not baseline.mean(axis=1, skipna=False).max() > 0
     seconds_to_best = math.nan
     rows = []
     for sampler, curve in curves.items():
@@ -97,13 +96,18 @@ def speedup_table(runs: Runs, metric: str = HEADLINE) -> pd.DataFrame:
                 row |= {"iterations": row["best_iteration"], "seconds": seconds_to_best}
             else:
                 row |= _beside(baseline, curve, clock, seconds_to_best)
-            if flat:  # whoever rises at all would "surpass" it late, and be called slower
-                row |= dict.fromkeys(FAST, math.nan) | {"reached": False}
         rows.append(row)
     table = pd.DataFrame(rows, columns=["sampler", *COLUMNS]).set_index("sampler")
     table.attrs["metric"] = metric
-    table.attrs["flat"] = flat
+    if is_flat(table):  # whoever rises at all would "surpass" it late, and be called slower
+        table[[*FAST]] = math.nan
+        table["reached"] = False
     return table
+
+
+def is_flat(table: pd.DataFrame) -> bool:
+    """Whether the baseline never rises above 0, so that there is no speed-up to tell."""
+    return BASELINE in table.index and not table["best"].to_dict()[BASELINE] > 0
 
 
 def _beside(baseline: pd.DataFrame, curve: pd.DataFrame, clock: pd.Series, seconds_to_best: float) -> dict[str, object]:
@@ -171,7 +175,7 @@ def baseline_null(runs: Runs, metric: str = HEADLINE) -> Interval | None:
 def spoken(table: pd.DataFrame) -> pd.DataFrame:
     """The table as files keep it: "not reached" spelled out wherever a curve never surpasses, None for what is not."""
     out = table.astype(object).where(table.notna(), None)
-    beside = (table.index != BASELINE) & (BASELINE in table.index) & (not table.attrs.get("flat"))
+    beside = (table.index != BASELINE) & (BASELINE in table.index) & (not is_flat(table))
     for column in MISSABLE:
         missed = ~table["reached"] if column != "target_speedup" else np.isinf(table["target_iterations"])
         out.loc[beside & missed, column] = "not reached"
@@ -212,10 +216,10 @@ def difference_text(mean: float, low: float, high: float) -> str:
 
 def printable(table: pd.DataFrame) -> pd.DataFrame:
     """The table as people read it: text cells, headings with units, index reset."""
-    rows = []
+    rows, nothing = [], BASELINE not in table.index or is_flat(table)
     for sampler, row in zip(map(str, table.index), table.to_dict("records"), strict=True):
         own = sampler == BASELINE
-        alone = own or BASELINE not in table.index or bool(table.attrs.get("flat"))
+        alone = own or nothing
         sd = "" if math.isnan(row["final_sd"]) else f" ± {row['final_sd']:.3f}"
         rows.append(
             {
@@ -280,7 +284,7 @@ def notes(runs: Runs, table: pd.DataFrame) -> list[str]:
     if runs.is_demo:
         out.append("DEMO data: a stand-in made by isod; these numbers say nothing about real images.")
     metric = table.attrs.get("metric", HEADLINE)
-    if table.attrs.get("flat"):
+    if is_flat(table):
         out.append(f"The baseline's mean {metric} never rises above 0: there is no speed-up to tell.")
     elif BASELINE in table.index:
         row = table.loc[[BASELINE]].to_dict("records")[0]

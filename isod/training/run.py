@@ -426,13 +426,12 @@ def train(
                 stream.send_scores(batch.step, batch.draw.indices, result.scores)
                 record.add(batch.draw.indices, result)
                 between_steps = True
-            clock.start()
             compiling = False
             if result.unreadable.any():
                 _tell_unreadable(batch.draw.indices[result.unreadable], record, say)
             if validates_after(record.iteration, training):
                 validate()
-                clock.start()
+            clock.start()
     except (KeyboardInterrupt, BrokenPipeError):  # of a pipe, say to `head`, that ``say`` or ``report`` writes to
         if between_steps:  # in the middle of one, the network's running statistics are ahead of its weights
             with ctrl_c_waits():
