@@ -381,11 +381,12 @@ PRESETS: dict[str, Preset] = {
         seeds=5,
     ),
     # a GPU, minutes a run: real images of about 512×288, at the thesis's depth and width. A run alone does not fill the
-    # GPU: it waits for its validations and for its host, so several share one.
+    # GPU: it waits for its validations and for its host, so several share one. Nor do its processes fill three cores:
+    # the trainer waits for its crops, and then they for its validation.
     "medium": Preset(
         detector=DetectorConfig(),
-        training=TrainingConfig(iterations=1200, batch_size=64, validate_every=60, flip=True, compiled=True),
-        resources=ResourceConfig(decode_workers=2, cpus_per_trial=1.0, gpus_per_trial=0.2),
+        training=TrainingConfig(iterations=1500, batch_size=64, validate_every=75, flip=True, compiled=True),
+        resources=ResourceConfig(decode_workers=2, cpus_per_worker=0.5, cpus_per_trial=0.5, gpus_per_trial=0.2),
         holdout=HoldoutConfig(epochs=30),
         seeds=5,
     ),
