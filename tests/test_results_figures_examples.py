@@ -126,6 +126,19 @@ def test_a_held_out_example_is_drawn_by_some_runs_only():
     consistency_figure(held, "UIS")
 
 
+def test_importance_below_zero_is_drawn():
+    """Less its hold-out model's a run's scores may all lie below 0 (RHO), and another's not: neither is left out."""
+    shifted = examples(draw_count=[[2, 2, 2]] * 2, mean_importance=[[-3.0, -1.0, -2.0], [-1.0, 0.5, -0.5]])
+    assert importance_by_seed(shifted, "UIS").shape == (3, 2)
+    assert consistency_table(shifted).loc["UIS", "importance"] == pytest.approx(1.0)
+    top = importance_figure(shifted, "UIS").axes[0]
+    assert top.get_ylim()[0] < -3 < 0.5 < top.get_ylim()[1]
+    ax = consistency_figure(shifted, "UIS").axes[0]
+    assert ax.get_lines()[0].get_ydata() == pytest.approx([-1, -2, -3])
+    assert ax.collections[0].get_array().sum() == 3
+    assert ax.get_ylim()[0] <= -3
+
+
 def test_what_is_missing_is_said():
     nothing = SMALL.assign(mean_importance=np.nan, margin=np.nan)
     said = [

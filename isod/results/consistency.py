@@ -24,7 +24,7 @@ class Agreement:
 def importance_by_seed(examples: pd.DataFrame, sampler: str) -> pd.DataFrame:
     """[example × seed] mean importance; NaN where a run never drew the example; no columns for a sampler that scores
     nothing."""
-    return _by_seed(examples, sampler, "mean_importance").pipe(lambda wide: wide.loc[:, (wide > 0).any()])
+    return _by_seed(examples, sampler, "mean_importance").pipe(lambda wide: wide.loc[:, (wide.fillna(0) != 0).any()])
 
 
 def rank_correlation(wide: pd.DataFrame) -> Agreement:

@@ -116,7 +116,7 @@ def importance_figure(examples: pd.DataFrame, sampler: str) -> Figure:
         runs = seen["seed"].nunique()
         top.set_title(f"{drawable(sampler)}: {runs} run{'s' * (runs > 1)}, each sorted by itself")
         top.set_ylabel(IMPORTANCE_LABEL)
-        _importance_scale(top, seen["mean_importance"])
+        _importance_scale(top, seen["mean_importance"].min(), seen["mean_importance"].max())
         mesh = _mesh(bottom, x, y, grid, LogNorm(1, max(2.0, grid.max())))
         bottom.plot((x[:-1] + x[1:]) / 2, total / np.maximum(number, 1), color=look.color, label="mean")
         bottom.axhline(uniform_count(seen), color=EPOCHS, linewidth=1.4, linestyle="--", label="drawn uniformly")
@@ -154,8 +154,8 @@ def consistency_figure(examples: pd.DataFrame, sampler: str, sorted_by: int | No
         wide = wide.iloc[(-wide[first].to_numpy()).argsort(kind="stable")]
         line, others = wide[first].to_numpy(), wide.drop(columns=first).to_numpy()
         x = np.linspace(0, len(wide), min(BINS, len(wide)) + 1)
-        reached = float(np.nanmax(wide.to_numpy()))
-        y = _importance_edges(reached)
+        lowest, highest = float(np.nanmin(wide.to_numpy())), float(np.nanmax(wide.to_numpy()))
+        y = _importance_edges(lowest, highest)
         ranks = np.broadcast_to((np.arange(len(wide)) + 0.5)[:, None], others.shape)
         known = ~np.isnan(others)
         grid = np.histogram2d(ranks[known], others[known], [x, y])[0]
@@ -166,7 +166,7 @@ def consistency_figure(examples: pd.DataFrame, sampler: str, sorted_by: int | No
         ax.set_title(f"{drawable(sampler)}: rank correlation {rho.mean:.2f} ({rho.low:.2f} to {rho.high:.2f}), "
                      f"{wide.shape[1]} runs", fontsize=10)  # fmt: skip
         ax.set_ylabel(IMPORTANCE_LABEL)
-        _importance_scale(ax, pd.Series([reached]))
+        _importance_scale(ax, lowest, highest)
         ax.legend(loc="upper right")
         _rank_axis(ax)
         _count_bar(figure, mesh, [ax], aspect=20)
@@ -227,16 +227,23 @@ def _greys() -> mpl.colors.Colormap:
     return mpl.colors.LinearSegmentedColormap.from_list("counts", ["#dcdcdc", "#1c1c1c"])
 
 
-def _importance_edges(highest: float) -> NDArray[np.float64]:
+def _importance_edges(lowest: float, highest: float) -> NDArray[np.float64]:
     """Edges as the axis of ``_importance_scale`` spaces them."""
+    if lowest < 0:
+        return np.linspace(lowest, highest, 101)
     linear = _linear_up_to(highest)
     decades = np.log10(highest / linear)
     return np.concatenate([np.linspace(0, linear, 25), linear * np.logspace(0, decades, 76)[1:] * (1 + 1e-9)])
 
 
-def _importance_scale(ax: Axes, importance: pd.Series) -> None:
-    """Linear near 0, logarithmic above: a few examples score hundreds of times as high as the median."""
-    linear = _linear_up_to(float(importance.max()))
+def _importance_scale(ax: Axes, lowest: float, highest: float) -> None:
+    """Linear near 0, logarithmic above: a few examples score hundreds of times as high as the median.
+
+    Linear throughout where some lie below 0, as less the hold-out model's (RHO) they may.
+    """
+    if lowest < 0:
+        return
+    linear = _linear_up_to(highest)
     ax.set_yscale("symlog", linthresh=linear, linscale=0.5)
     ax.set_ylim(bottom=0)
     # Powers of ten below the linear part's end would lie on the 0
