@@ -160,7 +160,12 @@ _SAMPLERS = [
         heuristic="background_aware",
         source="proposed in thesis §6.3.2 and chapter 7; form ours",
     ),
-    # Other ways to draw from the same scores.
+    # Other ways to draw from the same scores, and from none.
+    SamplerConfig(
+        name="uniform",
+        floor=1.0,
+        source="ours: a control. With replacement, as UIS draws, and by no score: what that alone costs",
+    ),
     SamplerConfig(
         name="LIS-RHO-rank",
         heuristic="loss",

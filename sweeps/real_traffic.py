@@ -17,7 +17,8 @@ learning rate was decayed; ``…-object-loss`` trains with the object-normalised
 
 Likewise LIS and UIS with ``-max``, ``-sum`` or ``-rms``, another reduction than the mean (§4.2.4), which makes frames
 of thirteen objects of one road alike: choose among them, and any sampler that isod knows, on some seeds, and report the
-choice on others.
+choice on others. Among these ``uniform`` is a control too: what it costs to draw with replacement, by no score at all,
+where the baseline sees every frame once an epoch.
 """
 
 import sys
