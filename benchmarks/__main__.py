@@ -59,7 +59,7 @@ ROWS = [
     Row("overhead", "--preset thesis --height 384 --width 1280", "--preset thesis --rounds 3", needs_gpu=True),
     Row("stream", "", "--frames 40 --steps 10 --repeats 1"),
     Row("evaluation", "", "--images 300 --turns 1"),
-    Row("whole_run", "", "--windows 2 --window 4 --turns 1 --frames 50"),
+    Row("whole_run", "", "--windows 20 --window 4 --slice 0.5 --turns 1 --frames 50"),
     Row("whole_run", "--preset thesis --full-size --windows 4 --window 100", "", needs_gpu=True),
     Row("startup", "", "--turns 1 --samplers baseline UIS"),
     Row("prepare", "", "--frames 20 --turns 1"),

@@ -1,13 +1,17 @@
 """Images per second of a whole UIS run, through Tune, stream, actor, table and MLflow, beside a bare PyTorch loop.
 
-    python -m benchmarks.whole_run [--preset demo] [--windows 5] [--window 50] [--turns 3] [--full-size | --store S]
-                                   [--lag 4] [--decode-on-device]
+    python -m benchmarks.whole_run [--preset demo] [--windows 14] [--window 50] [--turns 3] [--full-size | --store S]
+                                   [--slice 5] [--lag 4] [--decode-on-device]
 
 The same for both: the crop store, the network and its initial weights, the loss, Adam, the batch size, torch's threads,
 the number of decode workers, where crops are decoded, and a validation with every metric at the end of each window of
 steps, which the times include. The bare loop is a DataLoader in spawned processes that fetches whole batches drawn
 uniformly with replacement, forward, loss, backward, step; it scores, draws by score, records, logs and saves nothing.
 Ours does all that a run of a sweep does. The first window of both warms up and is not counted: start-up is in neither.
+
+From then on they take slices of a few seconds, in which every process of the other one stands still, until one of them
+is done: the speed of a machine may drift by more, within minutes, than what is to be measured. Steps per second of the
+slices are counted from validation to validation.
 """
 
 from __future__ import annotations
@@ -17,9 +21,10 @@ import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -27,7 +32,8 @@ import ray
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.harness import comparison, medians, take_turns
+from benchmarks.harness import comparison
+from benchmarks.slices import Side, alternate, rate
 from benchmarks.stream import BatchDataset, unchanged
 from isod.cli import set_given
 from isod.config import PRESETS, SAMPLERS, Preset, RunConfig
@@ -45,6 +51,8 @@ from isod.training.decode import decode_batch
 from isod.training.run import Trainer, ValidationCrops, choose_device
 
 TARGETS = {"cpu": 0.95, "cuda": 0.97}  # share of the bare loop's images per second that ours has to reach
+POINTS = "points.txt"  # iteration and time of every validation, one a line
+FIRST_REPORT = {"whole": "runs/*/*/metrics.csv", "bare": POINTS}  # side → what is there once its first window is done
 
 
 def sweep_of_uis(store: CropStore, preset: Preset, seeds: int, out: Path) -> list[list[tuple[int, float]]]:
@@ -71,15 +79,8 @@ def sweep_of_uis(store: CropStore, preset: Preset, seeds: int, out: Path) -> lis
     ]
 
 
-def whole(store: CropStore, preset: Preset, out: Path) -> float:
-    """Ours: a sweep of one UIS run. Images per second between its first report to MLflow and its last."""
-    (points,) = sweep_of_uis(store, preset, 1, out)
-    steps, times = zip(*points, strict=True)
-    return preset.training.batch_size * (max(steps) - min(steps)) / (max(times) - min(times))
-
-
-def bare(store: CropStore, preset: Preset, device: torch.device) -> float:
-    """The peer. Images per second after the first window."""
+def bare(store: CropStore, preset: Preset, device: torch.device) -> Iterator[tuple[int, float]]:
+    """The peer: (iteration, time in seconds) of every validation, once it is done."""
     torch.set_num_threads(preset.resources.threads)
     training, split = preset.training, store.split("train")
     trainer = Trainer(
@@ -87,7 +88,6 @@ def bare(store: CropStore, preset: Preset, device: torch.device) -> float:
     )
     model, optimizer = trainer.model, trainer.optimizer
     validation = ValidationCrops(store.split("val"), training.batch_size)
-    began = 0.0
     for step, (images, boxes, labels, dont_care, counts) in enumerate(uniform(split, preset, device), 1):
         model.train()
         valid = torch.arange(labels.shape[1], device=device) < counts[:, None]
@@ -98,9 +98,7 @@ def bare(store: CropStore, preset: Preset, device: torch.device) -> float:
         optimizer.step()
         if step % training.validate_every == 0:
             trainer.validate(validation)
-        if step == training.validate_every:
-            began = time.perf_counter()
-    return training.batch_size * (training.iterations - training.validate_every) / (time.perf_counter() - began)
+            yield step, time.time()
 
 
 def uniform(split: Any, preset: Preset, device: torch.device) -> Iterator[tuple[torch.Tensor, ...]]:
@@ -123,51 +121,98 @@ def uniform(split: Any, preset: Preset, device: torch.device) -> Iterator[tuple[
         yield images, *(item.to(device, non_blocking=True) for item in objects)
 
 
+def one_side(name: str, store: CropStore, preset: Preset, device: torch.device, out: Path) -> None:
+    """In a process of its own: runs it, and leaves its points in ``out``."""
+    if name == "whole":
+        connect()
+        (points,) = sweep_of_uis(store, preset, 1, out)
+        (out / POINTS).write_text("".join(f"{step} {when}\n" for step, when in points))
+        return
+    with (out / POINTS).open("w", buffering=1) as file:
+        for step, when in bare(store, preset, device):
+            file.write(f"{step} {when}\n")
+
+
+def pair(command: Sequence[str], batch_size: int, seconds: float, folder: Path) -> dict[str, float]:
+    """Images per second of ours and of the bare loop, in slices.
+
+    Args:
+        command: of a side, but for its name and its folder.
+    """
+    sides: dict[str, Side] = {}
+    with contextlib.ExitStack() as ended:
+        for name, first in FIRST_REPORT.items():
+            out = folder / name
+            out.mkdir()
+            side = Side([*command, "--side", name, "--into", str(out)], folder / f"{name}.log")
+            sides[name] = ended.enter_context(side)
+            while side.running() and not any(path.stat().st_size for path in out.glob(first)):
+                time.sleep(0.05)
+            side.pause()
+        within = alternate(list(sides.values()), seconds)
+        for side in sides.values():  # whoever is not done ends alone, and that does not count
+            side.resume()
+            while side.running():
+                side.wait(1.0)
+    found = {}
+    for name, side in sides.items():
+        points = [line.split() for line in (folder / name / POINTS).read_text().splitlines()]
+        found[name] = batch_size * rate([(int(step), float(when)) for step, when in points], side.active, within)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="demo", choices=list(PRESETS))
-    parser.add_argument("--windows", type=int, default=5, metavar="N", help="validations; the first window warms up")
+    parser.add_argument("--windows", type=int, default=14, metavar="N", help="validations; the first window warms up")
     parser.add_argument("--window", type=int, default=50, metavar="N", help="steps between two of them")
     parser.add_argument("--turns", type=int, default=3, metavar="N")
+    parser.add_argument("--slice", type=float, default=5.0, metavar="S", help="seconds, below 10")
     parser.add_argument("--frames", type=int, default=300, metavar="N", help="demo frames to train on")
     parser.add_argument("--full-size", action="store_true", help="their crops of 1280×384, in place of 160×48")
     parser.add_argument("--store", metavar="STORE", help="a crop store to train on, in place of demo data")
     parser.add_argument("--lag", type=int, metavar="N", help="ours reads so many batches ahead (default: the preset's)")
     parser.add_argument("--decode-on-device", action=argparse.BooleanOptionalAction, help="default: the preset's")
+    parser.add_argument("--side", choices=list(FIRST_REPORT), help=argparse.SUPPRESS)
+    parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     preset = PRESETS[options.preset]
     training = replace(preset.training, iterations=options.windows * options.window, validate_every=options.window)
     training = set_given(training, lag=options.lag, decode_on_device=options.decode_on_device)
     preset = replace(preset, training=training)
     device = choose_device("cuda" if preset.resources.gpus_per_trial else "cpu")
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):  # a sweep tells how it goes
-        connect()
+    if options.side:
+        one_side(options.side, CropStore.open(options.store), preset, device, options.into)
+        return
+    figures: dict[str, list[float]] = {name: [] for name in FIRST_REPORT}
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):  # preparing tells how it goes
         out = Path(folder)
         uri = options.store or str(out / "store")
         if options.store is None:
             write_demo(out / "zod", frames=options.frames)
             prepare_demo(out / "zod", uri, resize=None if options.full_size else DEMO_SIZE)
+            ray.shutdown()
         store = CropStore.open(uri)
-        figures = take_turns(
-            {
-                "isod, whole": lambda: whole(store, preset, Path(tempfile.mkdtemp(dir=out))),
-                "bare loop": lambda: bare(store, preset, device),
-            },
-            options.turns,
-        )
-        ray.shutdown()
+        command = [sys.executable, "-m", "benchmarks.whole_run", *sys.argv[1:], "--store", uri]
+        for _ in range(options.turns):
+            found = pair(command, training.batch_size, options.slice, Path(tempfile.mkdtemp(dir=out)))
+            for name, images_per_second in found.items():
+                figures[name].append(images_per_second)
     height, width = store.meta.crop_size
     decoder = "the device" if training.decode_on_device else "the workers"
     print(
         f"The same for both: preset {options.preset}, batches of {training.batch_size} crops of {width}×{height}, "
         f"{preset.resources.decode_workers} decode worker(s), {preset.resources.threads} torch thread(s), crops "
         f"decoded by {decoder}, a validation of {store.meta.rows['val']} crops every {options.window} steps, "
-        f"{options.windows - 1} windows. Ours runs with a lag of {training.lag}.\n"
+        f"{options.windows} windows, slices of {options.slice:g} s. Ours runs with a lag of {training.lag}.\n"
     )
-    print(comparison(figures, "images/s", less_is_better=False, targets={"bare loop": TARGETS[device.type]}))
+    named = {"isod, whole": figures["whole"], "bare loop": figures["bare"]}
+    print(comparison(named, "images/s", less_is_better=False, targets={"bare loop": TARGETS[device.type]}))
+    ratios = [ours / peer for ours, peer in zip(figures["whole"], figures["bare"], strict=True)]
+    print(f"\nRatio of each turn: {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
     if options.preset == "thesis":
         thesis = PRESETS["thesis"].training
-        hours = thesis.iterations * thesis.batch_size / medians(figures)["isod, whole"] / 3600
+        hours = thesis.iterations * thesis.batch_size / median(figures["whole"]) / 3600
         print(
             f"\n{thesis.iterations} iterations of {thesis.batch_size} would take {hours:.1f} h (thesis: 40 to 50, A100)"
         )
