@@ -19,7 +19,7 @@ from isod.config import SAMPLERS, DetectorConfig, HoldoutConfig, changes
 from isod.data.store import CropStore
 from isod.errors import InputError
 from isod.sampling.strategies import STRATEGIES
-from isod.training import local
+from isod.training import folder, holdout, local
 from isod.training import run as run_module
 from isod.training.checkpoint import Checkpoints, save_whole
 from isod.training.examples import TrainingExamples
@@ -455,3 +455,34 @@ def test_out_of_memory_says_which_batch_would_fit(tiny_store, room, advice):
     stream = local_stream(config, split, TrainingExamples(len(split), split.readable), workers=1)
     with pytest.raises(InputError, match=rf"out of memory at step 0 with a batch of 8 crops .*; {advice}"):
         train(SmallDevice(config, store.meta, CPU), stream, ValidationCrops(store.split("val"), 8), lambda *row: None)
+
+
+class FullInEvaluation(Trainer):
+    """On a device that has memory for a step, and none for a forward pass in evaluation mode."""
+
+    def forward(self, images):
+        if not self.model.training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return super().forward(images)
+
+
+def test_out_of_memory_in_a_validation_loses_no_step(tiny_store, tmp_path, monkeypatch):
+    """A sentence and a checkpoint: the resumed run begins with that validation, and ends as an undisturbed one."""
+    config = tiny_run(iterations=14, validate_every=7)
+    whole, halves = go(config, tiny_store, tmp_path / "whole"), tmp_path / "halves"
+    with monkeypatch.context() as full:
+        full.setattr(folder, "Trainer", FullInEvaluation)
+        with pytest.raises(InputError, match=r"out of memory in the validation after iteration 7, 8 crops at a time "
+                                             r"\(CUDA out of memory\); let fewer runs share"):  # fmt: skip
+            go(config, tiny_store, halves)
+    said = []
+    go(config, tiny_store, halves, say=said.append, resume=True)
+    assert any("iteration 7" in line for line in said)
+    assert_same_results(whole, halves)
+
+
+def test_out_of_memory_of_the_hold_out_model_is_said(tiny_store, tmp_path, monkeypatch):
+    monkeypatch.setattr(holdout, "Trainer", FullInEvaluation)
+    config = replace(tiny_run("LIS-RHO"), holdout=HOLDOUT)
+    with pytest.raises(InputError, match=r"out of memory while the hold-out model scored .*, 8 crops at a time \(CUDA"):
+        go(config, tiny_store, tmp_path / "run")

@@ -18,7 +18,7 @@ from isod.sampling.schedule import DrawSchedule
 from isod.sampling.table import table_for
 from isod.training.examples import TrainingExamples, check_examples, shares
 from isod.training.files import whole
-from isod.training.run import Feed, Trainer, in_batches, read_ahead
+from isod.training.run import SHARE, Feed, Trainer, in_batches, out_of_memory, read_ahead
 from isod.training.stream import LocalStream
 
 
@@ -94,9 +94,14 @@ def holdout_scores(
     stream = LocalStream(split, table, schedule, workers=workers)
     trainer = Trainer(run, store.meta, device)
     feed = Feed(trainer, stream, 0)
-    for batch, loaded in feed:
-        stream.send_scores(batch.step, batch.draw.indices, trainer.step(batch, loaded, feed.fetch).scores)
     offset = np.zeros(len(split))
-    for crops in read_ahead(split, in_batches(eligible, run.training.batch_size), threads=workers, quarantine=True):
-        offset[crops.indices] = np.where(crops.unreadable, 0.0, trainer.score(crops))
+    where = "in the training of the hold-out model"
+    try:
+        for batch, loaded in feed:
+            stream.send_scores(batch.step, batch.draw.indices, trainer.step(batch, loaded, feed.fetch).scores)
+        where = "while the hold-out model scored the training examples"
+        for crops in read_ahead(split, in_batches(eligible, run.training.batch_size), threads=workers, quarantine=True):
+            offset[crops.indices] = np.where(crops.unreadable, 0.0, trainer.score(crops))
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(str(error), f"{where}, {run.training.batch_size} crops at a time", SHARE) from None
     return offset

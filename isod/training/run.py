@@ -35,6 +35,9 @@ from isod.training.record import RunRecord, StepResult
 from isod.training.stream import WHOLE, Batch, Part, Stream
 
 CACHE_BYTES = 512 * 2**20  # decoded validation crops are kept in memory up to this size
+SHARE = (
+    "let fewer runs share the device (--gpus-per-trial in a sweep), or prepare smaller crops"  # where no batch helps
+)
 FLIP_STREAM = 1  # which of the seed's random streams mirrors crops; the draws have their own
 
 
@@ -391,7 +394,13 @@ def train(
 
     def validate() -> None:
         clock.stop()
-        found = trainer.validate(validation)
+        try:
+            found = trainer.validate(validation)
+        except torch.OutOfMemoryError as error:
+            with ctrl_c_waits():
+                save()  # nothing of the training is lost: a resumed run begins with this validation
+            where = f"in the validation after iteration {record.iteration}, {training.batch_size} crops at a time"
+            raise out_of_memory(str(error), where, SHARE) from None
         with ctrl_c_waits():
             done = record.iteration
             summary = stream.summary(done - 1)
@@ -539,7 +548,7 @@ def _step(trainer: Trainer, batch: Batch, loaded: Loaded | None, meanwhile: Call
     try:
         return trainer.step(batch, loaded, meanwhile)
     except torch.OutOfMemoryError as error:
-        reason = str(error).partition(".")[0]
+        reason = str(error)
     trainer.optimizer.zero_grad()  # the failed step's tensors are gone with its traceback, this is the rest
     ranks = trainer.part.ranks
     fits = ranks * trainer.largest_batch(batch)
@@ -547,7 +556,16 @@ def _step(trainer: Trainer, batch: Batch, loaded: Loaded | None, meanwhile: Call
         f"{fits} fit: set --batch-size {fits}" if fits else "not even one fits: make the network or the crops smaller"
     )
     size = f"{len(batch.draw.indices)} crops" + (f" on {ranks} workers" if ranks > 1 else "")
-    raise InputError(f"out of memory at step {batch.step} with a batch of {size} ({reason}); {advice}")
+    raise out_of_memory(reason, f"at step {batch.step} with a batch of {size}", advice)
+
+
+def out_of_memory(reason: str, where: str, advice: str) -> InputError:
+    """What to raise in place of a torch.OutOfMemoryError.
+
+    Args:
+        reason: the error's text.
+    """
+    return InputError(f"out of memory {where} ({reason.partition('.')[0]}); {advice}")
 
 
 def _tell_unreadable(indices: NDArray[np.int64], record: RunRecord, say: Callable[[str], None]) -> None:
