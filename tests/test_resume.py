@@ -2,7 +2,9 @@
 
 import errno
 import itertools
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -435,6 +437,28 @@ def test_a_setting_that_is_newer_than_a_checkpoint_was_at_its_default():
     assert changes(old, now | {"training.compiled": True}) == "training.compiled was False and is True"
     assert changes(now, old) == "training.compiled was False and is None"
     assert changes(old, {"training.lr": 0.2}) == "training.lr was 0.1 and is 0.2"
+
+
+def test_a_store_made_anew_in_the_place_of_another_is_noticed(tiny_store, tmp_path):
+    """And a run of a version that did not record what its store held is gone on with."""
+    config, out = tiny_run(iterations=14, validate_every=7), tmp_path / "run"
+    store = shutil.copytree(tiny_store, tmp_path / "store")
+    with pytest.raises(KeyboardInterrupt):
+        go(config, str(store), out, say=interrupt_at(7))
+    meta = CropStore.open(store).meta
+    assert meta.contents.startswith("64 train + 16 val crops of 160×48 (0 lost), ")
+    more = {**meta.counts["train"], "Vehicle": {**meta.counts["train"]["Vehicle"], "small": 10_000}}
+    (store / "store.json").write_text(replace(meta, counts={**meta.counts, "train": more}).to_json())
+    with pytest.raises(
+        InputError, match=r"needs the settings .*: store\.contents was 64 train .* objects, .* and is 64"
+    ):
+        go(config, str(store), out, resume=True)
+    (store / "store.json").write_text(meta.to_json())
+    settings = json.loads((out / "config.json").read_text())
+    del settings["store.contents"]
+    (out / "config.json").write_text(json.dumps(settings))
+    go(config, str(store), out, resume=True)
+    assert RunFolder(out).finished
 
 
 # --- out of memory ---------------------------------------------------------------------------------------------------

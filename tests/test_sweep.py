@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.utils.validation import _validate_metric_name
 
 from isod.config import PRESETS, SAMPLERS, Preset, ResourceConfig, SamplerConfig, flatten
+from isod.data.store import CropStore, StoreMeta
 from isod.errors import InputError
 from isod.orchestration.mlflow_callback import check_class_names, metric_key, require_same_trial
 from isod.orchestration.resources import concurrent_trials, reservation
@@ -147,6 +148,16 @@ def test_a_refused_resume_changes_nothing_in_mlflow(sweep, result, runs):
     with pytest.raises(InputError, match=r"UIS-seed0 .* began with other settings"):
         run_sweep(replace(sweep, samplers=[other], resume=True))
     assert client.get_run(result.parent_run_id).info.status == "FINISHED"
+
+
+def test_a_sweep_on_a_store_that_was_made_anew_is_not_gone_on_with(sweep, result, monkeypatch):
+    held = CropStore.open(sweep.store).meta.contents
+    monkeypatch.setattr(StoreMeta, "contents", "60 train + 20 val crops of 160×48")
+    with pytest.raises(
+        InputError, match=r"settings \(store\.contents was (.*) and is 60 train .* of 160×48\)"
+    ) as refused:
+        run_sweep(replace(sweep, resume=True))
+    assert held in str(refused.value)
 
 
 def test_seeds_that_another_machine_has_not_run(sweep):

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from isod.config import Preset, ResourceConfig, RunConfig, SamplerConfig, flatten
+from isod.config import CONTENTS, Preset, ResourceConfig, RunConfig, SamplerConfig, flatten
 from isod.data.store import CropStore
 from isod.errors import InputError
 from isod.orchestration.cluster import connect, machine
@@ -108,7 +108,8 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         "isod.demo": str(store.meta.demo).lower(),
         "isod.machine": machine(),
     }
-    parent = (client, experiment_id, sweep.name, {"store": sweep.store, **shared}, tags)
+    settings = {"store": sweep.store, CONTENTS: store.meta.contents, **shared}
+    parent = (client, experiment_id, sweep.name, settings, tags)
     if sweep.resume:
         trials = {trial_name(params["sampler"].name, params["seed"]): run_config(base, params) for params in grid}
         record = resume_sweep(*parent, trials)

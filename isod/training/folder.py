@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from isod.config import RunConfig, flatten
+from isod.config import CONTENTS, RunConfig, flatten
 from isod.data.store import CropSplit, CropStore
 from isod.errors import InputError
 from isod.training.checkpoint import Checkpoints, save_whole
@@ -26,9 +26,9 @@ from isod.training.run import Trainer, ValidationCrops, follow, train
 from isod.training.stream import WHOLE, Part, Stream
 
 
-def run_settings(config: RunConfig, store_uri: str) -> dict[str, str | int | float | bool]:
+def run_settings(config: RunConfig, store: CropStore) -> dict[str, str | int | float | bool]:
     """Everything that a run depends on, flat: config.json, and what a checkpoint must agree with."""
-    return {"store": store_uri, **flatten(config)}
+    return {"store": store.uri, CONTENTS: store.meta.contents, **flatten(config)}
 
 
 class MetricsTable:
@@ -104,7 +104,7 @@ def run_in_folder(
     """
     split = store.split("train")
     folder.path.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(folder.path, run_settings(config, store.uri), share=checkpoint_share, say=say)
+    checkpoints = Checkpoints(folder.path, run_settings(config, store), share=checkpoint_share, say=say)
     table = MetricsTable(folder.path / METRICS)
     if folder.finished:
         replay(table.history())

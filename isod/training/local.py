@@ -68,7 +68,7 @@ def run_local(
     """
     store = CropStore.open(absolute(store_uri))
     folder = RunFolder(out)
-    settings = run_settings(config, store.uri)
+    settings = run_settings(config, store)
     if resume:
         require((out / "config.json").exists(), "--resume goes on with the run in --out, and there is none", str(out))
         _require_same(settings, out / "config.json")
