@@ -60,7 +60,7 @@ ROWS = [
     Row("stream", "", "--frames 40 --steps 10 --repeats 1"),
     Row("evaluation", "", "--images 300 --turns 1"),
     Row("whole_run", "", "--windows 20 --window 4 --slice 0.5 --turns 1 --frames 50"),
-    Row("whole_run", "--preset thesis --full-size --windows 4 --window 100", "", needs_gpu=True),
+    Row("whole_run", "--preset thesis --full-size --windows 8 --window 100 --turns 2", "", needs_gpu=True),
     Row("startup", "", "--turns 1 --samplers baseline UIS"),
     Row("prepare", "", "--frames 20 --turns 1"),
     Row("network", "--device cpu --batch 2 --turns 2", "--device cpu --batch 1 --height 64 --width 128 --turns 1"),
@@ -82,10 +82,14 @@ def run(row: Row, quick: bool) -> str:
     # files, not pipes: a process that the benchmark left behind would keep a pipe open
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         try:
-            code = subprocess.run(
-                command, stdout=out, stderr=err, timeout=LONGEST, cwd=ROOT, env=environment()
-            ).returncode
+            process = subprocess.Popen(command, stdout=out, stderr=err, cwd=ROOT, env=environment())
+            code = process.wait(LONGEST)
         except subprocess.TimeoutExpired:
+            process.terminate()  # it ends what it started
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
             return f"failed: not done after {LONGEST:.0f} s"
         out.seek(0)
         err.seek(0)

@@ -9,15 +9,16 @@ steps, which the times include. The bare loop is a DataLoader in spawned process
 uniformly with replacement, forward, loss, backward, step; it scores, draws by score, records, logs and saves nothing.
 Ours does all that a run of a sweep does. The first window of both warms up and is not counted: start-up is in neither.
 
-From then on they take slices of a few seconds, in which every process of the other one stands still, until one of them
-is done: the speed of a machine may drift by more, within minutes, than what is to be measured. Steps per second of the
-slices are counted from validation to validation.
+From then on they take slices of a few seconds each, in which every process of the other one stands still, until one of
+them is done: the speed of a machine may drift by more, within minutes, than what is to be measured. Steps per second of
+the slices are counted from validation to validation.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
 import tempfile
 import time
@@ -33,10 +34,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.harness import comparison
-from benchmarks.slices import Side, alternate, rate
 from benchmarks.stream import BatchDataset, unchanged
 from isod.cli import set_given
-from isod.config import PRESETS, SAMPLERS, Preset, RunConfig
+from isod.config import PRESETS, SAMPLERS, Preset, RunConfig, require
 from isod.data.demo import write_demo
 from isod.data.store import CropStore
 from isod.detector import detection_loss
@@ -52,7 +52,7 @@ from isod.training.run import Trainer, ValidationCrops, choose_device
 
 TARGETS = {"cpu": 0.95, "cuda": 0.97}  # share of the bare loop's images per second that ours has to reach
 POINTS = "points.txt"  # iteration and time of every validation, one a line
-FIRST_REPORT = {"whole": "runs/*/*/metrics.csv", "bare": POINTS}  # side → what is there once its first window is done
+FIRST_REPORT = {"bare": POINTS, "whole": "runs/*/*/metrics.csv"}  # side → what is there once its first window is done
 
 
 def sweep_of_uis(store: CropStore, preset: Preset, seeds: int, out: Path) -> list[list[tuple[int, float]]]:
@@ -139,6 +139,8 @@ def pair(command: Sequence[str], batch_size: int, seconds: float, folder: Path) 
     Args:
         command: of a side, but for its name and its folder.
     """
+    from benchmarks.slices import Side, alternate, rate  # needs psutil, which other users of this module do not
+
     sides: dict[str, Side] = {}
     with contextlib.ExitStack() as ended:
         for name, first in FIRST_REPORT.items():
@@ -149,7 +151,7 @@ def pair(command: Sequence[str], batch_size: int, seconds: float, folder: Path) 
             while side.running() and not any(path.stat().st_size for path in out.glob(first)):
                 time.sleep(0.05)
             side.pause()
-        within = alternate(list(sides.values()), seconds)
+        until = alternate(list(sides.values()), seconds)
         for side in sides.values():  # whoever is not done ends alone, and that does not count
             side.resume()
             while side.running():
@@ -157,7 +159,7 @@ def pair(command: Sequence[str], batch_size: int, seconds: float, folder: Path) 
     found = {}
     for name, side in sides.items():
         points = [line.split() for line in (folder / name / POINTS).read_text().splitlines()]
-        found[name] = batch_size * rate([(int(step), float(when)) for step, when in points], side.active, within)
+        found[name] = batch_size * rate([(int(step), float(when)) for step, when in points], side.active, until)
     return found
 
 
@@ -176,6 +178,10 @@ def main() -> None:
     parser.add_argument("--side", choices=list(FIRST_REPORT), help=argparse.SUPPRESS)
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    require(
+        0 < options.slice <= 8, "--slice must be in (0, 8]: Ray's processes miss one another after 10 s", options.slice
+    )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves no side behind that stands still
     preset = PRESETS[options.preset]
     training = replace(preset.training, iterations=options.windows * options.window, validate_every=options.window)
     training = set_given(training, lag=options.lag, decode_on_device=options.decode_on_device)

@@ -160,12 +160,7 @@ _SAMPLERS = [
         heuristic="background_aware",
         source="proposed in thesis §6.3.2 and chapter 7; form ours",
     ),
-    # Other ways to draw from the same scores, and from none.
-    SamplerConfig(
-        name="uniform",
-        floor=1.0,
-        source="ours: a control. With replacement, as UIS draws, and by no score: what that alone costs",
-    ),
+    # Other ways to draw from the same scores.
     SamplerConfig(
         name="LIS-RHO-rank",
         heuristic="loss",
@@ -276,6 +271,12 @@ _SAMPLERS = [
         share=0.5,
         horizon=0.5,
         source="Kumar et al. 2010: easy samples first, annealed until all are considered",
+    ),
+    # And from none.
+    SamplerConfig(
+        name="uniform",
+        floor=1.0,
+        source="ours: a control. With replacement, as UIS draws, and by no score: what that alone costs",
     ),
 ]
 

@@ -497,7 +497,7 @@ def test_out_of_memory_in_a_validation_loses_no_step(tiny_store, tmp_path, monke
     with monkeypatch.context() as full:
         full.setattr(folder, "Trainer", FullInEvaluation)
         with pytest.raises(InputError, match=r"out of memory in the validation after iteration 7, 8 crops at a time "
-                                             r"\(CUDA out of memory\); let fewer runs share"):  # fmt: skip
+                                             r"\(CUDA out of memory\); free memory on the device"):  # fmt: skip
             go(config, tiny_store, halves)
     said = []
     go(config, tiny_store, halves, say=said.append, resume=True)

@@ -61,7 +61,9 @@ def test_the_loss_falls_and_the_grid_ends_with_the_last_iteration(finished):
 
 def test_files_agree(finished, tiny_store):
     config, split = tiny_run(), CropStore.open(tiny_store).split("train")
-    assert json.loads((finished / "config.json").read_text()) == {"store": tiny_store, **flatten(config)}
+    settings = json.loads((finished / "config.json").read_text())
+    assert settings.pop("store.contents").startswith("64 train + 16 val crops of 160×48 (0 lost), ")
+    assert settings == {"store": tiny_store, **flatten(config)}
     examples = pd.read_parquet(finished / "examples.parquet")
     assert examples["index"].tolist() == list(range(64))
     assert examples["frame_id"].tolist() == split.annotations().frame_ids
@@ -197,8 +199,8 @@ def test_a_run_that_ends_within_its_first_epoch_is_told_and_has_no_effective_sam
         config = tiny_run(iterations=iterations, validate_every=4)
         run_local(config, tiny_store, tmp_path / str(iterations), device=CPU, workers=1, threads=1, say=said.append)
     assert said[0] == (
-        "note: UIS draws by score after the first epoch only, and 8 iterations of 8 do not go beyond the 64 examples: "
-        "set --iterations well above 8"
+        "note: UIS draws as the baseline does in the first epoch, and 8 iterations of 8 do not go beyond the 64 "
+        "examples: set --iterations well above 8"
     )
     assert sum("draws by score" in line for line in said) == 1
     ess = pd.read_csv(tmp_path / "9" / "metrics.csv", index_col="iteration")["sampler/ess"]

@@ -74,7 +74,7 @@ def consistency_table(examples: pd.DataFrame) -> pd.DataFrame:
         if wide.empty:
             continue
         draws = _by_seed(examples, sampler, "draw_count")
-        top = [_top(draws[seed], wide[seed]) for seed in draws]
+        top = [_top(draws[seed], wide[seed]) for seed in wide]
         shared = [len(one & two) / max(1, min(len(one), len(two))) for one, two in combinations(top, 2)]
         rho = rank_correlation(wide)
         rows.append({

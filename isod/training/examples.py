@@ -52,8 +52,9 @@ def epoch_note(config: RunConfig, split: CropSplit) -> str:
     if config.sampler.strategy == "sequential" or training.iterations > enough:
         return ""
     return (
-        f"note: {config.sampler.name} draws by score after the first epoch only, and {training.iterations} iterations "
-        f"of {training.batch_size} do not go beyond the {len(eligible)} examples: set --iterations well above {enough}"
+        f"note: {config.sampler.name} draws as the baseline does in the first epoch, and {training.iterations} "
+        f"iterations of {training.batch_size} do not go beyond the {len(eligible)} examples: "
+        f"set --iterations well above {enough}"
     )
 
 

@@ -18,7 +18,7 @@ from isod.sampling.schedule import DrawSchedule
 from isod.sampling.table import table_for
 from isod.training.examples import TrainingExamples, check_examples, shares
 from isod.training.files import whole
-from isod.training.run import SHARE, Feed, Trainer, in_batches, out_of_memory, read_ahead
+from isod.training.run import FREE, Feed, Trainer, in_batches, out_of_memory, read_ahead
 from isod.training.stream import LocalStream
 
 
@@ -102,6 +102,7 @@ def holdout_scores(
         where = "while the hold-out model scored the training examples"
         for crops in read_ahead(split, in_batches(eligible, run.training.batch_size), threads=workers, quarantine=True):
             offset[crops.indices] = np.where(crops.unreadable, 0.0, trainer.score(crops))
+        return offset
     except torch.OutOfMemoryError as error:
-        raise out_of_memory(str(error), f"{where}, {run.training.batch_size} crops at a time", SHARE) from None
-    return offset
+        reason = str(error)  # the failed pass's tensors go with its traceback
+    raise out_of_memory(reason, f"{where}, {run.training.batch_size} crops at a time", FREE)

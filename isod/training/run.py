@@ -35,9 +35,7 @@ from isod.training.record import RunRecord, StepResult
 from isod.training.stream import WHOLE, Batch, Part, Stream
 
 CACHE_BYTES = 512 * 2**20  # decoded validation crops are kept in memory up to this size
-SHARE = (
-    "let fewer runs share the device (--gpus-per-trial in a sweep), or prepare smaller crops"  # where no batch helps
-)
+FREE = "free memory on the device: let fewer runs share it, or prepare smaller crops"  # where no smaller batch helps
 FLIP_STREAM = 1  # which of the seed's random streams mirrors crops; the draws have their own
 
 
@@ -397,10 +395,14 @@ def train(
         try:
             found = trainer.validate(validation)
         except torch.OutOfMemoryError as error:
+            reason = str(error)  # the failed pass's tensors go with its traceback
+        else:
+            reason = ""
+        if reason:
             with ctrl_c_waits():
                 save()  # nothing of the training is lost: a resumed run begins with this validation
             where = f"in the validation after iteration {record.iteration}, {training.batch_size} crops at a time"
-            raise out_of_memory(str(error), where, SHARE) from None
+            raise out_of_memory(reason, where, FREE)
         with ctrl_c_waits():
             done = record.iteration
             summary = stream.summary(done - 1)
