@@ -1,6 +1,5 @@
 """cluster.yaml, without a cloud: Ray's own validation, what it exposes and installs, and its on-premise variant."""
 
-import os
 import re
 import subprocess
 from typing import Any
@@ -138,13 +137,3 @@ def test_a_sweep_says_what_it_ran_on(monkeypatch, resources, text):
     monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: resources)
     monkeypatch.setattr(cluster, "cpu_model", lambda: "Xeon")
     assert cluster.machine() == text
-
-
-def test_a_trial_is_no_nicer_than_its_driver(ray_local):
-    """Ray's own default of 15 costs a trial on two cores a tenth of its speed (benchmarks/README.md)."""
-
-    @ray_local.remote(num_cpus=0)
-    def niceness() -> int:
-        return os.nice(0)
-
-    assert ray_local.get(niceness.remote()) == os.nice(0)

@@ -15,15 +15,13 @@ from ray._private import ray_constants
 from isod.errors import InputError
 from isod.orchestration.processor import cpu_model
 
-# Tune's own CSV, JSON and TensorBoard files per trial are a second record beside MLflow's. Ray would give its workers,
-# and so every trial, a niceness of 15: whatever else woke up, the driver and Ray's own processes, came first.
-SETTINGS = {
+# Tune's own CSV, JSON and TensorBoard files per trial are a second record beside MLflow's
+QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",
 }
 ACCELERATOR = "accelerator_type:"  # what Ray's names of the kinds of GPU begin with
 START_ATTEMPTS = 3  # Ray gives up on its own processes after 30 seconds, which a busy machine may need
@@ -39,7 +37,7 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
     Raises:
         InputError: nobody answers at the address, or the machine is too busy to start Ray.
     """
-    for key, value in SETTINGS.items():
+    for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     # A lost trial is told in a sentence by the progress view; Tune would print every stack on the way.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)

@@ -16,13 +16,13 @@ DRIVER = """
 import sys, threading, time
 from pathlib import Path
 from ray.cluster_utils import Cluster
-from isod.orchestration.cluster import SETTINGS
+from isod.orchestration.cluster import QUIET
 from isod import study
 from sweeps.thesis_grid import STUDY
 from tests.faults.conftest import rows_of, until
 import os
 
-os.environ.update(SETTINGS)
+os.environ.update(QUIET)
 out, arguments = Path(sys.argv[1]), sys.argv[2:]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
