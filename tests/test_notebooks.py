@@ -85,10 +85,10 @@ def texts(notebook):
     """What each cell prints and shows, but for figures and what is meant for a person's log."""
     shown = []
     for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if output.output_type == "stream" and output.name == "stdout":
-                shown.append(output.text)
-            elif output.output_type == "execute_result" and "image/png" not in output.data:
+        outputs = cell.get("outputs", [])  # one print or two: when they were flushed decides into how many parts
+        shown += filter(None, ["".join(o.text for o in outputs if o.output_type == "stream" and o.name == "stdout")])
+        for output in outputs:
+            if output.output_type == "execute_result" and "image/png" not in output.data:
                 shown.append(output.data["text/plain"])
     return shown
 

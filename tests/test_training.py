@@ -202,7 +202,7 @@ def test_a_run_that_ends_within_its_first_epoch_is_told_and_has_no_effective_sam
         "note: UIS draws as the baseline does in the first epoch, and 8 iterations of 8 do not go beyond the 64 "
         "examples: set --iterations well above 8"
     )
-    assert sum("draws by score" in line for line in said) == 1
+    assert sum("draws as the baseline does" in line for line in said) == 1
     ess = pd.read_csv(tmp_path / "9" / "metrics.csv", index_col="iteration")["sampler/ess"]
     assert ess.isna().tolist() == [True, False, False]
     assert 0 < ess[9] < 1
