@@ -22,7 +22,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -123,13 +123,14 @@ def uniform(split: Any, preset: Preset, device: torch.device) -> Iterator[tuple[
 
 def one_side(name: str, store: CropStore, preset: Preset, device: torch.device, out: Path) -> None:
     """In a process of its own: runs it, and leaves its points in ``out``."""
+    points: Iterable[tuple[int, float]]
     if name == "whole":
         connect()
         (points,) = sweep_of_uis(store, preset, 1, out)
-        (out / POINTS).write_text("".join(f"{step} {when}\n" for step, when in points))
-        return
+    else:
+        points = bare(store, preset, device)  # as they come
     with (out / POINTS).open("w", buffering=1) as file:
-        for step, when in bare(store, preset, device):
+        for step, when in points:
             file.write(f"{step} {when}\n")
 
 
@@ -169,7 +170,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=14, metavar="N", help="validations; the first window warms up")
     parser.add_argument("--window", type=int, default=50, metavar="N", help="steps between two of them")
     parser.add_argument("--turns", type=int, default=3, metavar="N")
-    parser.add_argument("--slice", type=float, default=5.0, metavar="S", help="seconds, below 10")
+    parser.add_argument("--slice", type=float, default=5.0, metavar="S", help="seconds, at most 8")
     parser.add_argument("--frames", type=int, default=300, metavar="N", help="demo frames to train on")
     parser.add_argument("--full-size", action="store_true", help="their crops of 1280×384, in place of 160×48")
     parser.add_argument("--store", metavar="STORE", help="a crop store to train on, in place of demo data")

@@ -79,14 +79,19 @@ class StoreMeta:
         return columns, rows
 
     @property
+    def crops(self) -> str:
+        """How many there are, and how large, in words."""
+        height, width = self.crop_size
+        rows = " + ".join(f"{count} {split}" for split, count in self.rows.items())
+        return f"{rows} crops of {width}×{height}"
+
+    @property
     def contents(self) -> str:
         """What it holds, in words: of a store made anew in the place of another one they differ, unless its crops and
         objects are as many and as large."""
-        height, width = self.crop_size
-        rows = " + ".join(f"{count} {split}" for split, count in self.rows.items())
         lost = sum(map(len, self.lost.values()))
         objects = sum(n for classes in self.counts.values() for sizes in classes.values() for n in sizes.values())
-        return f"{rows} crops of {width}×{height} ({lost} lost), {objects} objects, {len(self.class_names)} classes"
+        return f"{self.crops} ({lost} lost), {objects} objects, {len(self.class_names)} classes"
 
     def to_json(self) -> str:
         """The text of store.json."""

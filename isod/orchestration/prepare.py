@@ -92,13 +92,11 @@ class PrepareReport:
 
     def __str__(self) -> str:
         lines = [format_counts(self.meta), "", *_lost_lines(self.meta)]
-        height, width = self.meta.crop_size
-        rows = " + ".join(f"{self.meta.rows[split]} {split}" for split in SPLITS)
         if self.complete_before:
-            lines.append(f"{self.store} is complete already: {rows} crops of {width}×{height}")
+            lines.append(f"{self.store} is complete already: {self.meta.crops}")
         else:
             again = f", {self.resumed} chunks of an interrupted call kept" if self.resumed else ""
-            lines.append(f"{self.store}: {rows} crops of {width}×{height} in {self.seconds:.0f} s{again}")
+            lines.append(f"{self.store}: {self.meta.crops} in {self.seconds:.0f} s{again}")
         return "\n".join(lines)
 
 

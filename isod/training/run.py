@@ -392,13 +392,12 @@ def train(
 
     def validate() -> None:
         clock.stop()
+        found = None
         try:
             found = trainer.validate(validation)
         except torch.OutOfMemoryError as error:
             reason = str(error)  # the failed pass's tensors go with its traceback
-        else:
-            reason = ""
-        if reason:
+        if found is None:
             with ctrl_c_waits():
                 save()  # nothing of the training is lost: a resumed run begins with this validation
             where = f"in the validation after iteration {record.iteration}, {training.batch_size} crops at a time"
