@@ -60,7 +60,12 @@ ROWS = [
     Row("stream", "", "--frames 40 --steps 10 --repeats 1"),
     Row("evaluation", "", "--images 300 --turns 1"),
     Row("whole_run", "", "--windows 20 --window 4 --slice 0.5 --turns 1 --frames 50"),
-    Row("whole_run", "--preset thesis --full-size --windows 8 --window 100 --turns 2", "", needs_gpu=True),
+    Row(
+        "whole_run",
+        "--preset small --size 256 80 --windows 8 --turns 2",
+        "--preset small --windows 4 --window 4 --turns 1",
+    ),
+    Row("whole_run", "--preset thesis --size 1280 384 --windows 8 --window 100 --turns 2", "", needs_gpu=True),
     Row("startup", "", "--turns 1 --samplers baseline UIS"),
     Row("prepare", "", "--frames 20 --turns 1"),
     Row("network", "--device cpu --batch 2 --turns 2", "--device cpu --batch 1 --height 64 --width 128 --turns 1"),

@@ -1,6 +1,6 @@
 """Images per second of a whole UIS run, through Tune, stream, actor, table and MLflow, beside a bare PyTorch loop.
 
-    python -m benchmarks.whole_run [--preset demo] [--windows 14] [--window 50] [--turns 3] [--full-size | --store S]
+    python -m benchmarks.whole_run [--preset demo] [--windows 14] [--window 50] [--turns 3] [--size 160 48 | --store S]
                                    [--slice 5] [--lag 4] [--decode-on-device]
 
 The same for both: the crop store, the network and its initial weights, the loss, Adam, the batch size, torch's threads,
@@ -38,6 +38,7 @@ from benchmarks.stream import BatchDataset, unchanged
 from isod.cli import set_given
 from isod.config import PRESETS, SAMPLERS, Preset, RunConfig, require
 from isod.data.demo import write_demo
+from isod.data.region import FAR
 from isod.data.store import CropStore
 from isod.detector import detection_loss
 from isod.detector.targets import Objects
@@ -48,6 +49,7 @@ from isod.orchestration.sweep import Sweep, run_sweep
 from isod.orchestration.tracking import open_experiment
 from isod.study import DEMO_SIZE
 from isod.training.decode import decode_batch
+from isod.training.files import absolute
 from isod.training.run import Trainer, ValidationCrops, choose_device
 
 TARGETS = {"cpu": 0.95, "cuda": 0.97}  # share of the bare loop's images per second that ours has to reach
@@ -172,7 +174,9 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3, metavar="N")
     parser.add_argument("--slice", type=float, default=5.0, metavar="S", help="seconds, at most 8")
     parser.add_argument("--frames", type=int, default=300, metavar="N", help="demo frames to train on")
-    parser.add_argument("--full-size", action="store_true", help="their crops of 1280×384, in place of 160×48")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=DEMO_SIZE, metavar=("W", "H"), help="of their crops; 1280 384 as they are"
+    )
     parser.add_argument("--store", metavar="STORE", help="a crop store to train on, in place of demo data")
     parser.add_argument("--lag", type=int, metavar="N", help="ours reads so many batches ahead (default: the preset's)")
     parser.add_argument("--decode-on-device", action=argparse.BooleanOptionalAction, help="default: the preset's")
@@ -194,10 +198,11 @@ def main() -> None:
     figures: dict[str, list[float]] = {name: [] for name in FIRST_REPORT}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):  # preparing tells how it goes
         out = Path(folder)
-        uri = options.store or str(out / "store")
+        uri = absolute(options.store) if options.store else str(out / "store")
         if options.store is None:
             write_demo(out / "zod", frames=options.frames)
-            prepare_demo(out / "zod", uri, resize=None if options.full_size else DEMO_SIZE)
+            size = tuple(options.size)
+            prepare_demo(out / "zod", uri, resize=None if size == (FAR.width, FAR.height) else size)
             ray.shutdown()
         store = CropStore.open(uri)
         command = [sys.executable, "-m", "benchmarks.whole_run", *sys.argv[1:], "--store", uri]
