@@ -62,7 +62,7 @@ ROWS = [
     Row("whole_run", "", "--windows 20 --window 4 --slice 0.5 --turns 1 --frames 50"),
     Row(
         "whole_run",
-        "--preset small --size 256 80 --windows 8 --turns 2",
+        "--preset small --size 256 80 --windows 6 --turns 2",
         "--preset small --windows 4 --window 4 --turns 1",
     ),
     Row("whole_run", "--preset thesis --size 1280 384 --windows 8 --window 100 --turns 2", "", needs_gpu=True),

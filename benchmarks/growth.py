@@ -1,6 +1,6 @@
 """Growth: does a run slow down with the number of examples, and how do trials share the machine?
 
-    python -m benchmarks.growth [--sizes 1000 10000 100000 1000000] [--trials 1 2 4] [--turns 5]
+    python -m benchmarks.growth [--sizes 1000 10000 100000 1000000] [--trials 1 2 4 8] [--turns 5]
 
 First table: the loop of a UIS run, preset demo, on crops in memory (the same few for every size, so that nothing but
 the number of examples differs): draw, step, update the table, record. All sizes take turns; ours is compared with
@@ -175,9 +175,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="of a turn, in the first table")
     parser.add_argument("--turns", type=int, default=5, metavar="N")
     parser.add_argument(
-        "--trials", type=int, nargs="+", default=[1, 2, 4], metavar="N", help="the first is compared with"
+        "--trials", type=int, nargs="+", default=[1, 2, 4, 8], metavar="N", help="the first is compared with"
     )
-    parser.add_argument("--iterations", type=int, default=100, metavar="N", help="of a run, in the second table")
+    parser.add_argument("--iterations", type=int, default=60, metavar="N", help="of a run, in the second table")
     options = parser.parse_args()
     by_examples(options.sizes, options.turns, options.steps)
     by_trials(options.trials, options.iterations)
