@@ -15,7 +15,7 @@ from isod.orchestration.table_actor import Assignment, TableActor
 from isod.sampling.table import Draw
 from isod.training.examples import TrainingExamples
 from isod.training.local import local_stream
-from isod.training.stream import Batch
+from isod.training.stream import WHOLE
 from tests.tiny_run import tiny_run
 
 STEPS = 20  # of 8 of 64 crops: 8 steps of the sequential first epoch, then 12 by the scores
@@ -182,9 +182,9 @@ def test_pack_and_unpack(counts):
         unreadable=np.array([False, True, False]),
     )
     draw = Draw(indices, rng.random(3), rng.random(3), step=17, version=12)
-    row = pack(3, Batch(17, draw, crops))
-    assert row.num_rows == 1
-    run, batch = unpack(row)
+    row = pack(3, 17, draw, crops)
+    assert all(len(column) == 1 for column in row.values())
+    run, batch = unpack(row, WHOLE)
     assert (run, batch.step) == (3, 17)
     assert_same(batch, replace(batch, draw=draw, crops=crops))
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
 import numpy as np
-import pyarrow
 import ray
 from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from isod.config import RunConfig
-from isod.data.store import CropSplit, CropStore
+from isod.data.store import Crops, CropSplit, CropStore
 from isod.orchestration.table_actor import Assignment, TableActor
+from isod.ragged import pad_objects
 from isod.sampling.examples import as_arrays, as_tensors
 from isod.sampling.table import Draw
 from isod.training.examples import TrainingExamples
@@ -37,7 +35,7 @@ class DecodeWorker:
         self._workers = workers
         self._part = part
 
-    def __call__(self, batch: dict[str, NDArray]) -> Iterator[pyarrow.Table]:
+    def __call__(self, batch: dict[str, NDArray]) -> Iterator[dict[str, NDArray]]:
         run, split = 0, None
         while True:
             run, store_uri, start, stop, decode = ray.get(self._table.assignment.remote(run))
@@ -45,7 +43,7 @@ class DecodeWorker:
                 split = CropStore.open(store_uri).split("train")
             yield from self._steps(run, split, range(start + int(batch["worker"][0]), stop, self._workers), decode)
 
-    def _steps(self, run: int, split: CropSplit, steps: range, decode: bool) -> Iterator[pyarrow.Table]:
+    def _steps(self, run: int, split: CropSplit, steps: range, decode: bool) -> Iterator[dict[str, NDArray]]:
         asked = [self._table.draw.remote(run, step) for step in steps[:1]]
         for step, following in zip_longest(steps, steps[1:]):
             draw: Draw | None = ray.get(asked.pop())
@@ -53,32 +51,50 @@ class DecodeWorker:
                 return
             if following is not None:  # asked for early: the answer may have to wait for scores
                 asked.append(self._table.draw.remote(run, following))
-            crops = split.read(self._part.of(draw.indices), quarantine=True, decode=decode)
-            yield pack(run, Batch(step, draw, crops))
+            yield pack(run, step, draw, split.read(self._part.of(draw.indices), quarantine=True, decode=decode))
 
 
-def pack(run: int, batch: Batch) -> pyarrow.Table:
-    """One batch as a row: its images as they lie in memory, and the rest.
+def pack(run: int, step: int, draw: Draw, crops: Crops) -> dict[str, NDArray]:
+    """One batch as a row of fixed-shape tensors; ragged objects are padded to the batch's largest count."""
+    boxes, labels, dont_care, counts = pad_objects(crops.boxes, crops.labels, crops.dont_care)
+    row = {
+        "run": np.int64(run),
+        "step": np.int64(step),
+        "indices": draw.indices,
+        "probabilities": draw.probabilities,
+        "weights": draw.weights,
+        "version": np.int64(draw.version),
+        "images": crops.images,
+        "boxes": boxes,
+        "labels": labels,
+        "dont_care": dont_care,
+        "counts": counts,
+        "unreadable": crops.unreadable,
+    }
+    return {name: np.asarray(value)[None] for name, value in row.items()}
 
-    Two columns of bytes, the same for every batch, are much less work for Ray Data than a tensor column for each array.
-    """
-    images = np.ascontiguousarray(batch.crops.images)
-    rest = replace(batch, crops=replace(batch.crops, images=images[:0]))
-    ends = pyarrow.py_buffer(np.array([0, images.nbytes]))
-    return pyarrow.table(
-        {
-            "images": pyarrow.Array.from_buffers(pyarrow.large_binary(), 1, [None, ends, pyarrow.py_buffer(images)]),
-            "rest": pyarrow.array([pickle.dumps((run, rest), protocol=5)], pyarrow.large_binary()),
-        }
+
+def unpack(row: dict[str, NDArray], part: Part) -> tuple[int, Batch]:
+    """The run and the batch that ``pack`` made a row of, from the crops of a part of it; images stay in shared memory,
+    and are read-only."""
+    value = {name: column[0] for name, column in row.items()}
+    draw = Draw(
+        indices=value["indices"],
+        probabilities=value["probabilities"],
+        weights=value["weights"],
+        step=int(value["step"]),
+        version=int(value["version"]),
     )
-
-
-def unpack(row: pyarrow.Table) -> tuple[int, Batch]:
-    """The run and the batch that ``pack`` made a row of; images stay in shared memory, and are read-only."""
-    run, rest = pickle.loads(row["rest"][0].as_buffer())
-    crops = rest.crops
-    images = np.frombuffer(row["images"][0].as_buffer(), np.uint8).reshape(len(crops.indices), *crops.images.shape[1:])
-    return run, replace(rest, crops=replace(crops, images=images))
+    counts = value["counts"].tolist()
+    crops = Crops(
+        indices=part.of(draw.indices),
+        images=value["images"],
+        boxes=[value["boxes"][b, :n] for b, n in enumerate(counts)],
+        labels=[value["labels"][b, :n] for b, n in enumerate(counts)],
+        dont_care=[value["dont_care"][b, :n] for b, n in enumerate(counts)],
+        unreadable=value["unreadable"],
+    )
+    return int(value["run"]), Batch(int(value["step"]), draw, crops)
 
 
 def start_table() -> Any:
@@ -118,7 +134,7 @@ class RayStream:
         self._run = 0
         self._table = start_table() if table is None else table
         self._part = part
-        self._rows: Iterator[pyarrow.Table] | None = None
+        self._rows: Iterator[dict[str, NDArray]] | None = None
 
     def begin(
         self,
@@ -169,7 +185,7 @@ class RayStream:
             row = next(self._start_once(), None)
             if row is None:
                 raise RuntimeError(f"the stream ended at step {step} of {stop}")
-            run, batch = unpack(row)
+            run, batch = unpack(row, self._part)
             if run != self._run:
                 continue
             early[batch.step] = batch
@@ -177,7 +193,7 @@ class RayStream:
                 yield early.pop(step)
                 step += 1
 
-    def _start_once(self) -> Iterator[pyarrow.Table]:
+    def _start_once(self) -> Iterator[dict[str, NDArray]]:
         """The rows of the Ray Data stream, which starts when the first one is asked for."""
         if self._rows is None:
             context = DataContext.get_current().copy()
@@ -196,7 +212,7 @@ class RayStream:
                     **workers_place(self._part),
                 )
                 # prefetching here would hold batches whose scores are owed, and wait for itself when the lag is 0
-                batches = stream.iterator().iter_batches(batch_size=None, prefetch_batches=0, batch_format="pyarrow")
+                batches = stream.iterator().iter_batches(batch_size=None, prefetch_batches=0, batch_format="numpy")
                 self._rows = iter(batches)
         return self._rows
 
