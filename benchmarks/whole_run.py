@@ -38,7 +38,6 @@ from benchmarks.stream import BatchDataset, unchanged
 from isod.cli import set_given
 from isod.config import PRESETS, SAMPLERS, Preset, RunConfig, require
 from isod.data.demo import write_demo
-from isod.data.region import FAR
 from isod.data.store import CropStore
 from isod.detector import detection_loss
 from isod.detector.targets import Objects
@@ -201,8 +200,7 @@ def main() -> None:
         uri = absolute(options.store) if options.store else str(out / "store")
         if options.store is None:
             write_demo(out / "zod", frames=options.frames)
-            size = tuple(options.size)
-            prepare_demo(out / "zod", uri, resize=None if size == (FAR.width, FAR.height) else size)
+            prepare_demo(out / "zod", uri, resize=(options.size[0], options.size[1]))
             ray.shutdown()
         store = CropStore.open(uri)
         command = [sys.executable, "-m", "benchmarks.whole_run", *sys.argv[1:], "--store", uri]

@@ -19,16 +19,16 @@ HEAP = 64 * 2**20  # bytes; threads other than the main one have memory in such 
 
 
 def settle(threads: int) -> None:
-    """Torch's CPU threads; how soon the interpreter changes between threads; and an allocator that keeps what it has:
-    each step frees and takes the same large tensors, and handing their pages back to the kernel in between cost a tenth
-    of a step of the demo preset.
+    """Torch's CPU threads, an allocator that keeps what it has, and how soon the interpreter changes between threads.
+
+    Each step frees and takes the same large tensors, and handing their pages back to the kernel in between cost a tenth
+    of a step of the demo preset. Freed memory then stays with the process, up to the most it ever used; but for tensors
+    of more than 64 MiB where training is not in the main thread, as in a trial. Other C libraries than glibc are left
+    alone.
 
     Ray Data schedules and unpacks in threads of the process that trains, and each operation of torch gives the
     interpreter away and wants it back: it then waits for as long as such a thread may keep it. The shorter interval
     gave 2 to 4 % of the images per second of a trial of the demo preset on two cores (benchmarks/README.md).
-
-    Freed memory then stays with the process, up to the most it ever used; but for tensors of more than 64 MiB where
-    training is not in the main thread, as in a trial. Other C libraries than glibc are left alone.
     """
     torch.set_num_threads(threads)
     sys.setswitchinterval(SWITCH_INTERVAL)
