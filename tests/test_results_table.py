@@ -96,6 +96,31 @@ def test_seeds_that_only_one_has_do_not_pair():
     assert row["beats"] == 1
 
 
+def test_a_sampler_is_compared_over_the_seeds_that_the_baseline_has_too():
+    """The baseline's seeds 0 and 1 are lucky ones, which UIS has not run."""
+    clock = {step: step / 10 for step in GRID}
+    runs = made_runs(
+        {("baseline", s): run(0.1, 0.2, 0.3, 0.4) | {"time/seconds": clock} for s in (0, 1)}
+        | {("baseline", s): run(0.1, 0.2, 0.2, 0.2) | {"time/seconds": clock} for s in (2, 3)}
+        | {("UIS", s): run(0.1, 0.1, 0.3, 0.3) | {"time/seconds": clock} for s in (2, 3)}
+        | {("LIS", 9): run(0.1, 0.1, 0.5, 0.5)}
+    )
+    table = speedup_table(runs)
+    uis, lis = table.loc["UIS"], table.loc["LIS"]
+    # Their mean of seeds 2 and 3: the baseline's best is 0.2, first at 200; UIS is above it at 300.
+    assert (uis["baseline_best"], uis["baseline_iterations"], uis["iterations"]) == (pytest.approx(0.2), 200, 300)
+    assert uis["speedup"] == uis["wall_clock_speedup"] == pytest.approx(200 / 300 - 1)
+    assert uis["target_speedup"] == pytest.approx(200 / 300 - 1)  # to 0.2; of all four baseline runs the same, 200
+    # No seed in common: of all runs, whose best is 0.3, at 400
+    assert (lis["baseline_best"], lis["speedup"]) == (pytest.approx(0.3), pytest.approx(400 / 300 - 1))
+    assert table.loc["baseline", "best"] == pytest.approx(0.3)
+    said = "A sampler with other seeds than the baseline is compared over those that both have."
+    assert said in notes(runs, table)
+    both = [("baseline", 2), ("UIS", 2)]
+    same = made_runs({key: run(0.1, 0.2, 0.3, 0.4) for key in both})
+    assert said not in notes(same, speedup_table(same))
+
+
 def test_any_metric_and_gaps_in_it():
     nan = math.nan
     runs = made_runs(

@@ -23,7 +23,7 @@ from isod.results.fonts import drawable
 from isod.results.runs import BASELINE, HEADLINE, Runs
 from isod.results.speedup import best_iteration, passing_iteration, speedup
 from isod.results.style import SOFT, look_of, rc
-from isod.results.table import percent
+from isod.results.table import of_the_same_seeds, percent
 
 SIZES = ("small", "medium", "large")
 ITERATION_LABEL = "iteration (optimizer steps)"
@@ -185,24 +185,26 @@ def _line(sampler: str, runs: Runs, size: float) -> dict:
 
 
 def _speedup_bars(top: Axes, strip: Axes, runs: Runs, metric: str, others: list[str]) -> None:
-    """The baseline's best as a line in the upper panel; one bar per sampler in the lower."""
+    """The baseline's best as a line in the upper panel; one bar per sampler in the lower, over the seeds of both."""
     baseline = runs.mean_curve(metric, BASELINE)
     best, reached = baseline.max(), best_iteration(baseline)
     color = look_of(BASELINE, runs.samplers).color
     start, missed = reached, "not reached  " if best > 0 else "n/a  "
     for row, sampler in enumerate(others):
-        curve = runs.mean_curve(metric, sampler)
+        seeds = of_the_same_seeds(runs.curve(metric, BASELINE), runs.curve(metric, sampler))
+        baseline, curve = (of.mean(axis=1, skipna=False) for of in seeds)
         look = look_of(sampler, runs.samplers)
         passed = passing_iteration(baseline, curve) if len(curve) and best > 0 else None
         if passed is None:
             strip.text(reached, row, missed, ha="right", va="center", color=SOFT, fontsize=9)
             continue
+        until = best_iteration(baseline)
         start = min(start, passed)
         top.plot([passed], [curve[passed]], "o", color=look.color, markersize=6, markeredgecolor="white", zorder=5)
-        strip.plot([passed, reached], [row, row], color=look.color, linewidth=5, solid_capstyle="butt")
+        strip.plot([passed, until], [row, row], color=look.color, linewidth=5, solid_capstyle="butt")
         strip.plot([passed], [row], "o", color=look.color, markersize=6, markeredgecolor="white", zorder=5)
         gain = speedup(baseline, curve)
-        label, right = percent(math.nan if gain is None else gain), passed > reached
+        label, right = percent(math.nan if gain is None else gain), passed > until
         strip.text(passed, row, f"   {label}" if right else f"{label}   ", ha="left" if right else "right",
                    va="center", fontsize=9)  # fmt: skip
     top.plot([start, reached], [best, best], color=color, linewidth=1, linestyle=(0, (2, 2)))

@@ -70,12 +70,12 @@ def headline(runs: Runs, table: pd.DataFrame) -> str:
     if passed.empty:
         return "No sampler surpasses the baseline's best mean mAP."
     row = passed.reset_index().sort_values("speedup", ascending=False).to_dict("records")[0]
-    baseline = table.loc[[BASELINE]].to_dict("records")[0]
     interval = interval_text(row["interval_low"], row["interval_high"])
     sure = "" if interval == "n/a" else f", 95 % interval {interval}"
     sentence = (
-        f"{row['sampler']} surpasses the baseline's best mAP of {baseline['best']:.3f} after {row['iterations']:.0f} "
-        f"iterations instead of {baseline['iterations']:.0f}: a speed-up of {percent(row['speedup'])}{sure}."
+        f"{row['sampler']} surpasses the baseline's best mAP of {row['baseline_best']:.3f} after "
+        f"{row['iterations']:.0f} iterations instead of {row['baseline_iterations']:.0f}: a speed-up of "
+        f"{percent(row['speedup'])}{sure}."
     )
     return sentence.replace(" %", "\u00a0%").replace(" … ", "\u00a0…\u00a0")
 

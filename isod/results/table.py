@@ -26,7 +26,8 @@ from isod.results.runs import BASELINE, HEADLINE, Runs
 from isod.results.speedup import best_iteration, passing_iteration, speedup
 
 COLUMNS = (
-    "seeds", "reached", "speedup", "interval_low", "interval_high", "chance", "iterations",
+    "seeds", "reached", "speedup", "interval_low", "interval_high", "chance",
+    "iterations", "baseline_best", "baseline_iterations",
     "final", "final_sd", "difference", "difference_low", "difference_high", "beats", "best", "best_iteration",
     "target", "target_seeds", "target_iterations", "target_speedup", "target_low", "target_high",
     "seconds", "wall_clock_speedup", "seconds_per_run", "ess",
@@ -34,8 +35,9 @@ COLUMNS = (
 AVERAGE_PRECISIONS = ("mAP", "AP", "binary_AP")  # what the names of metrics begin with of which more is better
 MISSABLE = ("speedup", "wall_clock_speedup", "target_speedup")  # NaN of these, beside a baseline, is "not reached"
 FAST = (
-    "speedup", "interval_low", "interval_high", "chance", "iterations", "target", "target_seeds", "target_iterations",
-    "target_speedup", "target_low", "target_high", "seconds", "wall_clock_speedup",
+    "speedup", "interval_low", "interval_high", "chance", "iterations", "baseline_best", "baseline_iterations",
+    "target", "target_seeds", "target_iterations", "target_speedup", "target_low", "target_high",
+    "seconds", "wall_clock_speedup",
 )  # fmt: skip  # columns that say how fast the baseline's level is reached
 ENDS = ("interval_low", "interval_high", "target_low", "target_high")  # NOT_REACHED of these likewise
 
@@ -44,40 +46,43 @@ def speedup_table(runs: Runs, metric: str = HEADLINE) -> pd.DataFrame:
     """What each sampler saves and where it ends, by any metric for which more is better.
 
     Index: sampler, the baseline first; a sampler without a value of the metric has no row. NaN where a value does not
-    exist; in all that tells how fast, where the baseline never rises above 0. "Paired" is over the seeds that both
-    have. Columns:
+    exist; in all that tells how fast, where the baseline never rises above 0. "Paired" is over the seeds that sampler
+    and baseline both have: a seed gives all samplers the same initial weights, and some seeds end higher than others.
+    Where they share none, what is no interval, chance or difference is over all runs of each. Columns:
         seeds: number of finished runs.
-        reached: whether the mean curve surpasses the baseline's best (False for the baseline itself).
-        speedup: eq. 5.1, fraction; NaN unless reached.
+        reached: whether the mean curve surpasses the baseline's best (False for the baseline itself), paired.
+        speedup: eq. 5.1, fraction, paired; NaN unless reached.
         interval_low, interval_high: its 95 % interval, paired bootstrap (``bootstrap_interval``); −1 is "not reached",
             NaN below three seeds.
         chance: how often equal samplers would show at least this speed-up, 0 … 1 (``chance_of``, paired); NaN below
             three seeds.
-        iterations: at which the baseline's best is surpassed; for the baseline, at which it is first reached.
+        iterations: at which the baseline's best is surpassed, paired; for the baseline, at which it is first reached.
+        baseline_best, baseline_iterations: that best, paired, and where the baseline first reaches it.
         final, final_sd: mean and sample standard deviation over seeds at the last validation.
         difference: of the final values to the baseline's, mean of the paired differences; difference_low,
             difference_high: its 95 % interval (Student's t), NaN below three seeds.
-        beats: probability that a run of it ends higher than a run of the baseline (``probability_of_improvement``).
+        beats: probability that a run of it ends higher than one of the baseline (``probability_of_improvement``),
+            paired.
         best, best_iteration: maximum of the mean curve.
         target: a value that every baseline seed reaches (``fixed_target``); the same for every sampler.
         target_seeds: how many of its seeds reach the target.
         target_iterations: median over its seeds of the iterations to the target; infinite if half of them miss it.
-        target_speedup: the baseline's over its own, minus 1; NaN if those are infinite, and for the baseline.
+        target_speedup: the baseline's over its own, minus 1, paired; NaN if its own are infinite, and for the baseline.
         target_low, target_high: 95 % interval of that (``target_interval``, paired); −1 is "not reached", NaN below
             five seeds.
-        seconds: training seconds of the mean curve at ``iterations``, validation left out.
-        wall_clock_speedup: the baseline's ``seconds`` over this one's, minus 1; NaN unless reached.
+        seconds: training seconds of the mean curve at ``iterations``, paired, validation left out.
+        wall_clock_speedup: the baseline's seconds at ``baseline_iterations`` over these, minus 1; NaN unless reached.
         seconds_per_run: mean training seconds of a whole run.
         ess: effective sample size of the scores over N at the last validation, mean over seeds.
     """
     curves = {sampler: runs.curve(metric, sampler).reindex(runs.grid) for sampler in runs.samplers}
     curves = {sampler: c for sampler, c in curves.items() if not c.mean(axis=1, skipna=False).isna().all()}
     baseline = curves.get(BASELINE)
-    seconds_to_best = math.nan
+    clocks = {sampler: runs.curve("time/seconds", sampler) for sampler in curves}
     rows = []
     for sampler, curve in curves.items():
         mean = curve.mean(axis=1, skipna=False)
-        clock, ess = runs.mean_curve("time/seconds", sampler), runs.mean_curve("sampler/ess", sampler)
+        clock, ess = clocks[sampler].mean(axis=1, skipna=False), runs.mean_curve("sampler/ess", sampler)
         row: dict[str, object] = {
             "sampler": sampler,
             "seeds": curve.shape[1],
@@ -92,10 +97,10 @@ def speedup_table(runs: Runs, metric: str = HEADLINE) -> pd.DataFrame:
         if baseline is not None:
             row |= _to_target(baseline, curve)
             if sampler == BASELINE:
-                seconds_to_best = float(clock.get(best_iteration(mean), math.nan))  # comes first
-                row |= {"iterations": row["best_iteration"], "seconds": seconds_to_best}
+                best = {"iterations": row["best_iteration"], "baseline_iterations": row["best_iteration"]}
+                row |= {**best, "baseline_best": row["best"], "seconds": _at(clock, row["best_iteration"])}
             else:
-                row |= _beside(baseline, curve, clock, seconds_to_best)
+                row |= _beside(baseline, curve, clocks[BASELINE], clocks[sampler])
         rows.append(row)
     table = pd.DataFrame(rows, columns=["sampler", *COLUMNS]).set_index("sampler")
     table.attrs["metric"] = metric
@@ -110,16 +115,20 @@ def is_flat(table: pd.DataFrame) -> bool:
     return BASELINE in table.index and not table["best"].to_dict()[BASELINE] > 0
 
 
-def _beside(baseline: pd.DataFrame, curve: pd.DataFrame, clock: pd.Series, seconds_to_best: float) -> dict[str, object]:
-    """What a row of the table says about the sampler beside the baseline; both [iteration × seed]."""
-    ours, theirs = baseline.mean(axis=1, skipna=False), curve.mean(axis=1, skipna=False)
-    gain, passed = speedup(ours, theirs), passing_iteration(ours, theirs)
-    seconds = math.nan if passed is None else float(clock.get(passed, math.nan))
+def _beside(
+    baseline: pd.DataFrame, curve: pd.DataFrame, baseline_clock: pd.DataFrame, clock: pd.DataFrame
+) -> dict[str, object]:
+    """What a row of the table says about the sampler beside the baseline; all [iteration × seed]."""
+    same = of_the_same_seeds(baseline, curve)
+    ours, theirs = (seeds.mean(axis=1, skipna=False) for seeds in same)
+    gain, passed, first = speedup(ours, theirs), passing_iteration(ours, theirs), best_iteration(ours)
+    clocks = [seeds.mean(axis=1, skipna=False) for seeds in of_the_same_seeds(baseline_clock, clock)]
+    seconds_to_best, seconds = _at(clocks[0], first), _at(clocks[1], passed)
     a, b, grid = *_paired(baseline, curve), baseline.index.to_numpy()
     interval, chance = (bootstrap_interval(a, b, grid), chance_of(a, b, grid)) if len(a) else (None, None)
     differences = (b[:, -1] - a[:, -1])[~np.isnan(b[:, -1] - a[:, -1])]
     around = difference_interval(differences)
-    ends = baseline.iloc[-1].dropna().to_numpy(), curve.iloc[-1].dropna().to_numpy()
+    ends = [seeds.iloc[-1].dropna().to_numpy() for seeds in same]
     return {
         "reached": gain is not None,
         "speedup": math.nan if gain is None else gain,
@@ -127,12 +136,14 @@ def _beside(baseline: pd.DataFrame, curve: pd.DataFrame, clock: pd.Series, secon
         "interval_high": interval.high if interval else math.nan,
         "chance": math.nan if chance is None else chance,
         "iterations": math.nan if passed is None else passed,
+        "baseline_best": ours.max(),
+        "baseline_iterations": first,
         "seconds": seconds,
         "wall_clock_speedup": math.nan if gain is None or seconds == 0 else seconds_to_best / seconds - 1,
         "difference": differences.mean() if len(differences) else math.nan,
         "difference_low": around.low if around else math.nan,
         "difference_high": around.high if around else math.nan,
-        "beats": probability_of_improvement(*ends) if min(map(len, ends)) else math.nan,
+        "beats": probability_of_improvement(ends[0], ends[1]) if min(map(len, ends)) else math.nan,
     }
 
 
@@ -148,20 +159,32 @@ def _to_target(baseline: pd.DataFrame, curve: pd.DataFrame) -> dict[str, object]
     }
     if curve is baseline:
         return row
-    gain = ratio_minus_one(np.median(iterations_to(of_seeds, target, grid)), np.median(theirs))
+    same = [iterations_to(seeds.to_numpy().T, target, grid) for seeds in of_the_same_seeds(baseline, curve)]
+    gain = ratio_minus_one(np.median(same[0]), np.median(same[1]))
     a, b = _paired(baseline, curve)
     interval = target_interval(iterations_to(a, target, grid), iterations_to(b, target, grid))
     return row | {
-        "target_speedup": math.nan if gain == NOT_REACHED and np.isinf(np.median(theirs)) else float(gain),
+        "target_speedup": math.nan if np.isinf(np.median(same[1])) else float(gain),
         "target_low": interval.low if interval else math.nan,
         "target_high": interval.high if interval else math.nan,
     }
+
+
+def of_the_same_seeds(baseline: pd.DataFrame, curve: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both [iteration × seed], of the seeds that both have; of all of each where they share none."""
+    seeds = baseline.columns.intersection(curve.columns)
+    return (baseline[seeds], curve[seeds]) if len(seeds) else (baseline, curve)
 
 
 def _paired(baseline: pd.DataFrame, curve: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """[seed × iteration] of the seeds that both have."""
     seeds = baseline.columns.intersection(curve.columns)
     return baseline[seeds].to_numpy().T, curve[seeds].to_numpy().T
+
+
+def _at(clock: pd.Series, iteration: int | None) -> float:
+    """The clock's seconds at an iteration; NaN where there is none."""
+    return float(clock.get(iteration, math.nan))
 
 
 def baseline_null(runs: Runs, metric: str = HEADLINE) -> Interval | None:
@@ -177,7 +200,7 @@ def spoken(table: pd.DataFrame) -> pd.DataFrame:
     out = table.astype(object).where(table.notna(), None)
     beside = (table.index != BASELINE) & (BASELINE in table.index) & (not is_flat(table))
     for column in MISSABLE:
-        missed = ~table["reached"] if column != "target_speedup" else np.isinf(table["target_iterations"])
+        missed = ~table["reached"] if column != "target_speedup" else table["target_speedup"].isna()
         out.loc[beside & missed, column] = "not reached"
     out["target_iterations"] = out["target_iterations"].where(~np.isinf(table["target_iterations"]), "not reached")
     for column in ENDS:
@@ -245,7 +268,7 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
 def _to_target_text(row: dict, alone: bool) -> str:
     if alone:
         return "–"
-    return "not reached" if math.isinf(row["target_iterations"]) else percent(row["target_speedup"])
+    return "not reached" if math.isnan(row["target_speedup"]) else percent(row["target_speedup"])
 
 
 def format_table(runs: Runs, columns: int = 100, metric: str = HEADLINE) -> str:
@@ -290,6 +313,9 @@ def notes(runs: Runs, table: pd.DataFrame) -> list[str]:
         row = table.loc[[BASELINE]].to_dict("records")[0]
         best = f"{row['best']:.3f} at iteration {row['iterations']:.0f}"
         out.append(f"Speed-up: iterations to surpass the baseline's best mean {metric}, {best}.")
+        seeds = {sampler: frozenset(of["seed"]) for sampler, of in runs.runs.groupby("sampler")}
+        if any(own != seeds[BASELINE] and own & seeds[BASELINE] for own in seeds.values()):
+            out.append("A sampler with other seeds than the baseline is compared over those that both have.")
         null = baseline_null(runs, metric)
         if null:
             out.append(
