@@ -85,6 +85,16 @@ def test_a_smaller_crop_lies_top_left_on_black(store):
     assert image[:, 12:].max() == 0
 
 
+def test_nothing_shows_of_what_the_memory_held_before(store, monkeypatch):
+    """A process that keeps its memory decodes a batch into that of an earlier one."""
+    monkeypatch.setattr(np, "empty", lambda shape, dtype=float: np.full(shape, 255, dtype))
+    whole, smaller, damaged = CropStore.open(store).split("train").read([1, SMALLER, DAMAGED], quarantine=True).images
+    assert np.abs(whole.astype(int) - 20).max() <= 2
+    assert smaller[8:].max() == smaller[:, 12:].max() == 0
+    assert smaller[:8, :12].min() >= 78
+    assert damaged.max() == 0
+
+
 def test_no_indices_give_no_crops(store):
     split = CropStore.open(store).split("train")
     assert split.read([]).images.shape == (0, 16, 24, 3)

@@ -456,13 +456,18 @@ def import_lance() -> Any:
 
 
 def decode_into(place: np.ndarray, data: bytes | memoryview | pa.Buffer) -> None:
-    """Decode an RGB JPEG into the top left of ``place`` [H, W, 3] uint8. Raises ValueError if it cannot."""
+    """Decode an RGB JPEG into the top left of ``place`` [H, W, 3] uint8; the rest of it becomes black.
+
+    Raises:
+        ValueError: it cannot; then anything may be in ``place``.
+    """
     data = np.frombuffer(data, dtype=np.uint8)
     height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     if (height, width) == place.shape[:2]:
         simplejpeg.decode_jpeg(data, buffer=place)
     elif height <= place.shape[0] and width <= place.shape[1]:
         place[:height, :width] = simplejpeg.decode_jpeg(data)
+        place[height:], place[:height, width:] = 0, 0
     else:
         raise ValueError(f"it has {width}×{height} pixels, more than the store's {place.shape[1]}×{place.shape[0]}")
 
@@ -478,7 +483,7 @@ def decode_all(
     Returns:
         Images [B, H, W, 3] uint8; and position → reason of those that do not decode, in order, which are black.
     """
-    images = np.zeros((len(files), *size, 3), dtype=np.uint8)
+    images = np.empty((len(files), *size, 3), dtype=np.uint8)
 
     def fault(place: np.ndarray, file: bytes | memoryview | pa.Buffer) -> str | None:
         try:

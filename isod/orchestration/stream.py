@@ -19,6 +19,7 @@ from isod.ragged import pad_objects
 from isod.sampling.examples import as_arrays, as_tensors
 from isod.sampling.table import Draw
 from isod.training.examples import TrainingExamples
+from isod.training.memory import keep_memory
 from isod.training.stream import WHOLE, Batch, Part, TableSummary
 
 
@@ -34,6 +35,7 @@ class DecodeWorker:
         self._table = table
         self._workers = workers
         self._part = part
+        keep_memory()
 
     def __call__(self, batch: dict[str, NDArray]) -> Iterator[dict[str, NDArray]]:
         run, split = 0, None
