@@ -6,6 +6,7 @@ import pytest
 
 from isod.errors import InputError
 from isod.results import format_table, speedup_table
+from isod.results.report import headline
 from isod.results.table import baseline_null, difference_text, notes, printable, spoken
 from tests.made_runs import made_runs
 
@@ -98,9 +99,9 @@ def test_seeds_that_only_one_has_do_not_pair():
 
 def test_a_sampler_is_compared_over_the_seeds_that_the_baseline_has_too():
     """The baseline's seeds 0 and 1 are lucky ones, which UIS has not run."""
-    clock = {step: step / 10 for step in GRID}
+    clock, slow = ({step: step / per for step in GRID} for per in (10, 5))
     runs = made_runs(
-        {("baseline", s): run(0.1, 0.2, 0.3, 0.4) | {"time/seconds": clock} for s in (0, 1)}
+        {("baseline", s): run(0.2, 0.2, 0.3, 0.4) | {"time/seconds": slow} for s in (0, 1)}
         | {("baseline", s): run(0.1, 0.2, 0.2, 0.2) | {"time/seconds": clock} for s in (2, 3)}
         | {("UIS", s): run(0.1, 0.1, 0.3, 0.3) | {"time/seconds": clock} for s in (2, 3)}
         | {("LIS", 9): run(0.1, 0.1, 0.5, 0.5)}
@@ -110,15 +111,31 @@ def test_a_sampler_is_compared_over_the_seeds_that_the_baseline_has_too():
     # Their mean of seeds 2 and 3: the baseline's best is 0.2, first at 200; UIS is above it at 300.
     assert (uis["baseline_best"], uis["baseline_iterations"], uis["iterations"]) == (pytest.approx(0.2), 200, 300)
     assert uis["speedup"] == uis["wall_clock_speedup"] == pytest.approx(200 / 300 - 1)
-    assert uis["target_speedup"] == pytest.approx(200 / 300 - 1)  # to 0.2; of all four baseline runs the same, 200
+    assert uis["target_speedup"] == pytest.approx(200 / 300 - 1)  # to 0.2; of all four baseline runs from 150
     # No seed in common: of all runs, whose best is 0.3, at 400
     assert (lis["baseline_best"], lis["speedup"]) == (pytest.approx(0.3), pytest.approx(400 / 300 - 1))
     assert table.loc["baseline", "best"] == pytest.approx(0.3)
-    said = "A sampler with other seeds than the baseline is compared over those that both have."
-    assert said in notes(runs, table)
-    both = [("baseline", 2), ("UIS", 2)]
-    same = made_runs({key: run(0.1, 0.2, 0.3, 0.4) for key in both})
-    assert said not in notes(same, speedup_table(same))
+    assert (uis["pairs"], lis["pairs"]) == (2, 0)
+    some = "A sampler with other seeds than the baseline is compared over those that both have."
+    none = "A sampler that shares no seed with the baseline is compared over all runs of each."
+    assert {some, none} <= set(notes(runs, table))
+    assert headline(runs, table).startswith("LIS surpasses the baseline's best mAP of 0.300 after 300 iterations")
+    uis_only = table.drop("LIS").assign(reached=True)
+    assert headline(runs, uis_only.loc[["baseline", "UIS"]]).endswith(", by the 2 seeds that both have.")
+    same = made_runs({key: run(0.1, 0.2, 0.3, 0.4) for key in [("baseline", 2), ("UIS", 2)]})
+    assert not {some, none} & set(notes(same, speedup_table(same)))
+
+
+def test_a_baseline_that_is_flat_in_the_seeds_of_both_is_not_surpassed():
+    runs = made_runs(
+        {("baseline", s): run(0.1, 0.2, 0.3, 0.4) for s in (0, 1)}
+        | {("baseline", 2): run(0.0, 0.0, 0.0, 0.0), ("UIS", 2): run(0.0, 0.0, 0.1, 0.1)}
+    )
+    table = speedup_table(runs)
+    assert not table.loc["UIS", "reached"]
+    assert math.isnan(table.loc["UIS", "speedup"])
+    assert printable(table).set_index("sampler").loc["UIS", "speed-up"] == "–"
+    assert spoken(table).loc["UIS", "speedup"] is None
 
 
 def test_any_metric_and_gaps_in_it():

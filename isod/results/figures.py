@@ -20,10 +20,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from isod.results.fonts import drawable
-from isod.results.runs import BASELINE, HEADLINE, Runs
+from isod.results.runs import BASELINE, HEADLINE, Runs, of_the_same_seeds
 from isod.results.speedup import best_iteration, passing_iteration, speedup
 from isod.results.style import SOFT, look_of, rc
-from isod.results.table import of_the_same_seeds, percent
+from isod.results.table import percent
 
 SIZES = ("small", "medium", "large")
 ITERATION_LABEL = "iteration (optimizer steps)"
@@ -185,22 +185,30 @@ def _line(sampler: str, runs: Runs, size: float) -> dict:
 
 
 def _speedup_bars(top: Axes, strip: Axes, runs: Runs, metric: str, others: list[str]) -> None:
-    """The baseline's best as a line in the upper panel; one bar per sampler in the lower, over the seeds of both."""
-    baseline = runs.mean_curve(metric, BASELINE)
-    best, reached = baseline.max(), best_iteration(baseline)
+    """The baseline's best as a line in the upper panel; one bar per sampler in the lower, over the seeds of both, and a
+    dot where the curve drawn above passes, if it is of those seeds."""
+    every = runs.curve(metric, BASELINE)
+    whole = every.mean(axis=1, skipna=False)
+    best, reached, same = whole.max(), best_iteration(whole), True
     color = look_of(BASELINE, runs.samplers).color
-    start, missed = reached, "not reached  " if best > 0 else "n/a  "
+    start = reached
     for row, sampler in enumerate(others):
-        seeds = of_the_same_seeds(runs.curve(metric, BASELINE), runs.curve(metric, sampler))
-        baseline, curve = (of.mean(axis=1, skipna=False) for of in seeds)
+        own = runs.curve(metric, sampler)
+        pairs = of_the_same_seeds(every, own)
+        baseline, curve = (of.mean(axis=1, skipna=False) for of in pairs)
+        drawn = len(pairs[0].columns) == len(every.columns) and len(pairs[1].columns) == len(own.columns)
+        same = same and drawn
         look = look_of(sampler, runs.samplers)
-        passed = passing_iteration(baseline, curve) if len(curve) and best > 0 else None
+        rises = baseline.max() > 0
+        missed = "not reached  " if rises else "n/a  "
+        passed = passing_iteration(baseline, curve) if len(curve) and rises else None
         if passed is None:
             strip.text(reached, row, missed, ha="right", va="center", color=SOFT, fontsize=9)
             continue
         until = best_iteration(baseline)
         start = min(start, passed)
-        top.plot([passed], [curve[passed]], "o", color=look.color, markersize=6, markeredgecolor="white", zorder=5)
+        if drawn:
+            top.plot([passed], [curve[passed]], "o", color=look.color, markersize=6, markeredgecolor="white", zorder=5)
         strip.plot([passed, until], [row, row], color=look.color, linewidth=5, solid_capstyle="butt")
         strip.plot([passed], [row], "o", color=look.color, markersize=6, markeredgecolor="white", zorder=5)
         gain = speedup(baseline, curve)
@@ -213,7 +221,8 @@ def _speedup_bars(top: Axes, strip: Axes, runs: Runs, metric: str, others: list[
     strip.set_yticks(range(len(others)), [drawable(s) for s in others])
     strip.set_ylim(len(others) - 0.4, -0.6)
     strip.set_xlim(left=0)
-    strip.set_title("speed-up: iterations to surpass the baseline's best", fontsize=9, color="#555555")
+    over = "" if same else ", over the seeds of both"
+    strip.set_title(f"speed-up: iterations to surpass the baseline's best{over}", fontsize=9, color="#555555")
     strip.grid(visible=False, axis="y")
     strip.tick_params(axis="y", length=0)
 

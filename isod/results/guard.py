@@ -7,7 +7,8 @@ class that matters falls. So every stratum is held against the baseline's own se
 
     mean of the sampler < mean of the baseline − sd · max(1, t · √(1/n + 1/m)),
 
-where sd is the baseline's sample standard deviation over its seeds and t the 97.5 % quantile of Student's distribution
+both of the seeds that they share, or of all where they share none; sd is the baseline's sample standard deviation over
+its seeds and t the 97.5 % quantile of Student's distribution
 with n − 1 degrees of freedom. The first of the two limits says that the loss is as large as the spread; the second that
 seeds alone do not explain it: an equal sampler falls below it in at most 2.5 % of strata (normal values, seeds
 independent; fewer if a seed moves both samplers alike). At the thesis's ten seeds the two are the same (1.01 sd); at
@@ -42,7 +43,7 @@ def guard_table(runs: Runs) -> pd.DataFrame:
         the mean over classes and the classes (most objects first), then all sizes, small, medium, large:
             sampler; metric (``mAP_small``, ``AP_large/Animal`` …); class and size ("all" where they are not split);
             ground_truth: objects behind it in the validation set;
-            seeds: of the sampler, that have a value;
+            seeds: of the sampler, that have a value and are compared;
             baseline, baseline_sd, other: mean and sample standard deviation over seeds; difference = other − baseline;
             tolerance: how far below the baseline's mean is still its own spread; NaN with one baseline seed;
             worse: whether difference < −tolerance; False where there is no tolerance.
@@ -54,6 +55,8 @@ def guard_table(runs: Runs) -> pd.DataFrame:
             ours, theirs = runs.final(metric, BASELINE).dropna(), runs.final(metric, sampler).dropna()
             if ours.empty or theirs.empty:
                 continue
+            if len(seeds := ours.index.intersection(theirs.index)):
+                ours, theirs = ours[seeds], theirs[seeds]
             sd = ours.std()
             difference = theirs.mean() - ours.mean()
             tolerance = 1 / count if sd == 0 else sd * spreads_tolerated(len(ours), len(theirs))

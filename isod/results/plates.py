@@ -73,7 +73,7 @@ def lead_plate(runs: Runs, passed: Sequence[str]) -> Plate:
         "mAP and speed-up, all samplers",
         "A.1" if len(_comparisons(runs)) > 1 else _numbers(runs, 0) or "A.1",
         "Mean over seeds, shaded ±1 standard deviation; the dashed line is the baseline's best, the diamond where it "
-        f"is reached, and each bar the iterations saved on the way there: {who}.",
+        f"is reached, and each bar the iterations saved on the way there, over the seeds that both have: {who}.",
     )
 
 

@@ -20,7 +20,17 @@ from isod.results.examples import load_examples
 from isod.results.guard import guard_sentence, guard_table
 from isod.results.plates import chapters, drawn, lead_plate
 from isod.results.runs import BASELINE, COMMIT_TAG, HEADLINE, MACHINE_TAG, Runs
-from isod.results.table import baseline_null, interval_text, is_flat, notes, percent, printable, speedup_table, spoken
+from isod.results.table import (
+    baseline_null,
+    interval_text,
+    is_flat,
+    is_short_of_pairs,
+    notes,
+    percent,
+    printable,
+    speedup_table,
+    spoken,
+)
 from isod.sampling.gain import IN_PROPORTION, ess_in_words
 
 PER_RUN = {"sampler", "seed"}  # parameters that differ between runs by design
@@ -72,6 +82,8 @@ def headline(runs: Runs, table: pd.DataFrame) -> str:
     row = passed.reset_index().sort_values("speedup", ascending=False).to_dict("records")[0]
     interval = interval_text(row["interval_low"], row["interval_high"])
     sure = "" if interval == "n/a" else f", 95 % interval {interval}"
+    if row["pairs"] and is_short_of_pairs(table)[row["sampler"]]:
+        sure += f", by the {row['pairs']} {'seed' if row['pairs'] == 1 else 'seeds'} that both have"
     sentence = (
         f"{row['sampler']} surpasses the baseline's best mAP of {row['baseline_best']:.3f} after "
         f"{row['iterations']:.0f} iterations instead of {row['baseline_iterations']:.0f}: a speed-up of "

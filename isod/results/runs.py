@@ -114,6 +114,12 @@ class Runs:
         return float(rows["value"].iloc[int(rows["step"].argmax())]) if len(rows) else float("nan")
 
 
+def of_the_same_seeds(baseline: pd.DataFrame, curve: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both [iteration × seed], of the seeds that both have; of all of each where they share none."""
+    seeds = baseline.columns.intersection(curve.columns)
+    return (baseline[seeds], curve[seeds]) if len(seeds) else (baseline, curve)
+
+
 def load_runs(tracking_uri: str, experiment: str, sweep: str | None = None) -> Runs:
     """Read one sweep from MLflow.
 

@@ -22,11 +22,11 @@ from isod.results.intervals import (
     ratio_minus_one,
     target_interval,
 )
-from isod.results.runs import BASELINE, HEADLINE, Runs
+from isod.results.runs import BASELINE, HEADLINE, Runs, of_the_same_seeds
 from isod.results.speedup import best_iteration, passing_iteration, speedup
 
 COLUMNS = (
-    "seeds", "reached", "speedup", "interval_low", "interval_high", "chance",
+    "seeds", "pairs", "reached", "speedup", "interval_low", "interval_high", "chance",
     "iterations", "baseline_best", "baseline_iterations",
     "final", "final_sd", "difference", "difference_low", "difference_high", "beats", "best", "best_iteration",
     "target", "target_seeds", "target_iterations", "target_speedup", "target_low", "target_high",
@@ -50,6 +50,7 @@ def speedup_table(runs: Runs, metric: str = HEADLINE) -> pd.DataFrame:
     and baseline both have: a seed gives all samplers the same initial weights, and some seeds end higher than others.
     Where they share none, what is no interval, chance or difference is over all runs of each. Columns:
         seeds: number of finished runs.
+        pairs: number of seeds that sampler and baseline both have; 0 where they share none.
         reached: whether the mean curve surpasses the baseline's best (False for the baseline itself), paired.
         speedup: eq. 5.1, fraction, paired; NaN unless reached.
         interval_low, interval_high: its 95 % interval, paired bootstrap (``bootstrap_interval``); −1 is "not reached",
@@ -67,7 +68,8 @@ def speedup_table(runs: Runs, metric: str = HEADLINE) -> pd.DataFrame:
         target: a value that every baseline seed reaches (``fixed_target``); the same for every sampler.
         target_seeds: how many of its seeds reach the target.
         target_iterations: median over its seeds of the iterations to the target; infinite if half of them miss it.
-        target_speedup: the baseline's over its own, minus 1, paired; NaN if its own are infinite, and for the baseline.
+        target_speedup: that median of the baseline over its own, minus 1, both of the paired runs; NaN if its own is
+            infinite there, and for the baseline.
         target_low, target_high: 95 % interval of that (``target_interval``, paired); −1 is "not reached", NaN below
             five seeds.
         seconds: training seconds of the mean curve at ``iterations``, paired, validation left out.
@@ -86,6 +88,7 @@ def speedup_table(runs: Runs, metric: str = HEADLINE) -> pd.DataFrame:
         row: dict[str, object] = {
             "sampler": sampler,
             "seeds": curve.shape[1],
+            "pairs": curve.shape[1],
             "reached": False,
             "final": mean.iloc[-1],
             "final_sd": curve.iloc[-1].std(),
@@ -104,7 +107,7 @@ def speedup_table(runs: Runs, metric: str = HEADLINE) -> pd.DataFrame:
         rows.append(row)
     table = pd.DataFrame(rows, columns=["sampler", *COLUMNS]).set_index("sampler")
     table.attrs["metric"] = metric
-    if is_flat(table):  # whoever rises at all would "surpass" it late, and be called slower
+    if is_flat(table):
         table[[*FAST]] = math.nan
         table["reached"] = False
     return table
@@ -115,21 +118,32 @@ def is_flat(table: pd.DataFrame) -> bool:
     return BASELINE in table.index and not table["best"].to_dict()[BASELINE] > 0
 
 
+def is_short_of_pairs(table: pd.DataFrame) -> pd.Series:
+    """By sampler: whether the baseline, or the sampler, has finished runs of seeds that the other one has not."""
+    return (table["pairs"] < table["seeds"]) | (table["pairs"] < table["seeds"].get(BASELINE, 0))
+
+
 def _beside(
     baseline: pd.DataFrame, curve: pd.DataFrame, baseline_clock: pd.DataFrame, clock: pd.DataFrame
 ) -> dict[str, object]:
     """What a row of the table says about the sampler beside the baseline; all [iteration × seed]."""
     same = of_the_same_seeds(baseline, curve)
     ours, theirs = (seeds.mean(axis=1, skipna=False) for seeds in same)
-    gain, passed, first = speedup(ours, theirs), passing_iteration(ours, theirs), best_iteration(ours)
-    clocks = [seeds.mean(axis=1, skipna=False) for seeds in of_the_same_seeds(baseline_clock, clock)]
+    gain, passed, first = None, None, best_iteration(ours)
+    if rises := ours.max() > 0:  # whoever rises at all would "surpass" it late, and be called slower
+        gain, passed = speedup(ours, theirs), passing_iteration(ours, theirs)
+    clocks = [
+        seconds.reindex(columns=seeds.columns).mean(axis=1, skipna=False)
+        for seconds, seeds in zip((baseline_clock, clock), same, strict=True)
+    ]
     seconds_to_best, seconds = _at(clocks[0], first), _at(clocks[1], passed)
     a, b, grid = *_paired(baseline, curve), baseline.index.to_numpy()
-    interval, chance = (bootstrap_interval(a, b, grid), chance_of(a, b, grid)) if len(a) else (None, None)
+    interval, chance = (bootstrap_interval(a, b, grid), chance_of(a, b, grid)) if len(a) and rises else (None, None)
     differences = (b[:, -1] - a[:, -1])[~np.isnan(b[:, -1] - a[:, -1])]
     around = difference_interval(differences)
     ends = [seeds.iloc[-1].dropna().to_numpy() for seeds in same]
     return {
+        "pairs": len(a),
         "reached": gain is not None,
         "speedup": math.nan if gain is None else gain,
         "interval_low": interval.low if interval else math.nan,
@@ -170,12 +184,6 @@ def _to_target(baseline: pd.DataFrame, curve: pd.DataFrame) -> dict[str, object]
     }
 
 
-def of_the_same_seeds(baseline: pd.DataFrame, curve: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both [iteration × seed], of the seeds that both have; of all of each where they share none."""
-    seeds = baseline.columns.intersection(curve.columns)
-    return (baseline[seeds], curve[seeds]) if len(seeds) else (baseline, curve)
-
-
 def _paired(baseline: pd.DataFrame, curve: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """[seed × iteration] of the seeds that both have."""
     seeds = baseline.columns.intersection(curve.columns)
@@ -198,7 +206,7 @@ def baseline_null(runs: Runs, metric: str = HEADLINE) -> Interval | None:
 def spoken(table: pd.DataFrame) -> pd.DataFrame:
     """The table as files keep it: "not reached" spelled out wherever a curve never surpasses, None for what is not."""
     out = table.astype(object).where(table.notna(), None)
-    beside = (table.index != BASELINE) & (BASELINE in table.index) & (not is_flat(table))
+    beside = (table.index != BASELINE) & (table["baseline_best"] > 0)
     for column in MISSABLE:
         missed = ~table["reached"] if column != "target_speedup" else table["target_speedup"].isna()
         out.loc[beside & missed, column] = "not reached"
@@ -242,7 +250,7 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
     rows, nothing = [], BASELINE not in table.index or is_flat(table)
     for sampler, row in zip(map(str, table.index), table.to_dict("records"), strict=True):
         own = sampler == BASELINE
-        alone = own or nothing
+        alone = own or nothing or not row["baseline_best"] > 0
         sd = "" if math.isnan(row["final_sd"]) else f" ± {row['final_sd']:.3f}"
         rows.append(
             {
@@ -313,9 +321,11 @@ def notes(runs: Runs, table: pd.DataFrame) -> list[str]:
         row = table.loc[[BASELINE]].to_dict("records")[0]
         best = f"{row['best']:.3f} at iteration {row['iterations']:.0f}"
         out.append(f"Speed-up: iterations to surpass the baseline's best mean {metric}, {best}.")
-        seeds = {sampler: frozenset(of["seed"]) for sampler, of in runs.runs.groupby("sampler")}
-        if any(own != seeds[BASELINE] and own & seeds[BASELINE] for own in seeds.values()):
+        short = table[is_short_of_pairs(table)]
+        if (short["pairs"] > 0).any():
             out.append("A sampler with other seeds than the baseline is compared over those that both have.")
+        if (short["pairs"] == 0).any():
+            out.append("A sampler that shares no seed with the baseline is compared over all runs of each.")
         null = baseline_null(runs, metric)
         if null:
             out.append(

@@ -14,10 +14,13 @@ def keep_memory() -> None:
 
     Otherwise glibc takes every large array from the kernel and hands it back, and the kernel clears its pages anew:
     a tenth of a training step of the demo preset, and of the decoding of a batch of 1280×384. Not kept is what is
-    larger than 64 MiB in another thread than the main one. Other C libraries than glibc are left alone.
+    larger than 64 MiB in another thread than the main one, or, by a glibc that allows no more, than 32 MiB. Other C
+    libraries are left alone.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
         never = 2**31 - 1
-        # a piece that is empty goes back unless what is left of the one before it is less than the padding
-        for setting, value in ((M_MMAP_THRESHOLD, never), (M_TRIM_THRESHOLD, never), (M_TOP_PAD, HEAP)):
-            libc.mallopt(setting, value)
+        # in this order: the others, too, would end glibc's own adjusting of a threshold that cannot be set
+        if libc.mallopt(M_MMAP_THRESHOLD, never) or libc.mallopt(M_MMAP_THRESHOLD, HEAP // 2):
+            libc.mallopt(M_TRIM_THRESHOLD, never)
+            # a piece that is empty goes back unless what is left of the one before it is less than the padding
+            libc.mallopt(M_TOP_PAD, HEAP)
