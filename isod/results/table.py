@@ -101,7 +101,7 @@ def speedup_table(runs: Runs, metric: str = HEADLINE) -> pd.DataFrame:
             row |= _to_target(baseline, curve)
             if sampler == BASELINE:
                 best = {"iterations": row["best_iteration"], "baseline_iterations": row["best_iteration"]}
-                row |= {**best, "baseline_best": row["best"], "seconds": _at(clock, row["best_iteration"])}
+                row |= {**best, "baseline_best": row["best"], "seconds": _at(clock, best_iteration(mean))}
             else:
                 row |= _beside(baseline, curve, clocks[BASELINE], clocks[sampler])
         rows.append(row)
