@@ -187,16 +187,15 @@ def _line(sampler: str, runs: Runs, size: float) -> dict:
 def _speedup_bars(top: Axes, strip: Axes, runs: Runs, metric: str, others: list[str]) -> None:
     """The baseline's best as a line in the upper panel; one bar per sampler in the lower, over the seeds of both, and a
     dot where the curve drawn above passes, if it is of those seeds."""
-    every = runs.curve(metric, BASELINE)
-    whole = every.mean(axis=1, skipna=False)
+    every, whole = runs.curve(metric, BASELINE), runs.mean_curve(metric, BASELINE)
     best, reached, same = whole.max(), best_iteration(whole), True
     color = look_of(BASELINE, runs.samplers).color
     start = reached
     for row, sampler in enumerate(others):
         own = runs.curve(metric, sampler)
-        pairs = of_the_same_seeds(every, own)
-        baseline, curve = (of.mean(axis=1, skipna=False) for of in pairs)
-        drawn = len(pairs[0].columns) == len(every.columns) and len(pairs[1].columns) == len(own.columns)
+        *seeds, _ = of_the_same_seeds(every, own)
+        baseline, curve = (of.mean(axis=1, skipna=False) for of in seeds)
+        drawn = [of.shape for of in seeds] == [every.shape, own.shape]
         same = same and drawn
         look = look_of(sampler, runs.samplers)
         rises = baseline.max() > 0

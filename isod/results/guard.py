@@ -8,14 +8,14 @@ class that matters falls. So every stratum is held against the baseline's own se
     mean of the sampler < mean of the baseline − sd · max(1, t · √(1/n + 1/m)),
 
 both of the seeds that they share, or of all where they share none; sd is the baseline's sample standard deviation over
-its seeds and t the 97.5 % quantile of Student's distribution
-with n − 1 degrees of freedom. The first of the two limits says that the loss is as large as the spread; the second that
-seeds alone do not explain it: an equal sampler falls below it in at most 2.5 % of strata (normal values, seeds
-independent; fewer if a seed moves both samplers alike). At the thesis's ten seeds the two are the same (1.01 sd); at
-five the limit is 1.8 sd, at three 3.5 sd, at two 12.7 sd: few seeds can only show a large loss. With one baseline seed
-there is no spread and no verdict. Where all of its seeds end at the same value, as they do in a stratum of a handful
-of objects, one object's worth is tolerated instead, 1 over their number. The strata are not corrected for their number,
-as a guard had better call once too often: ``guard_sentence`` says how many of them chance alone would mark.
+its seeds and t the 97.5 % quantile of Student's distribution with n − 1 degrees of freedom. The first of the two limits
+says that the loss is as large as the spread; the second that seeds alone do not explain it: an equal sampler falls
+below it in at most 2.5 % of strata (normal values, seeds independent; fewer if a seed moves both samplers alike). At
+the thesis's ten seeds the two are the same (1.01 sd); at five the limit is 1.8 sd, at three 3.5 sd, at two 12.7 sd: few
+seeds can only show a large loss. With one baseline seed there is no spread and no verdict. Where all of its seeds end
+at the same value, as they do in a stratum of a handful of objects, one object's worth is tolerated instead, 1 over
+their number. The strata are not corrected for their number, as a guard had better call once too often:
+``guard_sentence`` says how many of them chance alone would mark.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from isod.evaluation.strata import STRATA, metric_key
-from isod.results.runs import BASELINE, HEADLINE, Runs
+from isod.results.runs import BASELINE, HEADLINE, Runs, of_the_same_seeds
 
 CHANCE = 0.025  # one-sided: share of equal strata that the rule marks
 COLUMNS = (
@@ -55,8 +55,7 @@ def guard_table(runs: Runs) -> pd.DataFrame:
             ours, theirs = runs.final(metric, BASELINE).dropna(), runs.final(metric, sampler).dropna()
             if ours.empty or theirs.empty:
                 continue
-            if len(seeds := ours.index.intersection(theirs.index)):
-                ours, theirs = ours[seeds], theirs[seeds]
+            ours, theirs, _ = of_the_same_seeds(ours, theirs)
             sd = ours.std()
             difference = theirs.mean() - ours.mean()
             tolerance = 1 / count if sd == 0 else sd * spreads_tolerated(len(ours), len(theirs))

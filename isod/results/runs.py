@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -21,6 +22,8 @@ from mlflow.tracking import MlflowClient
 from isod.config import DEFAULTS, SAMPLERS
 from isod.errors import InputError
 from isod.results.tracking import connect, explained, read_histories
+
+BySeed = TypeVar("BySeed", pd.DataFrame, pd.Series)
 
 BASELINE = "baseline"
 HEADLINE = "mAP"  # every finished run has this curve; its steps are the run's validation grid
@@ -114,10 +117,14 @@ class Runs:
         return float(rows["value"].iloc[int(rows["step"].argmax())]) if len(rows) else float("nan")
 
 
-def of_the_same_seeds(baseline: pd.DataFrame, curve: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both [iteration × seed], of the seeds that both have; of all of each where they share none."""
-    seeds = baseline.columns.intersection(curve.columns)
-    return (baseline[seeds], curve[seeds]) if len(seeds) else (baseline, curve)
+def of_the_same_seeds(baseline: BySeed, other: BySeed) -> tuple[BySeed, BySeed, int]:
+    """Both, of the seeds that both have, and how many these are; of all of each, and 0, where they share none.
+
+    Args:
+        baseline, other: curves [iteration × seed], or one value by seed.
+    """
+    seeds = baseline.keys().intersection(other.keys())
+    return (baseline[seeds], other[seeds], len(seeds)) if len(seeds) else (baseline, other, 0)
 
 
 def load_runs(tracking_uri: str, experiment: str, sweep: str | None = None) -> Runs:

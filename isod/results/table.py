@@ -127,23 +127,25 @@ def _beside(
     baseline: pd.DataFrame, curve: pd.DataFrame, baseline_clock: pd.DataFrame, clock: pd.DataFrame
 ) -> dict[str, object]:
     """What a row of the table says about the sampler beside the baseline; all [iteration × seed]."""
-    same = of_the_same_seeds(baseline, curve)
-    ours, theirs = (seeds.mean(axis=1, skipna=False) for seeds in same)
+    a, b, pairs = of_the_same_seeds(baseline, curve)
+    ours, theirs = (seeds.mean(axis=1, skipna=False) for seeds in (a, b))
     gain, passed, first = None, None, best_iteration(ours)
     if rises := ours.max() > 0:  # whoever rises at all would "surpass" it late, and be called slower
         gain, passed = speedup(ours, theirs), passing_iteration(ours, theirs)
     clocks = [
         seconds.reindex(columns=seeds.columns).mean(axis=1, skipna=False)
-        for seconds, seeds in zip((baseline_clock, clock), same, strict=True)
+        for seconds, seeds in zip((baseline_clock, clock), (a, b), strict=True)
     ]
     seconds_to_best, seconds = _at(clocks[0], first), _at(clocks[1], passed)
-    a, b, grid = *_paired(baseline, curve), baseline.index.to_numpy()
-    interval, chance = (bootstrap_interval(a, b, grid), chance_of(a, b, grid)) if len(a) and rises else (None, None)
-    differences = (b[:, -1] - a[:, -1])[~np.isnan(b[:, -1] - a[:, -1])]
+    interval = chance = None
+    if pairs and rises:
+        curves = a.to_numpy().T, b.to_numpy().T, baseline.index.to_numpy()
+        interval, chance = bootstrap_interval(*curves), chance_of(*curves)
+    differences = (b.iloc[-1] - a.iloc[-1]).dropna().to_numpy()  # pandas takes them seed by seed
     around = difference_interval(differences)
-    ends = [seeds.iloc[-1].dropna().to_numpy() for seeds in same]
+    ends = [seeds.iloc[-1].dropna().to_numpy() for seeds in (a, b)]
     return {
-        "pairs": len(a),
+        "pairs": pairs,
         "reached": gain is not None,
         "speedup": math.nan if gain is None else gain,
         "interval_low": interval.low if interval else math.nan,
@@ -173,21 +175,15 @@ def _to_target(baseline: pd.DataFrame, curve: pd.DataFrame) -> dict[str, object]
     }
     if curve is baseline:
         return row
-    same = [iterations_to(seeds.to_numpy().T, target, grid) for seeds in of_the_same_seeds(baseline, curve)]
-    gain = ratio_minus_one(np.median(same[0]), np.median(same[1]))
-    a, b = _paired(baseline, curve)
-    interval = target_interval(iterations_to(a, target, grid), iterations_to(b, target, grid))
+    *same, pairs = of_the_same_seeds(baseline, curve)
+    ours, theirs = (iterations_to(seeds.to_numpy().T, target, grid) for seeds in same)
+    gain = ratio_minus_one(np.median(ours), np.median(theirs))
+    interval = target_interval(ours, theirs) if pairs else None
     return row | {
-        "target_speedup": math.nan if np.isinf(np.median(same[1])) else float(gain),
+        "target_speedup": math.nan if np.isinf(np.median(theirs)) else float(gain),
         "target_low": interval.low if interval else math.nan,
         "target_high": interval.high if interval else math.nan,
     }
-
-
-def _paired(baseline: pd.DataFrame, curve: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """[seed × iteration] of the seeds that both have."""
-    seeds = baseline.columns.intersection(curve.columns)
-    return baseline[seeds].to_numpy().T, curve[seeds].to_numpy().T
 
 
 def _at(clock: pd.Series, iteration: int | None) -> float:
@@ -247,10 +243,10 @@ def difference_text(mean: float, low: float, high: float) -> str:
 
 def printable(table: pd.DataFrame) -> pd.DataFrame:
     """The table as people read it: text cells, headings with units, index reset."""
-    rows, nothing = [], BASELINE not in table.index or is_flat(table)
+    rows = []
     for sampler, row in zip(map(str, table.index), table.to_dict("records"), strict=True):
         own = sampler == BASELINE
-        alone = own or nothing or not row["baseline_best"] > 0
+        alone = own or not row["baseline_best"] > 0  # NaN without a baseline that rises
         sd = "" if math.isnan(row["final_sd"]) else f" ± {row['final_sd']:.3f}"
         rows.append(
             {
