@@ -16,9 +16,10 @@ come down to 0 at the end and at the half of the budget, since gains of importan
 learning rate was decayed; ``…-object-loss`` trains with the object-normalised loss (§6.3.1 of the thesis).
 
 Likewise LIS and UIS with ``-max``, ``-sum`` or ``-rms``, another reduction than the mean (§4.2.4), which makes frames
-of thirteen objects of one road alike: choose among them, and any sampler that isod knows, on some seeds, and report the
-choice on others. Among these ``uniform`` is a control too: what it costs to draw with replacement, by no score at all,
-where the baseline sees every frame once an epoch.
+of thirteen objects of one road alike, or with ``-lag-0`` or ``-lag-64``, another lag between a score and the first draw
+that sees it: choose among them, and any sampler that isod knows, on some seeds, and report the choice on others. Among
+these ``uniform`` is a control too: what it costs to draw with replacement, by no score at all, where the baseline sees
+every frame once an epoch.
 """
 
 import sys
@@ -37,10 +38,16 @@ CONTROLS: dict[str, dict[str, object]] = {
     "object-loss": {"loss_normalisation": "object"},
 }
 CONTROLLED = ("baseline", "LIS", "UIS", "UIS-IR")
+CHOSEN_FROM = ("LIS", "UIS")
 REDUCED = [
     replace(SAMPLERS[base], name=f"{base}-{reduction}", reduction=reduction)
-    for base in ("LIS", "UIS")
+    for base in CHOSEN_FROM
     for reduction in ("max", "sum", "rms")
+]
+# sampler, what its name gains, the setting of its training
+OTHER_TRAINING = [
+    *((base, control, setting) for control, setting in CONTROLS.items() for base in CONTROLLED),
+    *((base, f"lag-{lag}", {"lag": lag}) for lag in (0, 64) for base in CHOSEN_FROM),
 ]
 
 
@@ -60,11 +67,8 @@ def traffic_store(out: Path, preset: str) -> str:
 STUDY = Study(
     name="real_traffic",
     samplers=[SAMPLERS[name] for name in CONTROLLED],
-    extra=[
-        *REDUCED,
-        *(replace(SAMPLERS[base], name=f"{base}-{control}") for control in CONTROLS for base in CONTROLLED),
-    ],
-    training={f"{base}-{control}": setting for control, setting in CONTROLS.items() for base in CONTROLLED},
+    extra=[*REDUCED, *(replace(SAMPLERS[base], name=f"{base}-{suffix}") for base, suffix, _ in OTHER_TRAINING)],
+    training={f"{base}-{suffix}": setting for base, suffix, setting in OTHER_TRAINING},
     store=traffic_store,
     images=IMAGES,
     preset="small",
