@@ -37,7 +37,7 @@ def decoded(monkeypatch):
     return seen
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(height=st.integers(1, 200), width=st.integers(1, 70), subsampling=st.sampled_from(SUBSAMPLINGS), data=st.data())
 def test_the_rows_that_are_asked_for_are_those_of_the_whole_image(height, width, subsampling, data):
     rows = data.draw(st.integers(1, height + 40))

@@ -147,7 +147,7 @@ def test_false_positives_count_from_the_display_threshold():
 
 
 @given(st.integers(0, 2**31), st.permutations(range(20)))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_order_of_images_does_not_matter_without_ties(seed, order):
     rng = np.random.default_rng(seed)
     images = random_images(seed)
@@ -157,7 +157,7 @@ def test_order_of_images_does_not_matter_without_ties(seed, order):
 
 
 @given(st.integers(0, 2**31), st.sampled_from([lambda s: s**3, lambda s: s / 7, lambda s: torch.log1p(s)]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_only_the_order_of_scores_matters_to_ap(seed, rescale):
     images = random_images(seed)
     rescaled = [({**found, "scores": rescale(found["scores"].double())}, truth) for found, truth in images]

@@ -121,7 +121,7 @@ def assert_agrees(predictions, targets, classes):
 
 
 @given(seed=st.integers(0, 2**32 - 1), images=st.integers(1, 30), classes=st.integers(1, 4), ties=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_agrees_with_pycocotools(seed, images, classes, ties):
     assert_agrees(*random_set(np.random.default_rng(seed), images, classes, ties), classes)
 

@@ -39,7 +39,7 @@ number = st.floats(-100, 100)
 
 
 @given(st.lists(st.tuples(number, number), min_size=3, max_size=40), st.integers(1, 7))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_correlation_is_numpys_however_the_pairs_are_cut_into_batches(pairs, size):
     x, y = np.array(pairs).T
     moments = Moments()

@@ -128,7 +128,7 @@ some_scores = st.lists(st.floats(0, 1e6).map(lambda x: 0.0 if x < 1e-6 else x), 
 
 
 @given(some_scores, st.floats(0, 2), st.floats(0, 1))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_probabilities_sum_to_one_and_follow_the_order(scores, smoothing, floor):
     p = filled(scores, smoothing=smoothing, floor=floor).probabilities()
     assert p.sum() == pytest.approx(1, abs=1e-12)
@@ -137,7 +137,7 @@ def test_probabilities_sum_to_one_and_follow_the_order(scores, smoothing, floor)
 
 
 @given(some_scores, st.floats(1e-3, 1e3))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_scaling_the_scores_changes_nothing(scores, scale):
     table, scaled = filled(scores), filled(np.asarray(scores) * scale)
     np.testing.assert_allclose(table.probabilities(), scaled.probabilities(), rtol=1e-9, atol=1e-300)
@@ -145,7 +145,7 @@ def test_scaling_the_scores_changes_nothing(scores, scale):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 @given(data=st.data())
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 def test_update_then_draw_equals_rebuild_then_draw(name, data):
     n = data.draw(st.integers(1, 300))
     table, rng = (

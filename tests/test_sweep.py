@@ -256,7 +256,7 @@ def test_every_trial_reserves_its_decode_workers():
 
 
 @given(st.text(min_size=1, max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_whatever_a_class_is_called_mlflow_takes_its_metrics(name):
     """MLflow's own check of a metric's name."""
     _validate_metric_name(metric_key(f"AP_medium/{name}"))
