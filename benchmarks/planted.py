@@ -20,6 +20,7 @@ import argparse
 import functools
 import math
 import multiprocessing
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from isod.cli import exit_cleanly
 from isod.config import SAMPLERS, DetectorConfig, RunConfig, TrainingConfig, require
 from isod.data.planted import PlantedSplit, planted_meta, render, with_label_errors
 from isod.orchestration.processor import cpu_model
@@ -225,4 +227,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_cleanly("benchmarks.planted", None, main))

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import sys
 import tarfile
 import tempfile
 import time
@@ -35,6 +36,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks.harness import Figures, comparison, installed, seconds, take_turns
+from isod.cli import exit_cleanly
 from isod.config import SAMPLERS, RunConfig, TrainingConfig
 from isod.data.crops import PrepareSettings
 from isod.data.demo import write_demo
@@ -261,4 +263,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_cleanly("benchmarks.stream", None, main))

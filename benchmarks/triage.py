@@ -17,6 +17,7 @@ the predictions above that threshold alone as well.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from isod.cli import exit_cleanly
 from isod.config import PRESETS, SAMPLERS, DetectorConfig, RunConfig, require
 from isod.data.store import Annotations, CropSplit, CropStore
 from isod.detector import Detector, detect
@@ -228,4 +230,4 @@ def show(tables: list[Table], seeds: str, k: int, at_random: float, examples: in
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_cleanly("benchmarks.triage", None, main))

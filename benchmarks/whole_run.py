@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.harness import comparison
 from benchmarks.stream import BatchDataset, unchanged
-from isod.cli import set_given
+from isod.cli import exit_cleanly, set_given
 from isod.config import PRESETS, SAMPLERS, Preset, RunConfig, require
 from isod.data.demo import write_demo
 from isod.data.store import CropStore
@@ -174,8 +174,9 @@ def main() -> None:
     parser.add_argument("--slice", type=float, default=5.0, metavar="S", help="seconds, at most 8")
     parser.add_argument("--frames", type=int, default=300, metavar="N", help="demo frames to train on")
     parser.add_argument(
-        "--size", type=int, nargs=2, default=DEMO_SIZE, metavar=("W", "H"), help="of their crops; 1280 384 as they are"
-    )
+        "--size", type=int, nargs=2, metavar=("W", "H"),
+        help=f"of their crops; 1280 384 as they are (default: {DEMO_SIZE[0]} {DEMO_SIZE[1]})",
+    )  # fmt: skip
     parser.add_argument("--store", metavar="STORE", help="a crop store to train on, in place of demo data")
     parser.add_argument("--lag", type=int, metavar="N", help="ours reads so many batches ahead (default: the preset's)")
     parser.add_argument("--decode-on-device", action=argparse.BooleanOptionalAction, help="default: the preset's")
@@ -184,6 +185,9 @@ def main() -> None:
     options = parser.parse_args()
     require(
         0 < options.slice <= 8, "--slice must be in (0, 8]: Ray's processes miss one another after 10 s", options.slice
+    )
+    require(
+        options.side or not (options.store and options.size), "--size is of demo data, not of a --store", options.size
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves no side behind that stands still
     preset = PRESETS[options.preset]
@@ -200,7 +204,7 @@ def main() -> None:
         uri = absolute(options.store) if options.store else str(out / "store")
         if options.store is None:
             write_demo(out / "zod", frames=options.frames)
-            prepare_demo(out / "zod", uri, resize=(options.size[0], options.size[1]))
+            prepare_demo(out / "zod", uri, resize=tuple(options.size or DEMO_SIZE))
             ray.shutdown()
         store = CropStore.open(uri)
         command = [sys.executable, "-m", "benchmarks.whole_run", *sys.argv[1:], "--store", uri]
@@ -229,4 +233,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_cleanly("benchmarks.whole_run", None, main))

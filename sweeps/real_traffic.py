@@ -38,6 +38,7 @@ CONTROLS: dict[str, dict[str, object]] = {
     "object-loss": {"loss_normalisation": "object"},
 }
 CONTROLLED = ("baseline", "LIS", "UIS", "UIS-IR")
+LAGS: dict[str, dict[str, object]] = {f"lag-{lag}": {"lag": lag} for lag in (0, 64)}
 CHOSEN_FROM = ("LIS", "UIS")
 REDUCED = [
     replace(SAMPLERS[base], name=f"{base}-{reduction}", reduction=reduction)
@@ -47,7 +48,7 @@ REDUCED = [
 # sampler, what its name gains, the setting of its training
 OTHER_TRAINING = [
     *((base, control, setting) for control, setting in CONTROLS.items() for base in CONTROLLED),
-    *((base, f"lag-{lag}", {"lag": lag}) for lag in (0, 64) for base in CHOSEN_FROM),
+    *((base, lag, setting) for lag, setting in LAGS.items() for base in CHOSEN_FROM),
 ]
 
 
