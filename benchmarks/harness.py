@@ -34,9 +34,11 @@ def installed(package: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """This process's, for one that shall import this repository whatever is installed."""
+    """This process's, for one that shall import this repository whatever is installed, and keep what it compiles: else
+    each of Ray's processes compiles all that it imports, from source."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path}
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPATH": path}
 
 
 def take_turns(contenders: Mapping[str, Callable[[], float]], turns: int, *, warm_up: int = 0) -> dict[str, Figures]:
