@@ -34,6 +34,7 @@ from benchmarks.harness import number, seconds, spread, take_turns, yes
 from benchmarks.overhead import random_batch
 from benchmarks.table import fill
 from benchmarks.whole_run import sweep_of_uis
+from isod.cli import exit_cleanly
 from isod.config import PRESETS, SAMPLERS, Preset, RunConfig
 from isod.data.store import CropStore, StoreMeta
 from isod.orchestration.cluster import connect
@@ -184,4 +185,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_cleanly("benchmarks.growth", None, main))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +25,7 @@ import ray
 import simplejpeg
 
 from benchmarks.harness import comparison, installed, seconds, take_turns
+from isod.cli import exit_cleanly
 from isod.data.crops import PrepareSettings
 from isod.data.demo import write_demo
 from isod.data.region import FAR
@@ -96,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_cleanly("benchmarks.prepare", None, main))

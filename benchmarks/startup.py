@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import ROOT, environment, limits
+from isod.cli import exit_cleanly
 from isod.config import THESIS_SAMPLERS
 from isod.study import demo_store
 from isod.training.files import METRICS
@@ -71,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_cleanly("benchmarks.startup", None, main))

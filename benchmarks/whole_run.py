@@ -174,9 +174,12 @@ def main() -> None:
     parser.add_argument("--slice", type=float, default=5.0, metavar="S", help="seconds, at most 8")
     parser.add_argument("--frames", type=int, default=300, metavar="N", help="demo frames to train on")
     parser.add_argument(
-        "--size", type=int, nargs=2, metavar=("W", "H"),
-        help=f"of their crops; 1280 384 as they are (default: {DEMO_SIZE[0]} {DEMO_SIZE[1]})",
-    )  # fmt: skip
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("W", "H"),
+        help="of their crops; 1280 384 as they are (default: an eighth)",
+    )
     parser.add_argument("--store", metavar="STORE", help="a crop store to train on, in place of demo data")
     parser.add_argument("--lag", type=int, metavar="N", help="ours reads so many batches ahead (default: the preset's)")
     parser.add_argument("--decode-on-device", action=argparse.BooleanOptionalAction, help="default: the preset's")

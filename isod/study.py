@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,19 @@ class Study:
                 raise unknown("sampler", name, known)
         require(len(set(names)) == len(names), "--samplers must name each sampler once", names)
         return [known[name] for name in names]
+
+
+def under(
+    settings: Mapping[str, Mapping[str, Any]], bases: Iterable[SamplerConfig]
+) -> list[tuple[SamplerConfig, Mapping[str, Any]]]:
+    """Samplers as they are, each under each other setting of the training, for a study's samplers and its ``training``.
+
+    Args:
+        settings: what a sampler's name gains → the settings.
+    """
+    return [
+        (replace(base, name=f"{base.name}-{suffix}"), setting) for base in bases for suffix, setting in settings.items()
+    ]
 
 
 def build_parser(study: Study, description: str | None) -> argparse.ArgumentParser:

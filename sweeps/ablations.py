@@ -14,7 +14,7 @@ import sys
 from dataclasses import replace
 
 from isod.config import SAMPLERS, SamplerConfig
-from isod.study import Study, main
+from isod.study import Study, main, under
 
 BASES = (SAMPLERS["LIS"], SAMPLERS["UIS"])
 REDUCTIONS = {"sum": "sum", "max": "max", "rms": "rms", "area": "area_mean", "masked": "masked_mean"}
@@ -38,20 +38,16 @@ def variants(base: SamplerConfig) -> list[SamplerConfig]:
 BASELINE = SAMPLERS["baseline"]
 LAG_SETTINGS: dict[str, dict[str, object]] = {f"lag-{lag}": {"lag": lag} for lag in LAGS}
 OBJECT_LOSS: dict[str, dict[str, object]] = {"object-loss": {"loss_normalisation": "object"}}
-# Samplers as they are, under another setting of the training: sampler, what its name gains, the setting.
-OTHER_TRAINING = [
-    *((base, suffix, setting) for base in BASES for suffix, setting in LAG_SETTINGS.items()),
-    *((base, suffix, setting) for base in (BASELINE, *BASES) for suffix, setting in OBJECT_LOSS.items()),
-]
+OTHER_TRAINING = [*under(LAG_SETTINGS, BASES), *under(OBJECT_LOSS, (BASELINE, *BASES))]
 STUDY = Study(
     name="ablations",
     samplers=[
         BASELINE,
         *BASES,
         *(variant for base in BASES for variant in variants(base)),
-        *(replace(base, name=f"{base.name}-{suffix}") for base, suffix, _ in OTHER_TRAINING),
+        *(sampler for sampler, _ in OTHER_TRAINING),
     ],
-    training={f"{base.name}-{suffix}": changed for base, suffix, changed in OTHER_TRAINING},
+    training={sampler.name: setting for sampler, setting in OTHER_TRAINING},
 )
 
 if __name__ == "__main__":

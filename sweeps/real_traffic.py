@@ -27,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from isod.config import SAMPLERS
-from isod.study import Study, main
+from isod.study import Study, main, under
 
 IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data" / "traffic"
 SIZES = {"medium": (512, 288)}  # preset → width, height of the crops: those of the images at this one,
@@ -37,19 +37,15 @@ CONTROLS: dict[str, dict[str, object]] = {
     "cosine-half": {"lr_schedule": "cosine", "lr_decayed_at": 0.5},
     "object-loss": {"loss_normalisation": "object"},
 }
-CONTROLLED = ("baseline", "LIS", "UIS", "UIS-IR")
+CONTROLLED = [SAMPLERS[name] for name in ("baseline", "LIS", "UIS", "UIS-IR")]
 LAGS: dict[str, dict[str, object]] = {f"lag-{lag}": {"lag": lag} for lag in (0, 64)}
-CHOSEN_FROM = ("LIS", "UIS")
+CHOSEN_FROM = [SAMPLERS[name] for name in ("LIS", "UIS")]
 REDUCED = [
-    replace(SAMPLERS[base], name=f"{base}-{reduction}", reduction=reduction)
+    replace(base, name=f"{base.name}-{reduction}", reduction=reduction)
     for base in CHOSEN_FROM
     for reduction in ("max", "sum", "rms")
 ]
-# sampler, what its name gains, the setting of its training
-OTHER_TRAINING = [
-    *((base, control, setting) for control, setting in CONTROLS.items() for base in CONTROLLED),
-    *((base, lag, setting) for lag, setting in LAGS.items() for base in CHOSEN_FROM),
-]
+OTHER_TRAINING = [*under(CONTROLS, CONTROLLED), *under(LAGS, CHOSEN_FROM)]
 
 
 def traffic_store(out: Path, preset: str) -> str:
@@ -67,9 +63,9 @@ def traffic_store(out: Path, preset: str) -> str:
 
 STUDY = Study(
     name="real_traffic",
-    samplers=[SAMPLERS[name] for name in CONTROLLED],
-    extra=[*REDUCED, *(replace(SAMPLERS[base], name=f"{base}-{suffix}") for base, suffix, _ in OTHER_TRAINING)],
-    training={f"{base}-{suffix}": setting for base, suffix, setting in OTHER_TRAINING},
+    samplers=CONTROLLED,
+    extra=[*REDUCED, *(sampler for sampler, _ in OTHER_TRAINING)],
+    training={sampler.name: setting for sampler, setting in OTHER_TRAINING},
     store=traffic_store,
     images=IMAGES,
     preset="small",
