@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
 import sys
 import tempfile
 import time
@@ -192,7 +191,6 @@ def main() -> None:
     require(
         options.side or not (options.store and options.size), "--size is of demo data, not of a --store", options.size
     )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves no side behind that stands still
     preset = PRESETS[options.preset]
     training = replace(preset.training, iterations=options.windows * options.window, validate_every=options.window)
     training = set_given(training, lag=options.lag, decode_on_device=options.decode_on_device)

@@ -7,10 +7,13 @@ on, with one line per class and size and exit code 1.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -223,13 +226,49 @@ def _is_text(word: str) -> bool:
     return "\0" not in word and not any("\ud800" <= character <= "\udfff" for character in word)
 
 
+@contextlib.contextmanager
+def sigterm_as_ctrl_c() -> Iterator[list[int]]:
+    """Within it SIGTERM, which `kill` and schedulers that take a machine back send, does what Ctrl-C does at that
+    moment, also where a shell lets a program in the background ignore Ctrl-C. In the main thread, which alone gets
+    signals, and where the program has no handler of its own.
+
+    Yields:
+        The SIGTERMs that came.
+    """
+    came: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        came.append(number)
+        handler = signal.getsignal(signal.SIGINT)
+        if not callable(handler):
+            raise KeyboardInterrupt
+        handler(signal.SIGINT, frame)
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield came
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def exit_cleanly(program: str, arguments: Sequence[str] | None, action: Callable[[], int | None]) -> int:
     """Runs the action and returns its exit code, or 0; bad input is one sentence on standard error and exit code 2, a
-    loss that is not finite one and exit code 1.
+    loss that is not finite one and exit code 1. A Ctrl-C or SIGTERM that the action does not deal with itself is a word
+    and exit code 130 or 143.
 
     Args:
         arguments: of the command line; None for the process's own.
     """
+    with sigterm_as_ctrl_c() as terminated:
+        code = _exit_code(program, arguments, action)
+        return 143 if code == 130 and terminated else code
+
+
+def _exit_code(program: str, arguments: Sequence[str] | None, action: Callable[[], int | None]) -> int:
     try:
         for word in sys.argv[1:] if arguments is None else arguments:
             if not _is_text(word):

@@ -29,12 +29,14 @@ class Store:
         tags = {"isod.sweep": name, "isod.machine": "2 cores <no GPU>"} | ({"isod.demo": "true"} if demo else {})
         return self.client.create_run(self.experiment_id, tags=tags, start_time=start, run_name=name).info.run_id
 
-    def run(self, parent, sampler, seed, status="FINISHED", grid=GRID, metrics=None, store="/data/store", start=2_000):
-        tags = {"mlflow.parentRunId": parent, "isod.commit": "abc1234"}
+    def run(self, parent, sampler, seed, status="FINISHED", grid=GRID, metrics=None, store="/data/store", start=2_000,
+            tags=None, params=None):  # fmt: skip
+        tags = {"mlflow.parentRunId": parent, "isod.commit": "abc1234"} | (tags or {})
         run_id = self.client.create_run(self.experiment_id, tags=tags, start_time=start).info.run_id
-        params = {"sampler": sampler, "seed": seed, "store": store, "iterations": max(grid), "batch_size": 64,
-                  "sampler.heuristic": {"U": "uncertainty", "L": "loss"}.get(sampler[0], "None")}  # fmt: skip
-        self.client.log_batch(run_id, params=[Param(k, str(v)) for k, v in params.items()])
+        heuristic = {"U": "uncertainty", "L": "loss", "<": "loss"}.get(sampler[0])
+        values = {"sampler": sampler, "seed": seed, "store": store, "iterations": max(grid), "batch_size": 64,
+                  "sampler.heuristic": heuristic, **(params or {})}  # fmt: skip
+        self.client.log_batch(run_id, params=[Param(k, str(v)) for k, v in values.items()])
         metrics = made_up_metrics if metrics is None else metrics
         for step in grid:
             values = metrics(sampler, seed, step)

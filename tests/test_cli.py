@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from isod.data.store import CropStore
 from isod.errors import InputError
 from isod.orchestration.cluster import connect
 from sweeps.thesis_grid import STUDY
+from tests.signals import handlers
 
 
 def thesis_grid(arguments):
@@ -251,6 +254,30 @@ def test_a_folder_without_permission_is_a_sentence(capsys):
 
     assert cli.exit_cleanly("isod", [], locked) == 2
     assert capsys.readouterr().err == ("isod: /locked/run: Permission denied: see to that, or name another folder\n")
+
+
+@pytest.mark.parametrize("ctrl_c", [signal.default_int_handler, signal.SIG_IGN])  # ignored: what `&` in a script does
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_ends_a_command_is_told_by_its_exit_code(capsys, ctrl_c, number, code):
+    def stopped():
+        signal.raise_signal(number)
+        return 7
+
+    with handlers(ctrl_c):
+        ignored = number == signal.SIGINT and ctrl_c == signal.SIG_IGN
+        assert cli.exit_cleanly("isod", [], stopped) == (7 if ignored else code)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert capsys.readouterr().err == ("" if ignored else "isod: stopped\n")
+
+
+def test_ray_leaves_sigterm_to_the_program(monkeypatch):
+    """What Ray does to it on its start: `set_sigterm_handler` in ray/_private/worker.py."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda *_, **__: signal.signal(signal.SIGTERM, lambda *_: sys.exit(15)))
+    with handlers(), cli.sigterm_as_ctrl_c():
+        connect()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

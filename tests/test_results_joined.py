@@ -7,6 +7,7 @@ import pytest
 
 from isod.errors import InputError
 from isod.results import joined_runs, load_runs, order_table, save_runs, saved_runs, speedup_table
+from isod.results.table import notes
 from tests.mlflow_store import GRID, Store, made_up_metrics
 
 SAMPLERS = ("baseline", "UIS")
@@ -51,6 +52,21 @@ def test_seeds_that_ran_apart_are_one_sweep(sweep, first, tmp_path):
     assert speedup_table(joined)["seeds"].tolist() == [4, 4]
     assert joined.tags["isod.machine"] == "2 cores <no GPU>"  # of both, and named once
     assert set(joined.runs.index) == set(first.runs.index) | set(second.runs.index)
+
+
+def test_runs_of_unlike_devices_are_told_where_seconds_are_compared(sweep, tmp_path):
+    """Also of sweeps that were saved; runs of before devices were recorded say nothing, and then nothing is said."""
+    parts = []
+    for seeds, device in (([0, 1], "A100"), ([2], "H200")):
+        save_runs(sweep(seeds, tags={"isod.device": device}), tmp_path / device)
+        parts.append(saved_runs(tmp_path / device))
+    joined = joined_runs([*parts, sweep([3])])
+    assert joined.devices == {"A100": 4, "H200": 2}
+    start = "Not all runs trained on the same device, so that seconds (in time, s/run) compare little:"
+    told = notes(joined, speedup_table(joined))
+    assert told[told.index(start) + 1 :] == ["  4 on A100", "  2 on H200"]
+    alone = joined_runs([parts[0], sweep([3])])
+    assert start not in notes(alone, speedup_table(alone))
 
 
 def test_samplers_that_ran_apart_are_one_sweep(sweep, first):

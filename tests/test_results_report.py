@@ -16,7 +16,7 @@ from isod.results.report import gain_sentence
 from isod.results.runs import Runs
 from tests.browser import needs_chromium, widths_of
 from tests.full_sweep import all_metrics, examples_of, write_full_sweep
-from tests.mlflow_store import GRID, Store
+from tests.mlflow_store import GRID, Store, made_up_metrics
 
 HOSTILE = "<b>mine</b> & 'yours'"  # a sampler may be called anything
 
@@ -153,6 +153,21 @@ def test_gain_is_said_per_sampler():
     assert "LIS 0.95, near 1" in said
     assert "UIS 0.50, UIS-IR 0.40, far below 1" in said
     assert "baseline" not in said
+
+
+def test_a_sampler_that_reads_no_scores_says_nothing_of_the_data(tmp_path):
+    """`uniform` draws in proportion to scores that stay 0, of which the effective sample size is 1."""
+    store = Store(tmp_path)
+    parent = store.sweep()
+    for sampler in ("baseline", "UIS", "anyhow"):  # `anyhow` has no heuristic
+        store.run(parent, sampler, 0, metrics=lambda *of: made_up_metrics(*of) | {"sampler/ess": 1.0})
+    html = write_report(load_runs(store.uri, store.experiment), tmp_path / "report").read_text()
+    (said,) = re.findall(r"Is there anything to gain[^<]*", html)
+    assert "UIS 1.00" in said
+    assert "anyhow" not in said
+    commands = re.search(r"<pre>(.*?)</pre>", html, re.DOTALL)[1]
+    assert "triage-UIS" in commands
+    assert "triage-anyhow" not in commands
 
 
 def test_gain_is_not_said_of_samplers_whose_draws_do_not_follow_scores():

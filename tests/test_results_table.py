@@ -5,10 +5,11 @@ import math
 import pytest
 
 from isod.errors import InputError
-from isod.results import format_table, speedup_table
+from isod.results import format_table, load_runs, speedup_table
 from isod.results.report import headline
 from isod.results.table import baseline_null, difference_text, notes, printable, spoken
 from tests.made_runs import made_runs
+from tests.mlflow_store import Store
 
 GRID = (100, 200, 300, 400)
 
@@ -69,6 +70,27 @@ def test_not_reached_is_said_everywhere():
     assert (shown["speed-up"], shown["95 % interval"], shown["to target"]) == ("not reached",) * 3
     assert baseline_null(never).high == -1
     assert "Noise alone, baseline against itself: not reached in 95 % of studies." in notes(never, speedup_table(never))
+
+
+def test_a_baseline_run_that_finds_nothing_leaves_no_target():
+    """Its best is 0, which every run would reach at its first validation."""
+    values = {("baseline", s): run(0.1, 0.2, 0.3, 0.4) for s in (0, 1)} | {("baseline", 2): run(0.0, 0.0, 0.0, 0.0)}
+    found = made_runs(values | {("UIS", s): run(0.2, 0.3, 0.4, 0.5) for s in range(3)})
+    table = speedup_table(found)
+    assert printable(table).set_index("sampler").loc["UIS", "to target"] == "–"
+    kept = spoken(table)[["target", "target_iterations", "target_speedup", "target_low", "target_high"]]
+    assert kept.isna().all(axis=None)
+    assert "To target: there is none, as a baseline run never has a mAP above 0." in notes(found, table)
+
+
+def test_that_a_hold_out_model_takes_time_is_told(tmp_path):
+    store = Store(tmp_path)
+    parent = store.sweep()
+    for sampler in ("baseline", "UIS", "LIS-RHO"):
+        store.run(parent, sampler, 0, params={"sampler.holdout": sampler == "LIS-RHO"})
+    found = load_runs(store.uri, store.experiment)
+    said = [line for line in notes(found, speedup_table(found)) if "hold-out" in line]
+    assert said == ["Training a hold-out model is in neither iterations nor seconds: LIS-RHO."]
 
 
 def test_one_seed_leaves_intervals_not_available(runs):

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 
+from isod.cli import sigterm_as_ctrl_c
 from isod.config import SAMPLERS, DetectorConfig, HoldoutConfig, changes
 from isod.data.store import CropStore
 from isod.errors import InputError
@@ -30,6 +31,7 @@ from isod.training.folder import MetricsTable
 from isod.training.local import local_stream, run_local
 from isod.training.run import Trainer, ValidationCrops, train
 from isod.training.stream import LocalStream
+from tests.signals import handlers
 from tests.tiny_run import UNTIMED, tiny_run
 
 CPU = torch.device("cpu")
@@ -143,7 +145,15 @@ def test_an_interruption_in_the_middle_of_a_step_keeps_the_last_whole_checkpoint
     assert_same_results(whole, halves)
 
 
-def test_ctrl_c_comes_when_the_step_is_done(tiny_store, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "ctrl_c"),
+    [
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGTERM, signal.default_int_handler),
+        (signal.SIGTERM, signal.SIG_IGN),  # what `&` in a script leaves of Ctrl-C
+    ],
+)
+def test_ctrl_c_comes_when_the_step_is_done(tiny_store, tmp_path, number, ctrl_c):
     """A real signal in the middle of step 9; the checkpoint is the one of step 10's beginning, and goes on as ever."""
     config = tiny_run(iterations=20, validate_every=7)
     whole, halves = go(config, tiny_store, tmp_path / "whole"), tmp_path / "halves"
@@ -152,12 +162,18 @@ def test_ctrl_c_comes_when_the_step_is_done(tiny_store, tmp_path):
     def pressed(self, images):
         result = forward(self, images)
         if self.model.training and next(steps) == 9:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return result
 
     steps = itertools.count()
-    with mock.patch.object(Trainer, "forward", pressed), pytest.raises(KeyboardInterrupt):
+    with (
+        mock.patch.object(Trainer, "forward", pressed),
+        handlers(ctrl_c),
+        sigterm_as_ctrl_c() as came,
+        pytest.raises(KeyboardInterrupt),
+    ):
         go(config, tiny_store, halves)
+    assert came == [number] * (number == signal.SIGTERM)
     assert next(steps) == 10
     assert max(path.name for path in halves.glob("checkpoint-*")) == "checkpoint-000000010.pt"
     go(config, tiny_store, halves, resume=True)

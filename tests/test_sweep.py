@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,20 @@ from mlflow.utils.validation import _validate_metric_name
 from isod.config import PRESETS, SAMPLERS, Preset, ResourceConfig, SamplerConfig, flatten
 from isod.data.store import CropStore, StoreMeta
 from isod.errors import InputError
-from isod.orchestration.mlflow_callback import check_class_names, metric_key, require_same_trial
+from isod.orchestration.mlflow_callback import (
+    MLflowCallback,
+    SweepRecord,
+    check_class_names,
+    children_of,
+    metric_key,
+    require_same_trial,
+)
 from isod.orchestration.resources import concurrent_trials, reservation
 from isod.orchestration.sweep import Sweep, run_sweep, trial_grid
 from isod.orchestration.trial import run_config, run_trial
 from isod.sampling import DrawSchedule, ImportanceTable
 from isod.training.local import run_local
+from tests.mlflow_store import Store
 from tests.tiny_run import DETECTOR, UNTIMED, tiny_run
 
 TRAINING = tiny_run(iterations=14, validate_every=6).training
@@ -85,6 +94,8 @@ def test_one_parent_and_a_child_per_trial(sweep, result, runs):
     for name, run in children.items():
         assert run.info.run_name == f"{name}-seed0"
         assert run.data.tags["isod.commit"] == parent.data.tags["isod.commit"]
+        if name != "broken":  # which ended before it had anything to report
+            assert f"{run.data.tags['isod.device']}: 2 CPUs" in parent.data.tags["isod.machine"]
 
 
 @pytest.mark.parametrize("sampler", ["baseline", "UIS"])
@@ -128,6 +139,22 @@ def test_a_trial_that_fails_says_why_and_stops_nobody(result, runs):
     assert run.data.tags["isod.error"] == result.failed["broken-seed0"]
     assert not run.data.metrics
     assert not client.list_artifacts(run.info.run_id)
+
+
+def test_a_run_that_was_taken_up_elsewhere_has_both_devices(tmp_path):
+    """The first of them from an earlier callback, as after --resume."""
+    store = Store(tmp_path)
+    trial = SimpleNamespace(trial_id="a", config={"run": {"sampler": SAMPLERS["UIS"], "seed": 0}})
+    parent = store.sweep()
+    for devices in (["A100", "A100"], ["A100", "H200", "A100"]):
+        callback = MLflowCallback(store.client, store.experiment_id, SweepRecord(parent), base=tiny_run(), params={},
+                                  tags={}, runs=str(tmp_path))  # fmt: skip
+        callback.on_trial_start(0, [], trial)
+        for device in devices:
+            callback.on_trial_result(0, [], trial, {"rows": [], "device": device})
+        assert callback.finish("FINISHED", patience=30) == ""
+    (run,) = children_of(store.client, store.experiment_id, parent)
+    assert run.data.tags["isod.device"] == "A100; H200"
 
 
 def test_a_trial_that_began_with_other_settings_is_not_gone_on_with(sweep):

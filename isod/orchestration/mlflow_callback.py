@@ -27,6 +27,7 @@ SWEEP_TAG = "isod.sweep"
 PARENT_TAG = "mlflow.parentRunId"  # what MLflow's UI nests runs by
 NAME_TAG = "mlflow.runName"
 COMMIT_TAG = "isod.commit"
+DEVICE_TAG = "isod.device"  # of a child: what it trained on; several, in their order, where it was taken up elsewhere
 PARAMS_PER_CALL = 100  # MLflow's limit for one log_batch call
 METRICS_PER_CALL = 1000  # likewise
 KEY_LENGTH = 250  # characters, likewise
@@ -191,6 +192,7 @@ class MLflowCallback(Callback):
         self._folder = runs
         self._record = record
         self._last_step: dict[str, int] = {}  # trial name → step of the last point that was sent
+        self._devices: dict[str, list[str]] = {}  # trial name → what it trained on so far
         self._open: set[str] = set()  # names of the trials that have begun and not ended
         self._outbox = Outbox(say)
         self.failed: dict[str, str] = {}  # trial name → the sentence it failed with
@@ -217,14 +219,17 @@ class MLflowCallback(Callback):
         run_id = self._record.runs[name]
         _log_params(self._client, run_id, {**self._params, **trial_params(config)})
         self._client.update_run(run_id, status="RUNNING")
-        known = self._client.get_run(run_id).data.metrics
-        history = self._client.get_metric_history(run_id, EVERY_RUN) if EVERY_RUN in known else []
+        known = self._client.get_run(run_id).data
+        history = self._client.get_metric_history(run_id, EVERY_RUN) if EVERY_RUN in known.metrics else []
+        self._devices[name] = [device for device in known.tags.get(DEVICE_TAG, "").split("; ") if device]
         self._last_step[name] = max((point.step for point in history), default=-1)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         now, name = int(time.time() * 1000), name_of(trial)
+        if device := result["device"]:
+            self._outbox.put(partial(self._tag_device, name, device))
         for step, metrics in result["rows"]:
             points = [
                 Metric(metric_key(key), float(value), now, step)
@@ -232,6 +237,12 @@ class MLflowCallback(Callback):
                 if math.isfinite(value)  # a stratum without ground truth has no point, rather than a made-up one
             ]
             self._outbox.put(partial(self._log, name, step, points))
+
+    def _tag_device(self, name: str, device: str) -> None:
+        devices = self._devices[name]
+        if device not in devices:
+            self._client.set_tag(self._record.runs[name], DEVICE_TAG, "; ".join([*devices, device]))
+            devices.append(device)
 
     def _log(self, name: str, step: int, points: list[Metric]) -> None:
         if step <= self._last_step[name]:

@@ -19,6 +19,7 @@ import isod.config
 from isod.config import ResourceConfig
 from isod.data.store import CropStore
 from isod.errors import InputError
+from isod.orchestration.processor import device_name
 from isod.orchestration.resources import rank_resources
 from isod.orchestration.stream import RayStream, start_table
 from isod.training.files import Row, RunFolder
@@ -38,15 +39,15 @@ def run_on_ranks(
     folder: RunFolder,
     holdout: str,
     resources: ResourceConfig,
-    send: Callable[[list[Row]], None],
+    send: Callable[[list[Row], str], None],
     say: Callable[[str], None],
 ) -> None:
     """Trains a trial's run on ``workers_per_trial`` ranks, from its last checkpoint if there is one. To be called in a
     trial.
 
     Args:
-        send: called with the rows of each validation as rank 0 reports it; after a restart first with all those of the
-            earlier attempt.
+        send: called with the rows of each validation as rank 0 reports it, and the devices; after a restart first with
+            all rows of the earlier attempt.
         say: where to tell what rank 0 says.
     Raises:
         InputError, FloatingPointError: of a rank; the run cannot succeed.
@@ -81,11 +82,11 @@ def run_on_ranks(
 
     def forward() -> None:
         while (message := messages.get()) is not None:
-            rows, sentences = message
+            rows, sentences, device = message
             for sentence in sentences:
                 say(sentence)
             if rows:
-                send(rows)
+                send(rows, f"{resources.workers_per_trial} × {device}")
 
     forwarding = threading.Thread(target=forward, daemon=True)
     forwarding.start()
@@ -117,6 +118,7 @@ def _run_rank(settings: dict[str, Any]) -> None:
         follow_run(config, store, lambda start: stream.join(), device=device, part=part)
         return
 
+    name = device_name(device)
     run_in_folder(
         config,
         store,
@@ -125,9 +127,9 @@ def _run_rank(settings: dict[str, Any]) -> None:
         device=device,
         workers=resources.decode_workers,
         holdout_cache=Path(settings["holdout"]),
-        report=lambda metrics, iteration: messages.put(([(iteration, metrics)], [])),
-        replay=lambda rows: messages.put((rows, [])),
+        report=lambda metrics, iteration: messages.put(([(iteration, metrics)], [], name)),
+        replay=lambda rows: messages.put((rows, [], name)),
         checkpoint_share=resources.checkpoint_share,
-        say=lambda sentence: messages.put(([], [sentence])),
+        say=lambda sentence: messages.put(([], [sentence], name)),
         part=part,
     )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import shutil
+import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -189,6 +192,17 @@ def _concurrency(sweep: Sweep, trials: int) -> int | None:
         return None
 
 
+@contextmanager
+def _sigint_kept() -> Iterator[None]:
+    """Puts back the handler of Ctrl-C: Tune leaves its own one, which by then ends nothing any more."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+
+
 def _tune(
     sweep: Sweep,
     trainable: Callable[..., None],
@@ -210,5 +224,7 @@ def _tune(
             verbose=0,
         ),
     )
-    if not tuner.fit().errors:
+    with _sigint_kept():
+        errors = tuner.fit().errors
+    if not errors:
         shutil.rmtree(sweep.out / name, ignore_errors=True)

@@ -15,6 +15,7 @@ from ray.exceptions import RayTaskError
 from isod.config import ResourceConfig, RunConfig
 from isod.data.store import CropStore
 from isod.errors import InputError
+from isod.orchestration.processor import device_name
 from isod.orchestration.stream import RayStream
 from isod.training.files import Row, RunFolder
 
@@ -63,10 +64,10 @@ def run_trial(
 ) -> None:
     """Trains, from the last checkpoint if there is one, and reports to Tune at every validation.
 
-    A report is ``{"iteration": …, "rows": [(iteration, metrics), …], "said": [sentence, …]}``: one row, or after a
-    restart first all those of the earlier attempt. A run that cannot succeed, however often it is tried (bad input, a
-    loss that is not finite), ends with a report that has ``"failed": sentence``; anything else that is raised is for
-    Tune to try again.
+    A report is ``{"iteration": …, "rows": [(iteration, metrics), …], "said": [sentence, …], "device": name}``: one row,
+    or after a restart first all those of the earlier attempt. A run that cannot succeed, however often it is tried (bad
+    input, a loss that is not finite), ends with a report that has ``"failed": sentence``; anything else that is raised
+    is for Tune to try again.
 
     Args:
         params: ``{"run": {"sampler": SamplerConfig, "seed": int}}``, from the sweep's grid.
@@ -81,10 +82,10 @@ def run_trial(
     said: list[str] = []
     last = 0
 
-    def send(rows: list[Row], **more: Any) -> None:
+    def send(rows: list[Row], device: str = "", failed: str = "") -> None:
         nonlocal last
         last = rows[-1][0] if rows else last
-        tune.report({"iteration": last, "rows": rows, "said": said.copy(), "failed": "", **more})
+        tune.report({"iteration": last, "rows": rows, "said": said.copy(), "device": device, "failed": failed})
         said.clear()
 
     folder = trial_folder(runs, config)
@@ -103,16 +104,18 @@ def run_trial(
                 say=said.append,
             )
             return
+        device = choose_device("cuda" if resources.gpus_per_trial > 0 else "cpu")
+        name = device_name(device)
         run_in_folder(
             config,
             CropStore.open(store_uri),
             folder,
             lambda examples, state: kept_stream(resources).begin(store_uri, config, examples, state),
-            device=choose_device("cuda" if resources.gpus_per_trial > 0 else "cpu"),
+            device=device,
             workers=resources.decode_workers,
             holdout_cache=Path(holdout),
-            report=lambda metrics, iteration: send([(iteration, metrics)]),
-            replay=send,
+            report=lambda metrics, iteration: send([(iteration, metrics)], name),
+            replay=lambda rows: send(rows, name),
             checkpoint_share=resources.checkpoint_share,
             say=said.append,
         )

@@ -123,7 +123,7 @@ def _render(
         title=f"{runs.sweep}: which sampler learns fastest",
         runs=runs,
         headline=headline(runs, table),
-        gain=gain_sentence(table, runs.strategies),
+        gain=gain_sentence(table.drop(index=list(runs.scoreless), errors="ignore"), runs.strategies),
         fast=cells[[*FAST]].to_dict("records"),
         high=cells[["sampler", *cells.columns.drop([*FAST])]].to_dict("records"),
         notes=[n for n in notes(runs, table) if not n.startswith("DEMO")],
@@ -192,7 +192,7 @@ def _triage_commands(runs: Runs) -> list[str]:
         f"isod triage --tracking-uri {shlex.quote(runs.tracking_uri)} --run {run_of[sampler]} "
         f"--store {shlex.quote(store)} --out {shlex.quote(f'triage-{sampler}')}"
         for sampler in runs.samplers
-        if sampler != BASELINE
+        if sampler not in runs.scoreless
     ]
 
 

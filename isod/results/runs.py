@@ -28,7 +28,7 @@ BySeed = TypeVar("BySeed", pd.DataFrame, pd.Series)
 BASELINE = "baseline"
 HEADLINE = "mAP"  # every finished run has this curve; its steps are the run's validation grid
 SWEEP_TAG, PARENT_TAG = "isod.sweep", "mlflow.parentRunId"
-MACHINE_TAG, COMMIT_TAG, DEMO_TAG = "isod.machine", "isod.commit", "isod.demo"
+MACHINE_TAG, COMMIT_TAG, DEMO_TAG, DEVICE_TAG = "isod.machine", "isod.commit", "isod.demo", "isod.device"
 # Settings that all samplers of a sweep share, and sweeps that are joined; a study may give a sampler others of its own
 SHARED = r"^params\.(detector\..*|(training\.)?(iterations|batch_size|lr))$"
 
@@ -42,9 +42,9 @@ class Runs:
     sweep_id: str  # run id of the parent
     sweep: str  # its isod.sweep tag
     tags: dict[str, str]  # of the parent, and isod.commit of the runs
-    runs: (
-        pd.DataFrame
-    )  # index run_id; sampler, seed (int), start (UTC), and every parameter as text under params.<name>
+    # index run_id; sampler, seed (int), start (UTC), device where it was recorded, and every parameter as text under
+    # params.<name>
+    runs: pd.DataFrame
     curves: pd.DataFrame  # sampler, seed, metric, step, value; one row per logged value
     left_out: pd.DataFrame  # run_id, sampler, seed, status, reason: runs of the sweep that do not enter
 
@@ -70,6 +70,25 @@ class Runs:
         """The strategy of each sampler, by name, as far as it was recorded."""
         column = "params.sampler.strategy"
         return dict(self.runs.groupby("sampler")[column].first()) if column in self.runs else {}
+
+    @property
+    def scoreless(self) -> set[str]:
+        """The baseline, and what draws by no score either, as far as it was recorded."""
+        column = "params.sampler.heuristic"
+        recorded = self.runs if column in self.runs else self.runs.assign(**{column: ""})
+        return {BASELINE, *recorded.loc[recorded[column] == "None", "sampler"]}
+
+    @property
+    def with_holdout(self) -> list[str]:
+        """Samplers that need a hold-out model, as far as it was recorded."""
+        column = "params.sampler.holdout"
+        return sorted(self.runs.loc[self.runs[column] == "True", "sampler"].unique()) if column in self.runs else []
+
+    @property
+    def devices(self) -> dict[str, int]:
+        """How many runs trained on each device, as far as it was recorded; the most used one first."""
+        counts = self.runs["device"].value_counts() if "device" in self.runs else pd.Series(dtype=int)
+        return {str(device): int(count) for device, count in counts.items()}
 
     @property
     def names(self) -> list[str]:
@@ -312,6 +331,7 @@ def _tabulate(children: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
             "sampler": sampler,
             "seed": int(seed),
             "start": pd.Timestamp(run.info.start_time, unit="ms", tz="UTC"),
+            "device": run.data.tags.get(DEVICE_TAG),
             **{f"params.{name}": value for name, value in params.items()},
         }
     table = pd.DataFrame(kept.values(), columns=None if kept else ["run_id", "sampler", "seed"]).set_index("run_id")

@@ -167,6 +167,8 @@ def _to_target(baseline: pd.DataFrame, curve: pd.DataFrame) -> dict[str, object]
     """What a row of the table says about the fixed target; both [iteration × seed]."""
     grid, of_seeds = baseline.index.to_numpy(), baseline.to_numpy().T
     target = fixed_target(of_seeds)
+    if not target > 0:  # a baseline run that finds nothing: every run would "reach" it at once
+        return {"target": math.nan, "target_iterations": math.nan, "target_seeds": 0}
     theirs = iterations_to(curve.to_numpy().T, target, grid)
     row: dict[str, object] = {
         "target": target,
@@ -204,7 +206,8 @@ def spoken(table: pd.DataFrame) -> pd.DataFrame:
     out = table.astype(object).where(table.notna(), None)
     beside = (table.index != BASELINE) & (table["baseline_best"] > 0)
     for column in MISSABLE:
-        missed = ~table["reached"] if column != "target_speedup" else table["target_speedup"].isna()
+        to_target = table["target"].notna() & table["target_speedup"].isna()
+        missed = to_target if column == "target_speedup" else ~table["reached"]
         out.loc[beside & missed, column] = "not reached"
     out["target_iterations"] = out["target_iterations"].where(~np.isinf(table["target_iterations"]), "not reached")
     for column in ENDS:
@@ -270,7 +273,7 @@ def printable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _to_target_text(row: dict, alone: bool) -> str:
-    if alone:
+    if alone or math.isnan(row["target"]):
         return "–"
     return "not reached" if math.isnan(row["target_speedup"]) else percent(row["target_speedup"])
 
@@ -330,9 +333,17 @@ def notes(runs: Runs, table: pd.DataFrame) -> list[str]:
             out.append("Chance: how often equal samplers would show at least this speed-up (seeds' names exchanged).")
         else:
             out.append("Intervals need three seeds or more: with fewer, read a speed-up as an anecdote.")
-        target = f"{metric} {row['target']:.3f}, which every baseline run reaches"
-        out.append(f"To target: median iterations of single runs to {target}.")
+        if math.isnan(row["target"]):
+            out.append(f"To target: there is none, as a baseline run never has a {metric} above 0.")
+        else:
+            target = f"{metric} {row['target']:.3f}, which every baseline run reaches"
+            out.append(f"To target: median iterations of single runs to {target}.")
         out.append("Beats: probability that a run of it ends higher than a run of the baseline.")
+        if held := runs.with_holdout:
+            out.append(f"Training a hold-out model is in neither iterations nor seconds: {', '.join(held)}."[:100])
+        if len(devices := runs.devices) > 1:
+            out.append("Not all runs trained on the same device, so that seconds (in time, s/run) compare little:")
+            out += [f"  {count} on {device}"[:100] for device, count in devices.items()]
     else:
         out.append("No baseline run has finished, so there is no speed-up.")
     if lost := missing_font(runs.names):

@@ -489,25 +489,29 @@ def follow(trainer: Trainer, stream: Stream, start: int) -> None:
 @contextlib.contextmanager
 def ctrl_c_waits() -> Iterator[None]:
     """Within it a Ctrl-C (KeyboardInterrupt) comes at the end, but for a second one; where Python's own handler is in
-    force, and in the main thread, which alone gets signals."""
-    pressed: list[int] = []
+    force, and in the main thread, which alone gets signals. SIGTERM likewise, where the program has a handler."""
+    held: list[int] = []
+    before: dict[int, Callable[[int, Any], Any]] = {}
 
     def hold(number: int, frame: Any) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
+        if held:
+            before[number](number, frame)
+        held.append(number)
 
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    signal.signal(signal.SIGINT, hold)
+    if threading.current_thread() is threading.main_thread():
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            before[signal.SIGINT] = signal.default_int_handler
+        if callable(handler := signal.getsignal(signal.SIGTERM)):
+            before[signal.SIGTERM] = handler
+    for number in before:
+        signal.signal(number, hold)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if pressed:
-        raise KeyboardInterrupt
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if held:
+        before[held[0]](held[0], None)
 
 
 def fetches_early(device: torch.device, lag: int) -> bool:

@@ -85,13 +85,14 @@ def test_a_driver_that_is_killed_goes_on_where_it_was(tiny_store, tmp_path, undi
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_sweep_that_is_interrupted_ends_cleanly_and_goes_on_where_it_was(tiny_store, tmp_path, undisturbed):
-    """Ctrl-C in the first of two trials."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_sweep_that_is_interrupted_ends_cleanly_and_goes_on_where_it_was(tiny_store, tmp_path, undisturbed, number):
+    """Ctrl-C or SIGTERM in the first of two trials."""
     arguments = grid_command(tiny_store, tmp_path, SAMPLERS)
     driver = start_driver(arguments, tmp_path)
     until(lambda: rows_of(tmp_path, "baseline-seed0") >= 1)
     descendants = psutil.Process(driver.pid).children(recursive=True)
-    driver.send_signal(signal.SIGINT)
+    driver.send_signal(number)
     _, error = driver.communicate(timeout=120)
     assert driver.returncode == 2  # no run has finished, so there is nothing to compare
     assert "Traceback" not in error
