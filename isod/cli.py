@@ -7,19 +7,17 @@ on, with one line per class and size and exit code 1.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from isod.config import PRESETS, SAMPLERS, Preset, RunConfig, SamplerConfig
 from isod.errors import InputError, unknown
+from isod.signals import sigterm_as_ctrl_c
 
 
 def choose_sampler(name: str) -> SamplerConfig:
@@ -224,35 +222,6 @@ def build_parser() -> argparse.ArgumentParser:
 def _is_text(word: str) -> bool:
     """Whether it can name a file everywhere: bytes that are no UTF-8 reach Python as half surrogate pairs."""
     return "\0" not in word and not any("\ud800" <= character <= "\udfff" for character in word)
-
-
-@contextlib.contextmanager
-def sigterm_as_ctrl_c() -> Iterator[list[int]]:
-    """Within it SIGTERM, which `kill` and schedulers that take a machine back send, does what Ctrl-C does at that
-    moment, also where a shell lets a program in the background ignore Ctrl-C. In the main thread, which alone gets
-    signals, and where the program has no handler of its own.
-
-    Yields:
-        The SIGTERMs that came.
-    """
-    came: list[int] = []
-
-    def stop(number: int, frame: Any) -> None:
-        came.append(number)
-        handler = signal.getsignal(signal.SIGINT)
-        if not callable(handler):
-            raise KeyboardInterrupt
-        handler(signal.SIGINT, frame)
-
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield came
-        return
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        yield came
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def exit_cleanly(program: str, arguments: Sequence[str] | None, action: Callable[[], int | None]) -> int:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "isod"
 
-FOUNDATION = {"config", "errors", "outcome", "ragged"}
+FOUNDATION = {"config", "errors", "outcome", "ragged", "signals"}
 COMPUTING = {"data", "detector", "sampling", "evaluation"}
 ROOMS = FOUNDATION | COMPUTING
 # What each room of isod may import, beside itself. Not listed: cli, study and __main__, which may import anything.

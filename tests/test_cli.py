@@ -18,6 +18,7 @@ from isod.config import SAMPLERS
 from isod.data.store import CropStore
 from isod.errors import InputError
 from isod.orchestration.cluster import connect
+from isod.signals import sigterm_as_ctrl_c
 from sweeps.thesis_grid import STUDY
 from tests.signals import handlers
 
@@ -274,7 +275,7 @@ def test_ray_leaves_sigterm_to_the_program(monkeypatch):
     """What Ray does to it on its start: `set_sigterm_handler` in ray/_private/worker.py."""
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("ray.init", lambda *_, **__: signal.signal(signal.SIGTERM, lambda *_: sys.exit(15)))
-    with handlers(), cli.sigterm_as_ctrl_c():
+    with handlers(), sigterm_as_ctrl_c():
         connect()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)

@@ -17,11 +17,11 @@ import pandas as pd
 import pytest
 import torch
 
-from isod.cli import sigterm_as_ctrl_c
 from isod.config import SAMPLERS, DetectorConfig, HoldoutConfig, changes
 from isod.data.store import CropStore
 from isod.errors import InputError
 from isod.sampling.strategies import STRATEGIES
+from isod.signals import ctrl_c_waits, sigterm_as_ctrl_c
 from isod.training import folder, holdout, local
 from isod.training import run as run_module
 from isod.training.checkpoint import Checkpoints, save_whole
@@ -237,7 +237,7 @@ def test_a_second_ctrl_c_does_not_wait():
         signal.raise_signal(signal.SIGINT)
         pytest.fail("still here")
 
-    with pytest.raises(KeyboardInterrupt), run_module.ctrl_c_waits():
+    with pytest.raises(KeyboardInterrupt), ctrl_c_waits():
         again()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ from ray._private import ray_constants
 
 from isod.errors import InputError
 from isod.orchestration.processor import cpu_model
+from isod.signals import handlers_kept
 
 # Tune's own CSV, JSON and TensorBoard files per trial are a second record beside MLflow's
 QUIET = {
@@ -32,8 +32,8 @@ START_ATTEMPTS = 3  # Ray gives up on its own processes after 30 seconds, which 
 def connect(address: str | None = None, *, cpus: int | None = None) -> None:
     """Joins the cluster at ``address`` (``auto``, ``ray://…``, host:port), or starts Ray here, on loopback only.
 
-    Does nothing where Ray already runs in this process. What the process does on SIGTERM stays as it is; Ray would have
-    it exit at once.
+    Does nothing where Ray already runs in this process. A handler of SIGTERM that the program has stays in force; Ray
+    would put its own one there, which exits at once.
 
     Args:
         cpus: that a Ray started here may use; None for those of the machine.
@@ -50,7 +50,7 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
     if address is not None:
         _require_listener(address)
         try:
-            with _sigterm_kept():
+            with handlers_kept(signal.SIGTERM):
                 ray.init(address=address, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
@@ -61,7 +61,7 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
         return
     for _ in range(START_ATTEMPTS):
         try:
-            with _loopback_only(), _sigterm_kept():
+            with _loopback_only(), handlers_kept(signal.SIGTERM):
                 # "local": without it Ray would join a cluster that somebody else runs on this machine
                 ray.init("local", num_cpus=cpus, include_dashboard=False, **options)
             return
@@ -70,17 +70,6 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
                 raise
             ray.shutdown()
     raise InputError(f"Ray did not start in {START_ATTEMPTS} attempts: the machine is too busy, try again later")
-
-
-@contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """Puts back the program's own handler of SIGTERM, if it has one."""
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if callable(handler) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager

@@ -6,11 +6,9 @@ import functools
 import shutil
 import signal
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +31,7 @@ from isod.orchestration.progress import ProgressView
 from isod.orchestration.resources import concurrent_trials, reservation
 from isod.orchestration.tracking import impatient, open_experiment
 from isod.orchestration.trial import run_config, run_trial, trial_name
+from isod.signals import handlers_kept
 from isod.training.examples import check_examples, epoch_note
 
 ATTEMPTS = 4  # at a trial whose process, table, worker or machine is lost
@@ -192,17 +191,6 @@ def _concurrency(sweep: Sweep, trials: int) -> int | None:
         return None
 
 
-@contextmanager
-def _sigint_kept() -> Iterator[None]:
-    """Puts back the handler of Ctrl-C: Tune leaves its own one, which by then ends nothing any more."""
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, handler)
-
-
 def _tune(
     sweep: Sweep,
     trainable: Callable[..., None],
@@ -224,7 +212,7 @@ def _tune(
             verbose=0,
         ),
     )
-    with _sigint_kept():
+    with handlers_kept(signal.SIGINT):  # Tune leaves its own one of Ctrl-C behind, which by then ends nothing any more
         errors = tuner.fit().errors
     if not errors:
         shutil.rmtree(sweep.out / name, ignore_errors=True)

@@ -68,21 +68,22 @@ class Runs:
     @property
     def strategies(self) -> dict[str, str]:
         """The strategy of each sampler, by name, as far as it was recorded."""
-        column = "params.sampler.strategy"
-        return dict(self.runs.groupby("sampler")[column].first()) if column in self.runs else {}
+        return self._setting("sampler.strategy")
 
     @property
     def scoreless(self) -> set[str]:
         """The baseline, and what draws by no score either, as far as it was recorded."""
-        column = "params.sampler.heuristic"
-        recorded = self.runs if column in self.runs else self.runs.assign(**{column: ""})
-        return {BASELINE, *recorded.loc[recorded[column] == "None", "sampler"]}
+        return {BASELINE, *(sampler for sampler, name in self._setting("sampler.heuristic").items() if name == "None")}
 
     @property
     def with_holdout(self) -> list[str]:
         """Samplers that need a hold-out model, as far as it was recorded."""
-        column = "params.sampler.holdout"
-        return sorted(self.runs.loc[self.runs[column] == "True", "sampler"].unique()) if column in self.runs else []
+        return [sampler for sampler, held in self._setting("sampler.holdout").items() if held == "True"]
+
+    def _setting(self, name: str) -> dict[str, str]:
+        """A setting of each sampler as text, by the sampler's name, in the order of names."""
+        column = f"params.{name}"
+        return dict(self.runs.groupby("sampler")[column].first()) if column in self.runs else {}
 
     @property
     def devices(self) -> dict[str, int]:

@@ -65,7 +65,8 @@ def speedup_table(runs: Runs, metric: str = HEADLINE) -> pd.DataFrame:
         beats: probability that a run of it ends higher than one of the baseline (``probability_of_improvement``),
             paired.
         best, best_iteration: maximum of the mean curve.
-        target: a value that every baseline seed reaches (``fixed_target``); the same for every sampler.
+        target: a value that every baseline seed reaches (``fixed_target``); the same for every sampler. NaN, as is what
+            follows from it, where that value is not above 0: every run would reach it at once.
         target_seeds: how many of its seeds reach the target.
         target_iterations: median over its seeds of the iterations to the target; infinite if half of them miss it.
         target_speedup: that median of the baseline over its own, minus 1, both of the paired runs; NaN if its own is
@@ -167,7 +168,7 @@ def _to_target(baseline: pd.DataFrame, curve: pd.DataFrame) -> dict[str, object]
     """What a row of the table says about the fixed target; both [iteration × seed]."""
     grid, of_seeds = baseline.index.to_numpy(), baseline.to_numpy().T
     target = fixed_target(of_seeds)
-    if not target > 0:  # a baseline run that finds nothing: every run would "reach" it at once
+    if not target > 0:
         return {"target": math.nan, "target_iterations": math.nan, "target_seeds": 0}
     theirs = iterations_to(curve.to_numpy().T, target, grid)
     row: dict[str, object] = {
@@ -205,10 +206,10 @@ def spoken(table: pd.DataFrame) -> pd.DataFrame:
     """The table as files keep it: "not reached" spelled out wherever a curve never surpasses, None for what is not."""
     out = table.astype(object).where(table.notna(), None)
     beside = (table.index != BASELINE) & (table["baseline_best"] > 0)
-    for column in MISSABLE:
-        to_target = table["target"].notna() & table["target_speedup"].isna()
-        missed = to_target if column == "target_speedup" else ~table["reached"]
-        out.loc[beside & missed, column] = "not reached"
+    missed = dict.fromkeys(MISSABLE, ~table["reached"])
+    missed["target_speedup"] = table["target"].notna() & table["target_speedup"].isna()
+    for column, rows in missed.items():
+        out.loc[beside & rows, column] = "not reached"
     out["target_iterations"] = out["target_iterations"].where(~np.isinf(table["target_iterations"]), "not reached")
     for column in ENDS:
         out[column] = out[column].where(table[column] != NOT_REACHED, "not reached")

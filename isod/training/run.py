@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +25,7 @@ from isod.evaluation.evaluator import DetectionEvaluator
 from isod.sampling import sample_scores
 from isod.sampling.gain import IN_PROPORTION, UNIFORM_ABOVE, ess_in_words
 from isod.sampling.table import Draw
+from isod.signals import ctrl_c_waits
 from isod.training.checkpoint import Checkpoints
 from isod.training.decode import decode_batch
 from isod.training.measure import example_losses, object_margins
@@ -484,34 +483,6 @@ def follow(trainer: Trainer, stream: Stream, start: int) -> None:
     for batch, loaded in feed:
         result = _step(trainer, batch, loaded, feed.fetch)
         stream.send_scores(batch.step, batch.draw.indices, result.scores)
-
-
-@contextlib.contextmanager
-def ctrl_c_waits() -> Iterator[None]:
-    """Within it a Ctrl-C (KeyboardInterrupt) comes at the end, but for a second one; where Python's own handler is in
-    force, and in the main thread, which alone gets signals. SIGTERM likewise, where the program has a handler."""
-    held: list[int] = []
-    before: dict[int, Callable[[int, Any], Any]] = {}
-
-    def hold(number: int, frame: Any) -> None:
-        if held:
-            before[number](number, frame)
-        held.append(number)
-
-    if threading.current_thread() is threading.main_thread():
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            before[signal.SIGINT] = signal.default_int_handler
-        if callable(handler := signal.getsignal(signal.SIGTERM)):
-            before[signal.SIGTERM] = handler
-    for number in before:
-        signal.signal(number, hold)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if held:
-        before[held[0]](held[0], None)
 
 
 def fetches_early(device: torch.device, lag: int) -> bool:
