@@ -148,8 +148,6 @@ def run(study: Study, options: argparse.Namespace) -> int:
     from isod.orchestration.cluster import connect
     from isod.orchestration.resources import check_gpus_here
     from isod.orchestration.sweep import Sweep, run_sweep
-    from isod.orchestration.tracking import check_tracking, is_server
-    from isod.results.command import results_command
     from isod.training.files import absolute, output_folder
 
     if options.address is None:
@@ -158,6 +156,8 @@ def run(study: Study, options: argparse.Namespace) -> int:
     store = options.store
     tracking_uri = options.tracking_uri or f"sqlite:///{out / 'mlflow.db'}"
     if not store:
+        from isod.orchestration.tracking import check_tracking
+
         check_tracking(tracking_uri)
         connect(options.address)  # first: preparing would start Ray on this machine
         store = study.store(out, size) if study.store else demo_store(out, options.demo_frames)
@@ -187,6 +187,9 @@ def run(study: Study, options: argparse.Namespace) -> int:
         print(f"{result.unfinished} runs were not finished: {again}", file=sys.stderr)
     if result.undelivered:
         print(f"{result.undelivered}: all results are in {out / 'runs'}; {again} and delivers them", file=sys.stderr)
+    from isod.orchestration.tracking import is_server  # MLflow and Matplotlib: a sweep does not wait for them to begin
+    from isod.results.command import results_command
+
     results_command(tracking_uri, experiment, out / "report", sweep=result.parent_run_id)
     server = is_server(tracking_uri)
     print(f"compare runs: {tracking_uri if server else f'mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}'}")

@@ -7,25 +7,26 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import ray
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 from mlflow.utils.validation import _validate_metric_name
+from ray import tune
 
 from isod.config import PRESETS, SAMPLERS, Preset, ResourceConfig, SamplerConfig, flatten
 from isod.data.store import CropStore, StoreMeta
 from isod.errors import InputError
+from isod.orchestration.metric_names import check_class_names, metric_key
 from isod.orchestration.mlflow_callback import (
     MLflowCallback,
     SweepRecord,
-    check_class_names,
     children_of,
-    metric_key,
     require_same_trial,
 )
 from isod.orchestration.resources import concurrent_trials, reservation
-from isod.orchestration.sweep import Sweep, run_sweep, trial_grid
+from isod.orchestration.sweep import Sweep, _tune, run_sweep, trial_grid
 from isod.orchestration.trial import run_config, run_trial
 from isod.sampling import DrawSchedule, ImportanceTable
 from isod.training.local import run_local
@@ -192,6 +193,21 @@ def test_seeds_that_another_machine_has_not_run(sweep):
     assert [(trial["sampler"].name, trial["seed"]) for trial in grid] == [
         (name, seed) for seed in (3, 4) for name in ("baseline", "broken", "UIS")
     ]
+
+
+def test_trials_may_run_in_the_processes_that_ray_started_in_advance(ray_local, sweep):
+    """Those have no runtime environment; a trial that had one of its own, as Tune gives it one, would get new ones."""
+    seen = []
+
+    class Watch(tune.Callback):
+        def on_trial_result(self, iteration, trials, trial, result, **info):
+            seen.append(result["environment"])
+
+    def trainable(params):
+        tune.report({"environment": dict(ray.get_runtime_context().runtime_env)})
+
+    _tune(sweep, trainable, [{"sampler": SAMPLERS["UIS"], "seed": 0}], 1, [Watch()])
+    assert seen == [{}]
 
 
 def test_every_sentence_of_a_run_goes_with_the_report_that_comes_next(sweep, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from ray.tune.experiment import Trial
 
 from isod.config import RunConfig, changes, flatten
 from isod.errors import InputError
+from isod.orchestration.metric_names import metric_key
 from isod.orchestration.outbox import Outbox
 from isod.orchestration.trial import run_config, trial_folder, trial_name
 from isod.training.files import EXAMPLES, MODEL
@@ -30,32 +31,7 @@ COMMIT_TAG = "isod.commit"
 DEVICE_TAG = "isod.device"  # of a child: what it trained on; several, in their order, where it was taken up elsewhere
 PARAMS_PER_CALL = 100  # MLflow's limit for one log_batch call
 METRICS_PER_CALL = 1000  # likewise
-KEY_LENGTH = 250  # characters, likewise
 EVERY_RUN = "mAP"  # a metric that every validation has: its last step is how far MLflow knows a run
-
-
-def metric_key(name: str) -> str:
-    """The metric's name with what MLflow does not allow (class names may hold anything) replaced by ``_``."""
-    parts = re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII).split("/")
-    return "/".join("_" if part in ("", ".", "..") else part for part in parts)
-
-
-def check_class_names(names: Sequence[str]) -> None:
-    """Raises InputError where two classes would share a metric in MLflow, or one has a name too long for it."""
-    taken: dict[str, str] = {}
-    for name in names:
-        key = metric_key(f"AP_medium/{name}")
-        if key in taken:
-            raise InputError(
-                f"the classes {taken[key]!r} and {name!r} would share the MLflow metric {key!r}: "
-                "rename one of them in the data set and prepare it again"
-            )
-        if len(key) > KEY_LENGTH:
-            raise InputError(
-                f"the class name {name[:40]!r}… has {len(name)} characters, and MLflow's metric names end at "
-                f"{KEY_LENGTH}: shorten it in the data set and prepare it again"
-            )
-        taken[key] = name
 
 
 @dataclass

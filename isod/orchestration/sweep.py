@@ -11,28 +11,24 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 
 from isod.config import CONTENTS, Preset, ResourceConfig, RunConfig, SamplerConfig, flatten
 from isod.data.store import CropStore
 from isod.errors import InputError
 from isod.orchestration.cluster import connect, machine
-from isod.orchestration.mlflow_callback import (
-    COMMIT_TAG,
-    MLflowCallback,
-    begin_sweep,
-    check_class_names,
-    resume_sweep,
-)
-from isod.orchestration.progress import ProgressView
+from isod.orchestration.metric_names import check_class_names
 from isod.orchestration.resources import concurrent_trials, reservation
-from isod.orchestration.tracking import impatient, open_experiment
 from isod.orchestration.trial import run_config, run_trial, trial_name
 from isod.signals import handlers_kept
 from isod.training.examples import check_examples, epoch_note
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 ATTEMPTS = 4  # at a trial whose process, table, worker or machine is lost
 PATIENCE = 120.0  # seconds that a finished sweep waits for an MLflow server that is away
@@ -98,9 +94,13 @@ def run_sweep(sweep: Sweep) -> SweepResult:
             print(note)
     sweep.out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(1) as beside:  # each takes seconds, and Ray's are spent waiting for its processes
-        opened = beside.submit(open_experiment, sweep.tracking_uri, sweep.experiment, sweep.out / "artifacts")
+        opened = beside.submit(_open_mlflow, sweep)
         connect(sweep.address)
         client, experiment_id = opened.result()
+    from isod.orchestration.mlflow_callback import COMMIT_TAG, MLflowCallback, begin_sweep, resume_sweep
+    from isod.orchestration.progress import ProgressView
+    from isod.orchestration.tracking import impatient
+
     concurrent = _concurrency(sweep, len(grid))
     _tell_idle_workers(preset.resources, configs)
 
@@ -165,6 +165,13 @@ def trial_grid(sweep: Sweep) -> list[dict[str, Any]]:
     ]
 
 
+def _open_mlflow(sweep: Sweep) -> tuple[MlflowClient, str]:
+    """Importing MLflow takes seconds too, so this module does it here alone, while Ray starts."""
+    from isod.orchestration.tracking import open_experiment
+
+    return open_experiment(sweep.tracking_uri, sweep.experiment, sweep.out / "artifacts")
+
+
 def _tell_idle_workers(resources: ResourceConfig, configs: list[RunConfig]) -> None:
     """Says which samplers' lag is too small to give every decode worker work."""
     for lag in sorted({config.training.lag for config in configs}):
@@ -199,6 +206,9 @@ def _tune(
     callbacks: list[tune.Callback],
 ) -> None:
     """Let Tune run the trials. Its own folder goes when nothing in it explains a failure."""
+    # For Lightning's sake Tune gives trials a variable in their environment. Ray then starts every process of theirs
+    # anew, through one more process of Python, while those that it has started in advance stay unused.
+    class_cache.DEFAULT_ENV_VARS.clear()
     name = f"tune-{time.time_ns()}"
     tuner = tune.Tuner(
         tune.with_resources(trainable, reservation(sweep.preset.resources)),
