@@ -1,13 +1,14 @@
 """Growth: does a run slow down with the number of examples, and how do trials share the machine?
 
-    python -m benchmarks.growth [--sizes 1000 10000 100000 1000000] [--trials 1 2 4 8] [--turns 5]
+    python -m benchmarks.growth [--sizes 1000 10000 100000 1000000] [--turns 5] [--trials 1 2 4 8] [--rounds 2]
 
 First table: the loop of a UIS run, preset demo, on crops in memory (the same few for every size, so that nothing but
 the number of examples differs): draw, step, update the table, record. All sizes take turns; ours is compared with
 itself at the smallest size. Second table: a sweep of as many UIS runs on demo crops as the largest of ``--trials``
 says, which each of the others should divide, so many of them at once; iterations per second of all together, from the
-first validation to the last, as trials of the preset's length per hour. Its last column is the machine's own limit: the
-loop of the first table in as many processes that share nothing, no Ray, no stream and no decoding, beside one.
+first validation to the last, as trials of the preset's length per hour, and the cores that were busy meanwhile. Its
+last column is the machine's own limit: the loop of the first table in as many processes that share nothing, no Ray, no
+stream and no decoding, beside one. All of them take turns, so many rounds; the medians stand.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import contextlib
 import os
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -27,10 +29,11 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import psutil
 import ray
 import torch
 
-from benchmarks.harness import number, seconds, spread, take_turns, yes
+from benchmarks.harness import medians, number, seconds, spread, take_turns, yes
 from benchmarks.overhead import random_batch
 from benchmarks.table import fill
 from benchmarks.whole_run import sweep_of_uis
@@ -135,38 +138,72 @@ def by_examples(sizes: list[int], turns: int, steps: int) -> None:
         )
 
 
-def run_together(store: CropStore, preset: Preset, runs: int, trials: int, out: Path) -> float:
-    """Iterations per second of a sweep of so many runs, in which so many trials run at once."""
+@contextlib.contextmanager
+def watched_cores(every: float = 0.2) -> Iterator[Callable[[float, float], float]]:
+    """Within it, how many cores of the machine were busy on average between two times, in seconds since the epoch."""
+    times, busy, ended = [time.time()], [0.0], threading.Event()
+    before = psutil.cpu_times()
+
+    def watch() -> None:
+        while not ended.wait(every):
+            now = psutil.cpu_times()
+            times.append(time.time())
+            busy.append(sum(getattr(now, kind) - getattr(before, kind) for kind in ("user", "nice", "system")))
+
+    def average(first: float, last: float) -> float:
+        return float(np.diff(np.interp([first, last], times, busy))[0]) / (last - first)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield average
+    finally:
+        ended.set()
+
+
+def run_together(store: CropStore, preset: Preset, runs: int, trials: int, folder: str) -> tuple[float, float]:
+    """A sweep of so many runs, so many trials at once: iterations per second of all, and cores busy meanwhile."""
     cpus = os.cpu_count() or 1
     training, worker = 0.75 * cpus / trials, 0.25 * cpus / trials
     resources = replace(preset.resources, decode_workers=1, cpus_per_trial=training, cpus_per_worker=worker)
-    found = sweep_of_uis(store, replace(preset, resources=resources), runs, out)
-    times = [time for points in found for _, time in points]
-    return preset.training.validate_every * (len(times) - 1) / (max(times) - min(times))
+    with contextlib.redirect_stdout(sys.stderr), watched_cores() as cores:
+        found = sweep_of_uis(store, replace(preset, resources=resources), runs, Path(tempfile.mkdtemp(dir=folder)))
+        times = [time for points in found for _, time in points]
+        first, last = min(times), max(times)
+        return preset.training.validate_every * (len(times) - 1) / (last - first), cores(first, last)
 
 
-def by_trials(counts: list[int], iterations: int) -> None:
+def by_trials(counts: list[int], iterations: int, rounds: int) -> None:
     """Prints the second table."""
     length = PRESETS["demo"].training.iterations
     training = replace(PRESETS["demo"].training, iterations=iterations, validate_every=iterations // 4)
     preset = replace(PRESETS["demo"], training=training)
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-        connect()
-        store = CropStore.open(demo_store(Path(folder), 100))
-        rates = {n: run_together(store, preset, max(counts), n, Path(tempfile.mkdtemp(dir=folder))) for n in counts}
+    busy: dict[int, list[float]] = {n: [] for n in counts}
+    with tempfile.TemporaryDirectory() as folder:
+        with contextlib.redirect_stdout(sys.stderr):
+            connect()
+            store = CropStore.open(demo_store(Path(folder), 100))
+
+        def ours(n: int) -> float:
+            rate, cores = run_together(store, preset, max(counts), n, folder)
+            busy[n].append(cores)
+            return rate
+
+        contenders = {f"ours {n}": partial(ours, n) for n in counts}
+        contenders |= {f"bare {n}": partial(bare_rate, n, iterations) for n in counts}
+        rates = medians(take_turns(contenders, rounds))
         ray.shutdown()
-    bare = {n: bare_rate(n, iterations) for n in counts}
     cores = os.cpu_count() or 1
-    print(f"\n{max(counts)} runs of {iterations} iterations, on {cores} cores:\n")
-    print("| trials at once | iterations/s of all | trials of the demo preset an hour | beside one | target | met? "
-          "| bare processes beside one |")  # fmt: skip
-    print("|---|---|---|---|---|---|---|")
-    for n, rate in rates.items():
-        ratio, least = rate / rates[counts[0]], LINEAR * min(n, cores)
+    print(f"\n{max(counts)} runs of {iterations} iterations, on {cores} cores, {rounds} rounds:\n")
+    print("| trials at once | iterations/s of all | trials of the demo preset an hour | cores busy | beside one "
+          "| target | met? | bare processes beside one |")  # fmt: skip
+    print("|---|---|---|---|---|---|---|---|")
+    for n in counts:
+        rate = rates[f"ours {n}"]
+        ratio, least = rate / rates[f"ours {counts[0]}"], LINEAR * min(n, cores)
         judged = f"≥ {least:.2g} × | {yes(ratio >= least)}" if n > 1 else " | "
         print(
-            f"| {n} | {number(rate)} | {number(3600 * rate / length)} | {ratio:.2f} × | {judged} "
-            f"| {bare[n] / bare[counts[0]]:.2f} × |"
+            f"| {n} | {number(rate)} | {number(3600 * rate / length)} | {median(busy[n]):.2f} | {ratio:.2f} × "
+            f"| {judged} | {rates[f'bare {n}'] / rates[f'bare {counts[0]}']:.2f} × |"
         )
 
 
@@ -174,14 +211,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000], metavar="N")
     parser.add_argument("--steps", type=int, default=20, metavar="N", help="of a turn, in the first table")
-    parser.add_argument("--turns", type=int, default=5, metavar="N")
+    parser.add_argument("--turns", type=int, default=5, metavar="N", help="of the first table")
     parser.add_argument(
         "--trials", type=int, nargs="+", default=[1, 2, 4, 8], metavar="N", help="the first is compared with"
     )
     parser.add_argument("--iterations", type=int, default=60, metavar="N", help="of a run, in the second table")
+    parser.add_argument("--rounds", type=int, default=2, metavar="N", help="of the second table")
     options = parser.parse_args()
     by_examples(options.sizes, options.turns, options.steps)
-    by_trials(options.trials, options.iterations)
+    by_trials(options.trials, options.iterations, options.rounds)
 
 
 if __name__ == "__main__":
