@@ -165,7 +165,7 @@ def run_together(store: CropStore, preset: Preset, runs: int, trials: int, folde
     cpus = os.cpu_count() or 1
     training, worker = 0.75 * cpus / trials, 0.25 * cpus / trials
     resources = replace(preset.resources, decode_workers=1, cpus_per_trial=training, cpus_per_worker=worker)
-    with contextlib.redirect_stdout(sys.stderr), watched_cores() as cores:
+    with watched_cores() as cores:
         found = sweep_of_uis(store, replace(preset, resources=resources), runs, Path(tempfile.mkdtemp(dir=folder)))
         times = [time for points in found for _, time in points]
         first, last = min(times), max(times)
@@ -190,8 +190,9 @@ def by_trials(counts: list[int], iterations: int, rounds: int) -> None:
 
         contenders = {f"ours {n}": partial(ours, n) for n in counts}
         contenders |= {f"bare {n}": partial(bare_rate, n, iterations) for n in counts}
-        rates = medians(take_turns(contenders, rounds))
-        ray.shutdown()
+        with contextlib.redirect_stdout(sys.stderr):  # where Ray warns of many processes
+            rates = medians(take_turns(contenders, rounds))
+            ray.shutdown()
     cores = os.cpu_count() or 1
     print(f"\n{max(counts)} runs of {iterations} iterations, on {cores} cores, {rounds} rounds:\n")
     print("| trials at once | iterations/s of all | trials of the demo preset an hour | cores busy | beside one "
