@@ -141,16 +141,16 @@ def by_examples(sizes: list[int], turns: int, steps: int) -> None:
 @contextlib.contextmanager
 def watched_cores(every: float = 0.2) -> Iterator[Callable[[float, float], float]]:
     """Within it, how many cores of the machine were busy on average between two times, in seconds since the epoch."""
-    times, busy, ended = [time.time()], [0.0], threading.Event()
-    before = psutil.cpu_times()
+    samples: list[tuple[float, float]] = []  # time, processor time of all cores until then
+    ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(every):
             now = psutil.cpu_times()
-            times.append(time.time())
-            busy.append(sum(getattr(now, kind) - getattr(before, kind) for kind in ("user", "nice", "system")))
+            samples.append((time.time(), now.user + now.nice + now.system))
 
     def average(first: float, last: float) -> float:
+        times, busy = zip(*samples, strict=True)
         return float(np.diff(np.interp([first, last], times, busy))[0]) / (last - first)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -178,10 +178,9 @@ def by_trials(counts: list[int], iterations: int, rounds: int) -> None:
     training = replace(PRESETS["demo"].training, iterations=iterations, validate_every=iterations // 4)
     preset = replace(PRESETS["demo"], training=training)
     busy: dict[int, list[float]] = {n: [] for n in counts}
-    with tempfile.TemporaryDirectory() as folder:
-        with contextlib.redirect_stdout(sys.stderr):
-            connect()
-            store = CropStore.open(demo_store(Path(folder), 100))
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+        connect()
+        store = CropStore.open(demo_store(Path(folder), 100))
 
         def ours(n: int) -> float:
             rate, cores = run_together(store, preset, max(counts), n, folder)
@@ -190,9 +189,8 @@ def by_trials(counts: list[int], iterations: int, rounds: int) -> None:
 
         contenders = {f"ours {n}": partial(ours, n) for n in counts}
         contenders |= {f"bare {n}": partial(bare_rate, n, iterations) for n in counts}
-        with contextlib.redirect_stdout(sys.stderr):  # where Ray warns of many processes
-            rates = medians(take_turns(contenders, rounds))
-            ray.shutdown()
+        rates = medians(take_turns(contenders, rounds))
+        ray.shutdown()
     cores = os.cpu_count() or 1
     print(f"\n{max(counts)} runs of {iterations} iterations, on {cores} cores, {rounds} rounds:\n")
     print("| trials at once | iterations/s of all | trials of the demo preset an hour | cores busy | beside one "

@@ -141,7 +141,7 @@ def yes(met: bool) -> str:
 
 def machine() -> str:
     """Processor, cores, memory, GPU, versions and commit, as Markdown lines."""
-    from isod.orchestration.sweep import source_commit  # imports Ray and MLflow, which most benchmarks do without
+    from isod.orchestration.sweep import source_commit  # imports Ray, which most benchmarks do without
 
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
