@@ -16,10 +16,10 @@ come down to 0 at the end and at the half of the budget, since gains of importan
 learning rate was decayed; ``…-object-loss`` trains with the object-normalised loss (§6.3.1 of the thesis).
 
 Likewise LIS and UIS with ``-max``, ``-sum`` or ``-rms``, another reduction than the mean (§4.2.4), which makes frames
-of thirteen objects of one road alike, or with ``-lag-0`` or ``-lag-64``, another lag between a score and the first draw
-that sees it: choose among them, and any sampler that isod knows, on some seeds, and report the choice on others. Among
-these ``uniform`` is a control too: what it costs to draw with replacement, by no score at all, where the baseline sees
-every frame once an epoch.
+of thirteen objects of one road alike, with ``-box-only``, the opposite of what LIS-IR and UIS-IR leave out, or with
+``-lag-0`` or ``-lag-64``, another lag between a score and the first draw that sees it: choose among them, and any
+sampler that isod knows, on some seeds, and report the choice on others. Among these ``uniform`` is a control too: what
+it costs to draw with replacement, by no score at all, where the baseline sees every frame once an epoch.
 """
 
 import sys
@@ -45,6 +45,7 @@ REDUCED = [
     for base in CHOSEN_FROM
     for reduction in ("max", "sum", "rms")
 ]
+BOX_ONLY = [replace(base, name=f"{base.name}-box-only", class_weight=0.0) for base in CHOSEN_FROM]
 OTHER_TRAINING = [*under(CONTROLS, CONTROLLED), *under(LAGS, CHOSEN_FROM)]
 
 
@@ -64,7 +65,7 @@ def traffic_store(out: Path, preset: str) -> str:
 STUDY = Study(
     name="real_traffic",
     samplers=CONTROLLED,
-    extra=[*REDUCED, *(sampler for sampler, _ in OTHER_TRAINING)],
+    extra=[*REDUCED, *BOX_ONLY, *(sampler for sampler, _ in OTHER_TRAINING)],
     training={sampler.name: setting for sampler, setting in OTHER_TRAINING},
     store=traffic_store,
     images=IMAGES,

@@ -63,7 +63,7 @@ def test_a_name_means_the_same_in_every_study():
     ablations, traffic = script("ablations"), script("real_traffic")
     here, there = ({s.name: s for s in (*study.samplers, *study.extra)} for study in (ablations, traffic))
     shared = here.keys() & there.keys()
-    assert {"UIS-max", "LIS-rms", "UIS-object-loss"} <= shared
+    assert {"UIS-max", "LIS-rms", "UIS-box-only", "UIS-object-loss"} <= shared
     for name in shared:
         assert here[name] == there[name]
         assert ablations.training.get(name) == traffic.training.get(name)
