@@ -95,9 +95,10 @@ def build_parser(study: Study, description: str | None) -> argparse.ArgumentPars
     names = " ".join(sampler.name for sampler in study.samplers)
     prefix = experiment_prefix(study)
     data = "the study's own images" if study.store else "demo data"
-    parser.add_argument("--store", metavar="STORE", help=f"crop store made by `isod prepare` (default: {data})")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--store", metavar="STORE", help=f"crop store made by `isod prepare` (default: {data})")
     if study.store is None:
-        parser.add_argument(
+        source.add_argument(
             "--demo-frames", type=int, default=1000, metavar="N", help="of the demo data (default 1000)"
         )
     parser.add_argument(

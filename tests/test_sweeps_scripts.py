@@ -124,6 +124,13 @@ def test_options_of_the_thesis_grid():
     assert vars(options).keys() - vars(with_images).keys() == {"demo_frames"}
 
 
+def test_demo_frames_are_of_no_store(capsys):
+    with pytest.raises(SystemExit) as refusal:
+        main(script("thesis_grid"), None, ["--store", "some.store", "--demo-frames", "1000"])
+    assert refusal.value.code == 2
+    assert "--demo-frames: not allowed with argument --store" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "samplers"),
     [
