@@ -7,7 +7,7 @@ import pytest
 from isod.errors import InputError
 from isod.results import format_table, load_runs, speedup_table
 from isod.results.report import headline
-from isod.results.table import baseline_null, difference_text, notes, printable, spoken
+from isod.results.table import difference_text, notes, percent, printable, spoken
 from tests.made_runs import made_runs
 from tests.mlflow_store import Store
 
@@ -60,7 +60,7 @@ def test_not_reached_is_said_everywhere():
     )
     kept = spoken(speedup_table(never))
     for column in (
-        "speedup", "wall_clock_speedup", "interval_low", "interval_high",
+        "speedup", "wall_clock_speedup", "interval_low", "interval_high", "null_low", "null_high",
         "target_speedup", "target_iterations", "target_low", "target_high",
     ):  # fmt: skip
         assert kept.loc["UIS", column] == "not reached", column
@@ -68,7 +68,6 @@ def test_not_reached_is_said_everywhere():
     assert kept.loc["UIS", "iterations"] is None
     shown = printable(speedup_table(never)).set_index("sampler").loc["UIS"]
     assert (shown["speed-up"], shown["95 % interval"], shown["to target"]) == ("not reached",) * 3
-    assert baseline_null(never).high == -1
     assert "Noise alone, baseline against itself: not reached in 95 % of studies." in notes(never, speedup_table(never))
 
 
@@ -102,7 +101,7 @@ def test_one_seed_leaves_intervals_not_available(runs):
     assert row["95 % interval"] == row["chance"] == "n/a"
     assert row["difference (95 %)"] == "+0.100 (n/a)"
     assert spoken(speedup_table(one)).loc["UIS", "interval_low"] is None
-    assert baseline_null(one) is None
+    assert math.isnan(speedup_table(one).loc["UIS", "null_high"])
     assert "±" not in format_table(one)
 
 
@@ -140,7 +139,16 @@ def test_a_sampler_is_compared_over_the_seeds_that_the_baseline_has_too():
     assert (uis["pairs"], lis["pairs"]) == (2, 0)
     some = "A sampler with other seeds than the baseline is compared over those that both have."
     none = "A sampler that shares no seed with the baseline is compared over all runs of each."
-    assert {some, none} <= set(notes(runs, table))
+    said = notes(runs, table)
+    assert {some, none} <= set(said)
+    # Noise by the number of seeds: of the baseline itself, of UIS's pairs, of LIS without any
+    assert table["null_seeds"].to_dict() == {"baseline": 4, "UIS": 2, "LIS": 1}
+    by_seeds = ", ".join(
+        f"{percent(table.loc[sampler, 'null_high'])} with {seeds} seeds"
+        for sampler, seeds in (("baseline", 4), ("UIS", 2))
+    )
+    at = said.index('Noise alone, baseline against itself, in 95 % of studies: from "not reached" to')
+    assert said[at + 1].startswith(f"  {by_seeds}, ")
     assert headline(runs, table).startswith("LIS surpasses the baseline's best mAP of 0.300 after 300 iterations")
     uis_only = table.drop("LIS").assign(reached=True)
     assert headline(runs, uis_only.loc[["baseline", "UIS"]]).endswith(", by the 2 seeds that both have.")

@@ -82,21 +82,23 @@ def resampled_means(*curves: np.ndarray, resamples: int = 4000, seed: int = 0) -
 
 
 def null_interval(
-    baseline: np.ndarray, iterations: np.ndarray, *, resamples: int = 4000, seed: int = 0
+    baseline: np.ndarray, iterations: np.ndarray, *, seeds: int | None = None, resamples: int = 4000, seed: int = 0
 ) -> Interval | None:
-    """Where the speed-up of a sampler falls that is the baseline itself, with as many seeds of its own.
+    """Where the speed-up of a sampler falls that is the baseline itself, with seeds of its own.
 
-    It is the distribution of the speed-up between two independent mean curves, each drawn from the baseline's seeds and
-    scaled as the module says; [S, T] as above. Of two equal samplers each has the higher maximum with probability one
-    half, so half of this distribution lies at "not reached"; that is the low end, and the 5 % outside of the interval
-    are all at the high end, at its 95 % quantile. So a speed-up above the high end is what noise alone shows in one of
-    twenty studies. If a seed moves both samplers alike, noise shows less than that, and the interval is too wide
-    rather than too narrow; ``chance_of`` takes the pairs into account.
+    It is the distribution of the speed-up between two independent mean curves of ``seeds`` runs each (as many as the
+    baseline has, by default), drawn from the baseline's and scaled as the module says; [S, T] as above. All runs of the
+    baseline tell how far single runs spread, also where fewer are compared, and means of fewer spread further. Of two
+    equal samplers each has the higher maximum with probability one half, so half of this distribution lies at "not
+    reached"; that is the low end, and the 5 % outside of the interval are all at the high end, at its 95 % quantile. So
+    a speed-up above the high end is what noise alone shows in one of twenty studies. If a seed moves both samplers
+    alike, noise shows less than that, and the interval is too wide rather than too narrow; ``chance_of`` takes the
+    pairs into account.
     """
     if len(baseline) < MIN_SEEDS:
         return None
     rng = np.random.default_rng(seed)
-    one, two = (_mean(_scaled_resample(len(baseline), resamples, rng), baseline) for _ in range(2))
+    one, two = (_mean(_scaled_resample(len(baseline), resamples, rng, seeds), baseline) for _ in range(2))
     high = np.quantile(speedups(one, two, iterations), CONFIDENCE, method="inverted_cdf")
     return Interval(NOT_REACHED, float(high))
 
@@ -182,9 +184,11 @@ def probability_of_improvement(baseline: np.ndarray, other: np.ndarray) -> float
     return float(np.mean((np.sign(other[:, None] - baseline[None, :]) + 1) / 2))
 
 
-def _scaled_resample(seeds: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """[resamples, seeds] weights of a mean over seeds drawn with replacement, scaled; each row sums to 1."""
-    drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
+def _scaled_resample(seeds: int, resamples: int, rng: np.random.Generator, number: int | None = None) -> np.ndarray:
+    """[resamples, seeds] weights of a mean over that number drawn with replacement, by default as many as there are,
+    scaled; each row sums to 1."""
+    number = number or seeds
+    drawn = rng.multinomial(number, np.full(seeds, 1 / seeds), size=resamples) / number
     scale = np.sqrt(seeds / rng.chisquare(seeds - 1, size=(resamples, 1)))
     return 1 / seeds + scale * (drawn - 1 / seeds)
 

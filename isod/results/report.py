@@ -21,7 +21,6 @@ from isod.results.guard import guard_sentence, guard_table
 from isod.results.plates import chapters, drawn, lead_plate
 from isod.results.runs import BASELINE, COMMIT_TAG, HEADLINE, MACHINE_TAG, Runs
 from isod.results.table import (
-    baseline_null,
     interval_text,
     is_flat,
     is_short_of_pairs,
@@ -214,7 +213,6 @@ def _facts(runs: Runs) -> dict[str, str]:
 
 def _as_json(runs: Runs, table: pd.DataFrame, guard: pd.DataFrame, consistency: pd.DataFrame) -> dict[str, object]:
     """What is in the tables, as strict JSON: null for what does not exist."""
-    null = baseline_null(runs)
 
     def plain(value: object) -> object:
         return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -228,7 +226,6 @@ def _as_json(runs: Runs, table: pd.DataFrame, guard: pd.DataFrame, consistency: 
         "sweep_run_id": runs.sweep_id,
         "demo": runs.is_demo,
         "metric": HEADLINE,
-        "null_interval": [null.low, null.high] if null else None,
         "samplers": records(table.reset_index()),
         "guard": records(guard),
         "consistency": records(consistency.reset_index()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,6 @@ from isod.errors import InputError
 from isod.results.fonts import missing_font
 from isod.results.intervals import (
     NOT_REACHED,
-    Interval,
     bootstrap_interval,
     chance_of,
     difference_interval,
@@ -27,7 +27,7 @@ from isod.results.speedup import best_iteration, passing_iteration, speedup
 
 COLUMNS = (
     "seeds", "pairs", "reached", "speedup", "interval_low", "interval_high", "chance",
-    "iterations", "baseline_best", "baseline_iterations",
+    "null_seeds", "null_low", "null_high", "iterations", "baseline_best", "baseline_iterations",
     "final", "final_sd", "difference", "difference_low", "difference_high", "beats", "best", "best_iteration",
     "target", "target_seeds", "target_iterations", "target_speedup", "target_low", "target_high",
     "seconds", "wall_clock_speedup", "seconds_per_run", "ess",
@@ -35,11 +35,12 @@ COLUMNS = (
 AVERAGE_PRECISIONS = ("mAP", "AP", "binary_AP")  # what the names of metrics begin with of which more is better
 MISSABLE = ("speedup", "wall_clock_speedup", "target_speedup")  # NaN of these, beside a baseline, is "not reached"
 FAST = (
-    "speedup", "interval_low", "interval_high", "chance", "iterations", "baseline_best", "baseline_iterations",
+    "speedup", "interval_low", "interval_high", "chance", "null_low", "null_high",
+    "iterations", "baseline_best", "baseline_iterations",
     "target", "target_seeds", "target_iterations", "target_speedup", "target_low", "target_high",
     "seconds", "wall_clock_speedup",
 )  # fmt: skip  # columns that say how fast the baseline's level is reached
-ENDS = ("interval_low", "interval_high", "target_low", "target_high")  # NOT_REACHED of these likewise
+ENDS = ("interval_low", "interval_high", "null_low", "null_high", "target_low", "target_high")  # −1 of these likewise
 
 
 def speedup_table(runs: Runs, metric: str = HEADLINE) -> pd.DataFrame:
@@ -57,6 +58,9 @@ def speedup_table(runs: Runs, metric: str = HEADLINE) -> pd.DataFrame:
             NaN below three seeds.
         chance: how often equal samplers would show at least this speed-up, 0 … 1 (``chance_of``, paired); NaN below
             three seeds.
+        null_seeds: number of seeds of the null interval: pairs, or the fewer of the two samplers' seeds without any.
+        null_low, null_high: where noise alone puts the speed-up in 95 % of studies of so many seeds, baseline against
+            itself (``null_interval``); −1 is "not reached", NaN with fewer than three runs of the baseline.
         iterations: at which the baseline's best is surpassed, paired; for the baseline, at which it is first reached.
         baseline_best, baseline_iterations: that best, paired, and where the baseline first reaches it.
         final, final_sd: mean and sample standard deviation over seeds at the last validation.
@@ -108,6 +112,8 @@ def speedup_table(runs: Runs, metric: str = HEADLINE) -> pd.DataFrame:
         rows.append(row)
     table = pd.DataFrame(rows, columns=["sampler", *COLUMNS]).set_index("sampler")
     table.attrs["metric"] = metric
+    if baseline is not None:
+        _tell_noise(table, baseline)
     if is_flat(table):
         table[[*FAST]] = math.nan
         table["reached"] = False
@@ -164,6 +170,14 @@ def _beside(
     }
 
 
+def _tell_noise(table: pd.DataFrame, baseline: pd.DataFrame) -> None:
+    """Fills in the null interval of each row; the baseline is [iteration × seed]."""
+    table["null_seeds"] = table["pairs"].where(table["pairs"] > 0, table["seeds"].clip(upper=baseline.shape[1]))
+    for number in table["null_seeds"].unique():
+        if null := null_interval(baseline.to_numpy().T, baseline.index.to_numpy(), seeds=int(number)):
+            table.loc[table["null_seeds"] == number, ["null_low", "null_high"]] = null.low, null.high
+
+
 def _to_target(baseline: pd.DataFrame, curve: pd.DataFrame) -> dict[str, object]:
     """What a row of the table says about the fixed target; both [iteration × seed]."""
     grid, of_seeds = baseline.index.to_numpy(), baseline.to_numpy().T
@@ -192,14 +206,6 @@ def _to_target(baseline: pd.DataFrame, curve: pd.DataFrame) -> dict[str, object]
 def _at(clock: pd.Series, iteration: int | None) -> float:
     """The clock's seconds at an iteration; NaN where there is none."""
     return float(clock.get(iteration, math.nan))
-
-
-def baseline_null(runs: Runs, metric: str = HEADLINE) -> Interval | None:
-    """Speed-up that the baseline shows over itself by chance; None below three seeds."""
-    if BASELINE not in runs.samplers:
-        return None
-    curve = runs.curve(metric, BASELINE)
-    return None if curve.empty else null_interval(curve.to_numpy().T, curve.index.to_numpy())
 
 
 def spoken(table: pd.DataFrame) -> pd.DataFrame:
@@ -326,11 +332,8 @@ def notes(runs: Runs, table: pd.DataFrame) -> list[str]:
             out.append("A sampler with other seeds than the baseline is compared over those that both have.")
         if (short["pairs"] == 0).any():
             out.append("A sampler that shares no seed with the baseline is compared over all runs of each.")
-        null = baseline_null(runs, metric)
-        if null:
-            out.append(
-                f"Noise alone, baseline against itself: {interval_text(null.low, null.high)} in 95 % of studies."
-            )
+        if not math.isnan(row["null_high"]):
+            out += _noise_alone(table)
             out.append("Chance: how often equal samplers would show at least this speed-up (seeds' names exchanged).")
         else:
             out.append("Intervals need three seeds or more: with fewer, read a speed-up as an anecdote.")
@@ -352,6 +355,19 @@ def notes(runs: Runs, table: pd.DataFrame) -> list[str]:
     if len(runs.left_out):
         out.append(f"{len(runs.left_out)} run(s) of this sweep left out: failed, unfinished or repeated.")
     return out
+
+
+def _noise_alone(table: pd.DataFrame) -> list[str]:
+    """What the baseline shows over itself: a sentence; where samplers differ in their number of seeds, by that."""
+    highs = table.groupby("null_seeds")["null_high"].first().sort_index(ascending=False)
+    if len(highs) == 1:
+        shown = interval_text(NOT_REACHED, highs.iloc[0])
+        return [f"Noise alone, baseline against itself: {shown} in 95 % of studies."]
+    each = ", ".join(f"{percent(high)} with {seeds} seeds" for seeds, high in highs.items())
+    return [
+        'Noise alone, baseline against itself, in 95 % of studies: from "not reached" to',
+        *textwrap.wrap(each, 100, initial_indent="  ", subsequent_indent="  "),
+    ]
 
 
 def _seconds(value: float) -> str:
