@@ -47,6 +47,17 @@ class DetectorConfig:
 
 LOSS_NORMALISATIONS = ("location", "object")
 LR_SCHEDULES = ("constant", "cosine")
+HEURISTICS = (
+    "loss", "error", "uncertainty", "uncertainty_as_printed", "asymmetric_uncertainty", "bounded_error",
+    "error_vector_norm", "gradient_norm", "margin", "background_aware",
+)  # fmt: skip
+REDUCTIONS = ("mean", "sum", "max", "rms", "area_mean", "masked_mean", "norm")
+STRATEGIES = (
+    "sequential", "proportional", "rejection", "uniform_rejection", "shifted", "decayed", "rank", "linear_rank",
+    "self_paced", "prune", "replace",
+)  # fmt: skip
+ONLY_POSITIVE = ("proportional", "rejection", "uniform_rejection", "decayed")  # strategies: a score is a probability
+HISTORIES = ("latest", "momentum", "mean", "variance", "closeness", "forgetting")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +90,13 @@ class TrainingConfig:
             self.lr_schedule in LR_SCHEDULES, f"lr_schedule must be one of {', '.join(LR_SCHEDULES)}", self.lr_schedule
         )
         require(0 < self.lr_decayed_at <= 1, "lr_decayed_at must be in (0, 1]", self.lr_decayed_at)
-        require(self.eps > 0, "eps must be > 0", self.eps)
+        require(0 < self.eps < math.inf, "eps must be > 0 and finite", self.eps)
+        require(len(self.betas) == 2 and 0 <= min(self.betas) <= max(self.betas) < 1,
+                "betas must be two numbers in [0, 1)", self.betas)  # fmt: skip
         require(0 <= self.seed < 2**32, "seed must be in 0 … 2³² − 1", self.seed)
-        require(
-            self.class_weight >= 0 and self.box_weight >= 0,
-            "loss weights must be ≥ 0",
-            (self.class_weight, self.box_weight),
-        )
+        weights = self.class_weight, self.box_weight
+        require(min(weights) >= 0 and 0 < max(weights) < math.inf,
+                "loss weights must be finite and ≥ 0, and not both 0", weights)  # fmt: skip
         require(
             self.loss_normalisation in LOSS_NORMALISATIONS,
             f"loss_normalisation must be one of {', '.join(LOSS_NORMALISATIONS)}",
@@ -98,14 +109,14 @@ class SamplerConfig:
     """How training examples are drawn: heuristic + reduction + strategy + smoothing + task weights (spec §2)."""
 
     name: str
-    heuristic: str | None = None  # a key of isod.sampling.HEURISTICS; None for a sampler that reads no scores
-    reduction: str = "mean"  # a key of isod.sampling.REDUCTIONS (§4.2.4)
-    strategy: str = "proportional"  # a key of isod.sampling.STRATEGIES
+    heuristic: str | None = None  # one of HEURISTICS; None for a sampler that reads no scores
+    reduction: str = "mean"  # one of REDUCTIONS (§4.2.4)
+    strategy: str = "proportional"  # one of STRATEGIES
     class_weight: float = 1.0  # w_cls: weight of the class part of the sample score
     box_weight: float = 1.0  # w_reg: weight of the box part; 0 is the thesis's "regression ignored" (§4.3)
     smoothing: float = 1.0  # multiple of eq. 4.3's bias (1/N²)Σs that is added to every score at draw time
     floor: float = 0.0  # λ: share of the probability that is uniform, λ/N + (1 − λ)·p_i
-    history: str = "latest"  # what an example's scores add up to; a key of isod.sampling.HISTORIES
+    history: str = "latest"  # what an example's scores add up to; one of HISTORIES
     momentum: float = 0.0  # of history "momentum": importance = momentum · importance + (1 − momentum) · score
     holdout: bool = False  # subtract the hold-out model's score of each example (RHO, §4.2.6)
     weight_exponent: float = 0.0  # the example's loss is multiplied by (1/(N·p))^exponent; 1 undoes the bias of drawing
@@ -116,6 +127,20 @@ class SamplerConfig:
     source: str = field(default="", compare=False)  # where it is from, in a phrase; it changes no run
 
     def __post_init__(self) -> None:
+        for name, known in (
+            ("heuristic", HEURISTICS),
+            ("reduction", REDUCTIONS),
+            ("strategy", STRATEGIES),
+            ("history", HISTORIES),
+        ):
+            value = getattr(self, name)
+            allowed = value in known or (name == "heuristic" and value is None)
+            require(allowed, f"sampler {name} must be one of {', '.join(known)}", value)
+        require(
+            not (self.holdout and self.strategy in ONLY_POSITIVE),
+            "sampler holdout makes scores negative, which strategy must bear: shifted, or one by rank or epoch",
+            self.strategy,
+        )
         for name in ("class_weight", "box_weight", "smoothing", "weight_exponent"):
             value = getattr(self, name)
             require(0 <= value < float("inf"), f"sampler {name} must be finite and ≥ 0", value)

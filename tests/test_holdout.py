@@ -45,7 +45,11 @@ def test_held_out_examples_are_never_drawn_and_every_other_score_is_reduced(tiny
     assert (examples.offset[trained] > 0).all()  # a loss
     assert (examples.offset[held] == 0).all()
     table = examples.table(CONFIG.sampler, seed=0, run_length=30 * 16)
-    drawn = np.concatenate([table.draw(16).indices for _ in range(30)])
+    drawn = []
+    for _ in range(30):
+        drawn.append(table.draw(16).indices)
+        table.update(drawn[-1], np.ones(16))
+    assert table.primed
     assert not np.isin(drawn, held).any()
 
 

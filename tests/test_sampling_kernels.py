@@ -112,7 +112,7 @@ import numpy as np
 from isod.sampling.kernels import ranks
 indices, counts = np.zeros(4, np.int64), np.zeros(ranks.KEY_CELLS, np.int32)
 nobody = np.zeros(0, np.uint64), np.zeros(0, np.int32)
-ranks.draw_ranked(np.uint64(0), 0, 0, 1.0, 1000, *nobody, ranks.LINEAR, 0.0, counts,
+ranks.draw_ranked(np.uint64(0), 0, 1.0, 1000, *nobody, ranks.LINEAR, 0.0, counts,
                   np.zeros(1000), np.zeros(1000, np.int32), indices, np.zeros(4))
 print(indices, sum(ranks.draw_ranked.stats.cache_hits.values()))
 """

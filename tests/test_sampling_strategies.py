@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from isod import config
 from isod.config import SAMPLERS, SamplerConfig
 from isod.errors import InputError
-from isod.sampling import ImportanceTable, table_for
+from isod.sampling import ImportanceTable, heuristics, reductions, table_for
 from isod.sampling.gain import IN_PROPORTION
 from isod.sampling.strategies import STRATEGIES
+from isod.sampling.table import HISTORIES
 from isod.sampling.trees import Proportional
 from tests.test_sampling_table import draws_follow, filled
 
@@ -100,6 +102,29 @@ def test_strategies_in_proportion_are_those_of_the_sum_tree():
     assert set(IN_PROPORTION) == {name for name, made in STRATEGIES.items() if issubclass(made, Proportional)}
 
 
+def test_names_that_settings_accept_are_those_there_are():
+    there = (heuristics.HEURISTICS, reductions.REDUCTIONS, STRATEGIES, HISTORIES)
+    accepted = (config.HEURISTICS, config.REDUCTIONS, config.STRATEGIES, config.HISTORIES)
+    assert [list(dictionary) for dictionary in there] == [list(names) for names in accepted]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_differences_to_a_hold_out_model_are_drawn_by_strategies_that_bear_them(strategy):
+    """Either refused, or probabilities that are none below 0 and sum to 1."""
+    sampler = {"strategy": strategy, "holdout": True, "share": 0.25, "horizon": 0.5}
+    if strategy in config.ONLY_POSITIVE:
+        with pytest.raises(InputError, match=f"sampler holdout makes scores negative.*got '{strategy}'"):
+            SamplerConfig(name="mine", **sampler)
+        return
+    table = ImportanceTable(4, seed=0, run_length=100, **sampler)
+    table.set_offset(np.ones(4))
+    table.update(np.arange(4), [0.5, 2.0, 2.0, 2.0])
+    draw = table.draw(4)
+    assert table.probabilities().min() >= 0
+    assert table.probabilities().sum() == pytest.approx(1)
+    assert draw.probabilities.min() > 0
+
+
 # --- RHO -------------------------------------------------------------------------------------------------------------
 
 LOSS = np.array([0.5, 2.0, 1.0, 3.0, 0.1, 1.5])
@@ -146,14 +171,23 @@ def test_rho_of_equal_differences_is_uniform():
     np.testing.assert_allclose(table.probabilities(), 0.2, rtol=1e-12)
 
 
-def test_rho_leaves_a_score_of_0_as_it_is():
-    """An example that stopped decoding: 0 − 4 would be the new minimum, and all others shift up to nearly uniform."""
-    table = table_for(SamplerConfig(name="RHO", strategy="shifted", holdout=True, smoothing=0.0), 4, seed=0)
+@pytest.mark.parametrize("strategy", ["shifted", "linear_rank"])
+def test_rho_takes_a_score_of_0_for_the_lowest(strategy):
+    """An example that stopped decoding. 0 − 4 would be the new minimum, and all others shift up to nearly uniform; 0
+    itself is the highest of all once the model is better than the hold-out model."""
+    table = table_for(SamplerConfig(name="RHO", strategy=strategy, holdout=True, smoothing=0.0), 4, seed=0)
     table.set_offset([1.0, 1.0, 1.0, 4.0])
     table.update([0, 1, 2, 3], [0.5, 1.0, 2.0, 5.0])  # −0.5, 0, 1, 1
     table.update([3], [0.0])
-    np.testing.assert_allclose(table.scores, [-0.5, 0.0, 1.0, 0.0])
-    np.testing.assert_allclose(table.probabilities(), np.array([0.0, 0.5, 1.5, 0.5]) / 2.5)
+    np.testing.assert_allclose(table.scores, [-0.5, 0.0, 1.0, 0.0], atol=1e-20)
+    shifted = np.array([0.0, 0.5, 1.5, 0.0]) / 2  # less the minimum of −0.5, 0 and 1
+    ranked = np.array([2, 3, 4, 1]) / 10
+    np.testing.assert_allclose(table.probabilities(), shifted if strategy == "shifted" else ranked)
+    table.update([0, 1, 2], [0.25, 0.5, 0.75])  # −0.75, −0.5, −0.25
+    shifted = np.array([0.0, 0.25, 0.5, 0.0]) / 0.75
+    np.testing.assert_allclose(table.probabilities(), shifted if strategy == "shifted" else ranked)
+    table.update([3], [4.5])  # it decodes again: 0.5, the highest
+    assert table.probabilities().argmax() == 3
 
 
 def test_offsets_come_off_before_the_history_and_off_the_mean_importance():
@@ -171,8 +205,8 @@ def test_offsets_are_refused_where_they_do_not_belong():
     with pytest.raises(InputError, match="holdout is False"):
         ImportanceTable(3, seed=0).set_offset([1, 2, 3])
     table = table_for(SAMPLERS["LIS-RHO"], 3, seed=0)
-    for wrong in ([1, 2], [1, 2, np.nan]):
-        with pytest.raises(InputError, match="3 finite numbers"):
+    for wrong, what in (([1, 2], r"shape \(2,\)"), ([1, 2, np.nan], "nan for example 2")):
+        with pytest.raises(InputError, match=f"3 finite numbers, got {what}"):
             table.set_offset(wrong)
     table.update([0], [1.0])
     with pytest.raises(InputError, match="before the first update"):

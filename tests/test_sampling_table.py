@@ -15,6 +15,7 @@ from scipy import stats
 from isod.config import SAMPLERS, RunConfig, SamplerConfig, flatten
 from isod.errors import InputError
 from isod.sampling import ImportanceTable, table_for
+from isod.sampling.schedule import DrawSchedule
 
 SCORES = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 0.5, 0.0, 10.0, 7.0, 0.01])
 
@@ -82,16 +83,34 @@ def test_one_example():
             table.update(draw.indices, [0.5])
 
 
-def test_first_epoch_is_sequential_for_every_sampler_and_runs_on_into_the_strategy():
+@pytest.mark.parametrize("lag", [0, 2, 64])
+def test_every_sampler_draws_as_the_baseline_does_until_every_example_has_a_score(lag):
+    """Ten examples in batches of 4: all have scores after step 2, which draw 3 + lag is the first to see."""
+    draws = {}
     for name, sampler in SAMPLERS.items():
-        table = table_for(sampler, 10, seed=3, run_length=100)
-        drawn = []
-        for _ in range(3):
-            draw = table.draw(4)
-            drawn += draw.indices.tolist()
-            table.update(draw.indices, np.ones(4))
-        assert sorted(drawn[:10]) == list(range(10)), name
-        assert len(drawn) == 12, name
+        table = table_for(sampler, 10, seed=3, run_length=400)
+        schedule = DrawSchedule(table, batch_size=4, lag=lag)
+        for step in range(3 + lag):
+            draws[name, step] = schedule.draw(step).indices.tolist()
+            assert table.primed == (step > 2), (name, step)
+            schedule.update(step, schedule.draw(step).indices, np.ones(4))
+        assert table.primed
+    for (name, step), indices in draws.items():
+        assert indices == draws["baseline", step], (name, step)
+    in_order = [index for step in range(5) for index in draws.get(("baseline", step), [])]
+    assert all(sorted(in_order[at : at + 10]) == list(range(10)) for at in range(0, len(in_order) - 9, 10))
+
+
+def test_pruning_goes_on_in_the_epoch_that_the_wait_for_scores_has_begun():
+    """Eight examples in batches of 4, lag 1: draw 2 is the first half of epoch 1, without a score to prune by; with
+    equal scores nothing is pruned, and draw 3, by the strategy, takes the other half."""
+    schedule = DrawSchedule(table_for(SAMPLERS["InfoBatch"], 8, seed=0, run_length=400), batch_size=4, lag=1)
+    drawn = []
+    for step in range(4):
+        indices = schedule.draw(step).indices
+        drawn += indices.tolist()
+        schedule.update(step, indices, np.ones(4))
+    assert sorted(drawn[:8]) == sorted(drawn[8:]) == list(range(8))
 
 
 def test_baseline_draws_every_example_once_per_epoch_across_batches():
@@ -215,6 +234,7 @@ REFUSED = [
     ([0, 1], [1.0, float("nan")], "example 1 at position 1 is nan: scores must be finite"),
     ([0, 1], [float("inf"), 1.0], "must be finite"),
     ([0, 1], [1.0, -1e-9], "must be ≥ 0"),
+    ([0, 1], [1.0, 1e16], r"example 1 at position 1 is 1e\+16: scores must be ≤ 1e\+15"),
     ([0, 8], [1.0, 1.0], "index 8 at position 1 is outside 0 … 7"),
     ([-1], [1.0], "outside"),
     ([5], [1.0], "not eligible"),
@@ -246,8 +266,8 @@ def test_bad_tables_and_draws():
     for arguments, message in [
         (dict(num_examples=0, seed=0), "at least one example"),
         (dict(num_examples=3, seed=-1), "seed"),
-        (dict(num_examples=3, seed=0, strategy="best"), "unknown strategy 'best'; choose one of"),
-        (dict(num_examples=3, seed=0, history="all"), "unknown history"),
+        (dict(num_examples=3, seed=0, strategy="best"), "sampler strategy must be one of sequential, .*, got 'best'"),
+        (dict(num_examples=3, seed=0, history="all"), "sampler history must be one of latest"),
         (dict(num_examples=3, seed=0, floor=1.5), "floor must be in"),
         (dict(num_examples=3, seed=0, class_weight=0.0, box_weight=0.0), "must not both be 0"),
         (dict(num_examples=3, seed=0, smoothing=float("nan")), "smoothing"),

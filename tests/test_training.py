@@ -192,20 +192,20 @@ worker = threading.Thread(target=train)
     assert printed[1] == "2"
 
 
-def test_a_run_that_ends_within_its_first_epoch_is_told_and_has_no_effective_sample_size(tiny_store, tmp_path):
-    """64 examples in batches of 8: the sampler begins with step 8."""
+def test_a_run_that_ends_before_its_sampler_begins_is_told(tiny_store, tmp_path):
+    """64 examples in batches of 8, and a lag of 2: all have scores after step 7, which draw 10 is the first to see."""
     said = []
-    for iterations in (8, 9):
+    for iterations in (10, 11):
         config = tiny_run(iterations=iterations, validate_every=4)
         run_local(config, tiny_store, tmp_path / str(iterations), device=CPU, workers=1, threads=1, say=said.append)
     assert said[0] == (
-        "note: UIS draws as the baseline does in the first epoch, and 8 iterations of 8 do not go beyond the 64 "
-        "examples: set --iterations well above 8"
+        "note: UIS draws as the baseline does until each of the 64 examples has a score, and 10 iterations of 8 do not "
+        "go beyond that: set --iterations well above 10"
     )
     assert sum("draws as the baseline does" in line for line in said) == 1
-    ess = pd.read_csv(tmp_path / "9" / "metrics.csv", index_col="iteration")["sampler/ess"]
-    assert ess.isna().tolist() == [True, False, False]
-    assert 0 < ess[9] < 1
+    ess = pd.read_csv(tmp_path / "11" / "metrics.csv", index_col="iteration")["sampler/ess"]
+    assert ess.isna().to_dict() == {4: True, 8: False, 11: False}
+    assert 0 < ess[11] < 1
 
 
 def test_compiling_is_not_training_time(tiny_store, tmp_path, monkeypatch):

@@ -22,7 +22,11 @@ class Sequential:
         self.examples = examples
         self.position = 0  # places gone through so far, over all epochs
 
-    def draw(self, t: int, n: int, slot: int, previous: IntArray) -> Slots:
+    def draw(self, t: int, n: int, previous: IntArray) -> Slots:
+        return self.next_places(n)
+
+    def next_places(self, n: int) -> Slots:
+        """The next ``n`` examples of the permutations."""
         indices = np.concatenate([part for _, part in self._places(n)])
         return Slots(indices, np.full(n, 1 / self.examples.eligible))
 
@@ -80,10 +84,9 @@ class Pruned(Sequential):
     def __init__(self, examples: Examples, config: SamplerConfig):
         super().__init__(examples, config)
         self.share, self.horizon = config.share, config.horizon
-        self.position = examples.eligible  # the first epoch is the table's
         self.epoch, self.threshold, self.kept = -1, 0.0, float(examples.eligible)
 
-    def draw(self, t: int, n: int, slot: int, previous: IntArray) -> Slots:
+    def draw(self, t: int, n: int, previous: IntArray) -> Slots:
         indices, probabilities, weights = [], [], []
         while n:
             place = self.position % self.examples.eligible
@@ -137,7 +140,6 @@ class Replaced(Sequential):
     def __init__(self, examples: Examples, config: SamplerConfig):
         super().__init__(examples, config)
         self.count = min(int(config.share * examples.eligible), examples.eligible // 2)
-        self.position = examples.eligible  # the first epoch is the table's
         self.epoch = -1
         self.lowest, self.highest = np.zeros(0, np.int64), np.zeros(0, np.int64)  # lowest sorted; highest[i] for it
 
@@ -145,7 +147,7 @@ class Replaced(Sequential):
     def nbytes(self) -> int:  # type: ignore[override]
         return self.lowest.nbytes + self.highest.nbytes
 
-    def draw(self, t: int, n: int, slot: int, previous: IntArray) -> Slots:
+    def draw(self, t: int, n: int, previous: IntArray) -> Slots:
         parts, probabilities = [], []
         while n:
             place = self.position % self.examples.eligible

@@ -38,11 +38,11 @@ class ExponentialRank:
     def parameter(self) -> float:
         return float(self.pressure)
 
-    def draw(self, t: int, n: int, slot: int, previous: IntArray) -> Slots:
+    def draw(self, t: int, n: int, previous: IntArray) -> Slots:
         e = self.examples
         indices, probabilities = np.empty(n, np.int64), np.empty(n)
         ranks.draw_ranked(
-            e.seed, t, slot, self.uniform, e.eligible, e.words, e.before, self.kind, self.parameter, self.key_counts,
+            e.seed, t, self.uniform, e.eligible, e.words, e.before, self.kind, self.parameter, self.key_counts,
             e.score, e.last_step, indices, probabilities,
         )  # fmt: skip
         return Slots(indices, probabilities)

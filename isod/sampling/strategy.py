@@ -9,7 +9,7 @@ from isod.sampling.examples import Examples, FloatArray, IntArray
 
 
 class Slots(NamedTuple):
-    """Part of a draw: which examples, each with its probability, and the weight its loss should get."""
+    """What was drawn: which examples, each with its probability, and the weight its loss should get."""
 
     indices: IntArray  # [n]
     probabilities: FloatArray  # [n]
@@ -17,12 +17,13 @@ class Slots(NamedTuple):
 
 
 class Strategy(Protocol):
-    """How indices are drawn. Random numbers come from (seed, t, slot) alone; nothing costs a pass per draw."""
+    """How indices are drawn, once every eligible example has a score. Random numbers come from (seed, t, slot of the
+    batch) alone; nothing costs a pass per draw."""
 
     def __init__(self, examples: Examples, config: SamplerConfig): ...
 
-    def draw(self, t: int, n: int, slot: int, previous: IntArray) -> Slots:
-        """Slots ``slot`` … ``slot + n − 1`` of draw ``t``; ``previous`` [any] are the indices of draw t − 1."""
+    def draw(self, t: int, n: int, previous: IntArray) -> Slots:
+        """The ``n`` slots of draw ``t``; ``previous`` [any] are the indices of draw t − 1."""
 
     def changed(self, indices: IntArray) -> None:
         """The scores of these examples have changed."""

@@ -4,8 +4,9 @@
     draw = table.draw(128)                  # draw.indices, draw.probabilities, draw.weights
     table.update(draw.indices, losses)
 
-The first epoch is sequential whatever the strategy: it fills the table. It ends when every eligible example was drawn
-once, or already has a score. Draw t takes its random numbers from (seed, t) alone.
+The first epoch is sequential whatever the strategy: it fills the table. The strategy draws once every eligible example
+has a score; where scores come some draws late, the epoch after the first is gone through for so long. Draw t takes its
+random numbers from (seed, t) alone.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ _FAULTS = {
     2: "example {index} at position {position} is not eligible: it may neither be drawn nor scored",
     3: "the score of example {index} at position {position} is {score}: scores must be finite",
     4: "the score of example {index} at position {position} is {score}: scores must be ≥ 0",
+    5: f"the score of example {{index}} at position {{position}} is {{score}}: scores must be ≤ {updates.HIGHEST:g}",
 }
 
 
@@ -76,10 +78,6 @@ class ImportanceTable:
         **settings: Any,
     ):
         config = replace(sampler or SamplerConfig(name="proportional"), **settings)
-        if config.strategy not in STRATEGIES:
-            raise InputError(f"unknown strategy {config.strategy!r}; choose one of {sorted(STRATEGIES)}")
-        if config.history not in HISTORIES:
-            raise InputError(f"unknown history {config.history!r}; choose one of {sorted(HISTORIES)}")
         if config.horizon and run_length is None:
             raise InputError(
                 f"sampler {config.name!r} changes after {config.horizon:g} of the run's draws: give the table the "
@@ -97,10 +95,10 @@ class ImportanceTable:
             run_length=run_length,
         )
         self._history = HISTORIES[config.history]
-        self._first = Sequential(self.examples, config)  # the first epoch, whatever the strategy
-        self._strategy: Strategy = self._first
-        if config.strategy != "sequential":
-            self._strategy = STRATEGIES[config.strategy](self.examples, config)
+        strategy = STRATEGIES[config.strategy](self.examples, config)
+        self._strategy: Strategy = strategy
+        # What goes through epochs goes on in the place at which its first draws end.
+        self._first = strategy if isinstance(strategy, Sequential) else Sequential(self.examples, config)
         self._unscored = self.examples.eligible
         self._previous = np.zeros(0, np.int64)  # indices of the last draw
 
@@ -122,14 +120,7 @@ class ImportanceTable:
         if isinstance(self._strategy, Sequential):
             self._strategy.check(n)
         t = self.draws
-        left = self._left_of_first_epoch()
-        if self._strategy is self._first or n <= left:
-            slots = self._first.draw(t, n, 0, self._previous)
-        elif left:  # the last batch of the first epoch runs on under the strategy
-            head = self._first.draw(t, left, 0, self._previous)
-            slots = _joined(head, self._strategy.draw(t, n - left, left, self._previous))
-        else:
-            slots = self._strategy.draw(t, n, 0, self._previous)
+        slots = self._strategy.draw(t, n, self._previous) if self.primed else self._first.next_places(n)
         self.draws += 1
         self._previous = slots.indices
         self.examples.drawn += n
@@ -138,14 +129,8 @@ class ImportanceTable:
 
     @property
     def primed(self) -> bool:
-        """Whether the first epoch is over: the strategy draws from now on."""
-        return self._left_of_first_epoch() == 0
-
-    def _left_of_first_epoch(self) -> int:
-        """How many examples the first epoch still has to draw; 0 once every example has a score."""
-        if not self._unscored:
-            return 0
-        return max(self.examples.eligible - self._first.position, 0)
+        """Whether every eligible example has a score: the strategy draws from now on."""
+        return self._unscored == 0
 
     def _weights(self, slots: Slots) -> FloatArray:
         """(1/(N·p))^exponent: with exponent 1 the weighted mean over the batch estimates the mean over all examples."""
@@ -172,7 +157,7 @@ class ImportanceTable:
 
         Args:
             indices: [n] integers, eligible examples, drawn or not.
-            scores: [n] numbers, finite and ≥ 0, float64, float32 or a torch tensor on the CPU.
+            scores: [n] numbers, 0 … 10¹⁵, float64, float32 or a torch tensor on the CPU.
 
         Raises:
             InputError: one of these does not hold, or n = 0; the table is unchanged.
@@ -191,7 +176,7 @@ class ImportanceTable:
 
     def set_offset(self, offset: ArrayLike) -> None:
         """Subtract ``offset`` [N], finite, from every score to come that is not 0: the hold-out model's scores (§4.2.6,
-        eq. 3.1). A score of 0 is that of an example from which nothing can be learnt.
+        eq. 3.1). A score of 0 is that of an example from which nothing can be learnt: it counts as the lowest.
 
         Raises:
             InputError: the sampler has no hold-out model, the table already holds scores, or the shape or a number is
@@ -202,8 +187,13 @@ class ImportanceTable:
             raise InputError(f"sampler {self.config.name!r} subtracts no hold-out scores: its holdout is False")
         if self.version:
             raise InputError("hold-out scores must be set before the first update")
-        if values.shape != (self.num_examples,) or not np.isfinite(values).all():
+        if values.shape != (self.num_examples,):
             raise InputError(f"hold-out scores must be {self.num_examples} finite numbers, got shape {values.shape}")
+        if not (finite := np.isfinite(values)).all():
+            index = int(finite.argmin())
+            raise InputError(
+                f"hold-out scores must be {self.num_examples} finite numbers, got {values[index]} for example {index}"
+            )
         self.examples.offset[:] = values
 
     def checked(self, indices: ArrayLike, scores: ArrayLike) -> tuple[IntArray, FloatArray]:
@@ -331,15 +321,6 @@ def table_for(
 
 
 _NO_KEYS = np.zeros(0, np.int32)
-
-
-def _joined(head: Slots, tail: Slots) -> Slots:
-    weights = None
-    if tail.weights is not None:
-        weights = np.concatenate([np.ones(len(head.indices)), tail.weights])
-    return Slots(
-        np.concatenate([head.indices, tail.indices]), np.concatenate([head.probabilities, tail.probabilities]), weights
-    )
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:

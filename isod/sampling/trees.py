@@ -71,10 +71,10 @@ class Proportional:
         """(Σ of the leaf weights, alpha, beta, kappa); see tree.node_weight."""
         return float(self.sums[-1]), 1.0, 0.0, 0.0
 
-    def draw(self, t: int, n: int, slot: int, previous: IntArray) -> Slots:
-        return self.mixture(t, n, slot, self.uniform)
+    def draw(self, t: int, n: int, previous: IntArray) -> Slots:
+        return self.mixture(t, n, self.uniform)
 
-    def mixture(self, t: int, n: int, slot: int, uniform: float) -> Slots:
+    def mixture(self, t: int, n: int, uniform: float) -> Slots:
         """Draw with a share ``uniform`` of the probability spread evenly over the eligible examples."""
         total, alpha, beta, kappa = self.terms()
         if total <= 0:
@@ -82,7 +82,7 @@ class Proportional:
         e = self.examples
         indices, probabilities = np.empty(n, np.int64), np.empty(n)
         descent.draw_mixture(
-            e.seed, t, philox.INDEX, slot, uniform, e.eligible, e.words, e.before, total, alpha, beta, kappa,
+            e.seed, t, philox.INDEX, uniform, e.eligible, e.words, e.before, total, alpha, beta, kappa,
             self.starts, *self._leaves(), self.sums, self.prefixes, self.masses, self.counts, self._children,
             indices, probabilities,
         )  # fmt: skip
@@ -112,11 +112,12 @@ class Proportional:
 
 
 class Shifted(Proportional):
-    """Proportional to (s − min s)/(max s − min s) over the scored examples (RHO, eq. 4.6), at draw time.
+    """Proportional to (s − min s)/(max s − min s) over the scores that are not 0 (RHO, eq. 4.6), at draw time.
 
     Scores may be negative here: the hold-out model's score is subtracted from them. The scale cancels in p, the
-    minimum comes from the tree. The lowest example has nothing but its smoothing; where all are equal the draw is
-    uniform. One outlier squeezes the rest together: that is the thesis's form; ``rank`` is the one that does not.
+    minimum comes from the tree. The lowest example has nothing but its smoothing, nor has one with a score of 0, from
+    which nothing can be learnt; where all are equal the draw is uniform. One outlier squeezes the rest together: that
+    is the thesis's form; ``linear_rank`` is the one that does not.
     """
 
     kind = tree.SHIFTED
@@ -188,21 +189,21 @@ class Rejection(Proportional):
 
     keep_best = True  # the rule q(a) > 2·q(c)
 
-    def draw(self, t: int, n: int, slot: int, previous: IntArray) -> Slots:
-        proposal = self.propose(t, n, slot)
-        active = previous[slot : slot + n]
+    def draw(self, t: int, n: int, previous: IntArray) -> Slots:
+        proposal = self.propose(t, n)
+        active = previous[:n]
         walkers = len(active)
-        chance, _ = self.examples.uniform_pairs(t, slot + n, philox.ACCEPT)
+        chance, _ = self.examples.uniform_pairs(t, n, philox.ACCEPT)
         q_c, q_a = self.probabilities(proposal.indices[:walkers]), self.probabilities(active)
-        keep = q_c < chance[slot : slot + walkers] * (q_c + q_a)
+        keep = q_c < chance[:walkers] * (q_c + q_a)
         if self.keep_best:
             keep |= q_a > 2 * q_c
         indices = proposal.indices.copy()
         indices[:walkers] = np.where(keep, active, indices[:walkers])
         return Slots(indices, self.probabilities(indices))
 
-    def propose(self, t: int, n: int, slot: int) -> Slots:
-        return super().draw(t, n, slot, np.zeros(0, np.int64))
+    def propose(self, t: int, n: int) -> Slots:
+        return self.mixture(t, n, self.uniform)
 
 
 class UniformRejection(Rejection):
@@ -214,5 +215,5 @@ class UniformRejection(Rejection):
 
     keep_best = False
 
-    def propose(self, t: int, n: int, slot: int) -> Slots:
-        return self.mixture(t, n, slot, 1.0)
+    def propose(self, t: int, n: int) -> Slots:
+        return self.mixture(t, n, 1.0)

@@ -48,12 +48,12 @@ def epoch_note(config: RunConfig, split: CropSplit) -> str:
     """What to tell where a run is too short for its sampler to begin; else empty."""
     training = config.training
     eligible, _ = shares(config, split)
-    enough = -(-len(eligible) // training.batch_size)
+    enough = -(-len(eligible) // training.batch_size) + training.lag  # the first draw that has seen all scores
     if config.sampler.strategy == "sequential" or training.iterations > enough:
         return ""
     return (
-        f"note: {config.sampler.name} draws as the baseline does in the first epoch, and {training.iterations} "
-        f"iterations of {training.batch_size} do not go beyond the {len(eligible)} examples: "
+        f"note: {config.sampler.name} draws as the baseline does until each of the {len(eligible)} examples has a "
+        f"score, and {training.iterations} iterations of {training.batch_size} do not go beyond that: "
         f"set --iterations well above {enough}"
     )
 

@@ -128,6 +128,7 @@ class ValidationCrops:
         self._unreadable: set[int] = set()
         self._split = split
         self.sizes = split.sizes()  # [N, 2] height and width of each crop, pixels, without padding
+        self.batch_size = batch_size
         self._batches = in_batches(split.readable, batch_size)
         self._cache: list[Crops] | None = []
 
@@ -399,7 +400,7 @@ def train(
         if found is None:
             with ctrl_c_waits():
                 save()  # nothing of the training is lost: a resumed run begins with this validation
-            where = f"in the validation after iteration {record.iteration}, {training.batch_size} crops at a time"
+            where = f"in the validation after iteration {record.iteration}, {validation.batch_size} crops at a time"
             raise out_of_memory(reason, where, FREE)
         with ctrl_c_waits():
             done = record.iteration
@@ -416,7 +417,7 @@ def train(
                 in_proportion = sampler.heuristic and sampler.strategy in IN_PROPORTION
                 if in_proportion and summary.effective_sample_size > UNIFORM_ABOVE:
                     ess = summary.effective_sample_size
-                    say(f"effective sample size over N after the first epoch: {ess:.2f}, {ess_in_words(ess)}")
+                    say(f"effective sample size over N once all have a score: {ess:.2f}, {ess_in_words(ess)}")
             report(metrics, done)
             if checkpoints is not None and (done == training.iterations or checkpoints.due(record.seconds)):
                 save()

@@ -46,7 +46,7 @@ class TableSummary:
     """What the importance table says about itself after some step."""
 
     effective_sample_size: float  # (Σs)²/(N·Σs²), a share of N
-    primed: bool  # whether the first epoch is over
+    primed: bool  # whether every example has a score
 
 
 class Stream(Protocol):

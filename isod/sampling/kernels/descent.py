@@ -112,14 +112,14 @@ def _descend_weighted(
 
 @compiled
 def draw_mixture(
-    seed, t, use, slot, uniform_share, eligible, words, before, total, alpha, beta, kappa,
+    seed, t, use, uniform_share, eligible, words, before, total, alpha, beta, kappa,
     starts, kind, score, last_step, base, bits, powers, sums, prefixes, masses, counts, weights,
     indices, probabilities,
 ):  # fmt: skip
     """Fill ``indices`` and ``probabilities`` [n]: a slot is uniform over the eligible examples with probability
     ``uniform_share``, else in proportion to the leaf weights, whose sum is ``total`` > 0."""
     for j in range(len(indices)):
-        u, v = uniforms(seed, t, slot + j, use)
+        u, v = uniforms(seed, t, j, use)
         uniform = u < uniform_share
         indices[j] = eligible_at(words, before, eligible, v) if uniform else -1
         probabilities[j] = v * total
@@ -132,7 +132,7 @@ def draw_mixture(
         )  # fmt: skip
         for j in range(len(indices)):
             if indices[j] < 0:
-                _, v = uniforms(seed, t, slot + j, use)
+                _, v = uniforms(seed, t, j, use)
                 indices[j] = eligible_at(words, before, eligible, v)
     for j in range(len(indices)):
         p = uniform_share / eligible

@@ -27,9 +27,12 @@ KEY_CELLS = int(KEY_LEVELS[-1] + (KEYS >> 15))
 
 @inlined
 def rank_key(score, last_step):
-    """The upper 19 bits of a float32, in an order that follows the number, negative ones included; 0 while unscored."""
+    """The upper 19 bits of a float32, in an order that follows the number, negative ones included; 0 while unscored,
+    and 1 for a score of 0: nothing can be learnt from that example, which is less than a negative difference."""
     if last_step < 0:
         return np.int64(0)
+    if score == 0:
+        return np.int64(1)
     bits = np.int64(np.float32(score).view(np.uint32))
     bits = 0xFFFFFFFF - bits if bits >= 0x80000000 else bits + 0x80000000
     return bits >> KEY_SHIFT
@@ -102,20 +105,20 @@ def rank_weights(kind, parameter, eligible, key_counts, score, last_step, indice
 
 @compiled
 def draw_ranked(
-    seed, t, slot, uniform_share, eligible, words, before, kind, parameter, key_counts, score, last_step,
+    seed, t, uniform_share, eligible, words, before, kind, parameter, key_counts, score, last_step,
     indices, probabilities,
 ):  # fmt: skip
     """Fill ``indices`` and ``probabilities`` [n]: uniform proposals, kept with probability rank_weight (exact)."""
     total = rank_total(kind, parameter, eligible)
     for j in range(len(indices)):
-        u, v = uniforms(seed, t, slot + j, INDEX)
+        u, v = uniforms(seed, t, j, INDEX)
         i = eligible_at(words, before, eligible, v)
         below, ties = ranks_of(key_counts, rank_key(score[i], last_step[i]))
         w = rank_weight(kind, parameter, below, ties, eligible)
         if u >= uniform_share:
             attempt = 1
             while True:
-                accept, v = uniforms(seed, t, slot + j, INDEX + attempt)
+                accept, v = uniforms(seed, t, j, INDEX + attempt)
                 if accept < w:
                     break
                 i = eligible_at(words, before, eligible, v)

@@ -1,7 +1,8 @@
 """The sum tree over the scores: its nodes, and what a leaf weighs.
 
 Leaves are the scores. A node holds, over the scored leaves below it: sum of g·score, sum of g (mass), their number, and
-lowest and highest score. Arrays that a kind does not need have length 0.
+lowest and highest score. SHIFTED leaves out scores of 0, from which nothing can be learnt. Arrays that a kind does not
+need have length 0.
 """
 
 # mypy: disallow-untyped-defs=False
@@ -20,8 +21,9 @@ PLAIN, SHIFTED, DECAYED = 0, 1, 2  # how a leaf's weight follows from its score;
 def node_weight(kind, alpha, beta, kappa, sum_, mass, count):
     """alpha·Σ g·s + beta·Σ g + kappa·n, never below 0.
 
-    PLAIN: Σ s (alpha = 1). SHIFTED: Σ (s − min s) (alpha = 1, kappa = −min s). DECAYED: Σ (γ·g·s + (1 − γ·g)·prior)
-    with g = 2^((last step − origin) / half-life), see freshness, and γ = 2^((origin − now) / half-life).
+    PLAIN: Σ s (alpha = 1). SHIFTED: Σ (s − min s) over s ≠ 0 (alpha = 1, kappa = −min s).
+    DECAYED: Σ (γ·g·s + (1 − γ·g)·prior) with g = 2^((last step − origin) / half-life), see freshness, and
+    γ = 2^((origin − now) / half-life).
     """
     if kind == PLAIN:
         return sum_
@@ -47,7 +49,7 @@ def leaf_weight(kind, alpha, beta, kappa, i, score, last_step, base, bits, power
     if last_step[i] < 0:
         return 0.0
     if kind == SHIFTED:
-        return max(score[i] + kappa, 0.0)
+        return max(score[i] + kappa, 0.0) if score[i] != 0 else 0.0
     g = freshness(last_step[i], base, bits, powers)
     return max(alpha * g * score[i] + beta * g + kappa, 0.0)
 
@@ -85,12 +87,14 @@ def _refresh_bottom(node, kind, score, last_step, base, bits, powers, sums, mass
     low, high = np.inf, -np.inf
     for i in range(begin, end):
         if last_step[i] >= 0:
-            count += 1
             if kind == SHIFTED:
-                s += score[i]
-                low = min(low, score[i])
-                high = max(high, score[i])
+                if score[i] != 0:
+                    count += 1
+                    s += score[i]
+                    low = min(low, score[i])
+                    high = max(high, score[i])
             else:
+                count += 1
                 g = freshness(last_step[i], base, bits, powers)
                 s += g * score[i]
                 mass += g

@@ -12,6 +12,8 @@ from isod.sampling.kernels.compiled import compiled
 from isod.sampling.kernels.ranks import count_key, rank_key
 from isod.sampling.kernels.states import INELIGIBLE
 
+HIGHEST = 1e15  # of a score: sums of its square over all visits stay finite in float32
+LEAST = 1e-30  # what a difference of 0 is kept as
 LATEST, MOMENTUM, MEAN, VARIANCE, CLOSENESS, FORGETTING = range(6)  # what the scores of an example add up to
 
 
@@ -34,6 +36,8 @@ def first_fault(indices, scores, last_step):
             return 3, j
         if scores[j] < 0:
             return 4, j
+        if scores[j] > HIGHEST:
+            return 5, j
     return 0, 0
 
 
@@ -44,7 +48,8 @@ def apply_scores(
     """Fold new scores into the table one after the other, so that of duplicates the last wins.
 
     ``offset``, where there is one (else length 0), is subtracted from each, but from a score of 0: that is no loss, but
-    what an example has from which nothing can be learnt, without an object or with an image that does not decode.
+    what an example has from which nothing can be learnt, without an object or with an image that does not decode. It
+    stays 0, and no difference is 0: strategies that bear negative scores take 0 for the lowest.
     ``mean`` becomes the running mean of what is left per example (over the last 65535 at most), ``last_step`` the step,
     ``score`` what the history makes of it. ``key_counts`` follows, where ranks are kept (else length 0).
     """
@@ -52,6 +57,8 @@ def apply_scores(
         i, x = indices[j], scores[j]
         if len(offset) and x > 0:
             x -= offset[i]
+            if x == 0:
+                x = LEAST
         if len(key_counts):
             count_key(key_counts, rank_key(score[i], last_step[i]), -1)
         first = last_step[i] < 0
