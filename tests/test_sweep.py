@@ -1,6 +1,7 @@
 """A sweep on real Ray and real MLflow: what it records, that it changes nothing in a run, and what a failure leaves."""
 
 import math
+import sqlite3
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from isod.orchestration.metric_names import check_class_names, metric_key
 from isod.orchestration.mlflow_callback import (
     MLflowCallback,
     SweepRecord,
+    begin_sweep,
     children_of,
     require_same_trial,
 )
@@ -34,7 +36,8 @@ from tests.mlflow_store import Store
 from tests.tiny_run import DETECTOR, UNTIMED, tiny_run
 
 TRAINING = tiny_run(iterations=14, validate_every=6).training
-BROKEN = SamplerConfig(name="broken", heuristic="no such heuristic")
+BROKEN = SamplerConfig(name="broken", heuristic="loss")
+object.__setattr__(BROKEN, "heuristic", "no such heuristic")  # start-up would refuse it
 TWO_AT_ONCE = ResourceConfig(decode_workers=1, cpus_per_worker=0.25, cpus_per_trial=0.75)  # on two CPUs
 
 
@@ -156,6 +159,47 @@ def test_a_run_that_was_taken_up_elsewhere_has_both_devices(tmp_path):
         assert callback.finish("FINISHED", patience=30) == ""
     (run,) = children_of(store.client, store.experiment_id, parent)
     assert run.data.tags["isod.device"] == "A100; H200"
+
+
+def test_a_run_that_succeeds_after_all_no_longer_has_the_error(tmp_path):
+    store = Store(tmp_path)
+    trial = SimpleNamespace(trial_id="a", config={"run": {"sampler": SAMPLERS["UIS"], "seed": 0}},
+                            last_result={"failed": "the disk was full"})  # fmt: skip
+    parent, tags = store.sweep(), []
+    for ends in (True, False):  # the second time, as after --resume, it has only begun
+        callback = MLflowCallback(store.client, store.experiment_id, SweepRecord(parent), base=tiny_run(), params={},
+                                  tags={}, runs=str(tmp_path))  # fmt: skip
+        callback.on_trial_start(0, [], trial)
+        if ends:
+            callback.on_trial_complete(0, [], trial)
+        assert callback.finish("FINISHED", patience=30) == ""
+        (run,) = children_of(store.client, store.experiment_id, parent)
+        tags.append(run.data.tags.get("isod.error"))
+    assert tags == ["the disk was full", None]
+
+
+def test_a_store_that_takes_no_files_is_refused_before_a_trial_starts(tmp_path):
+    store = Store(tmp_path)
+    (tmp_path / "a file").touch()
+    experiment = store.client.create_experiment("nowhere", (tmp_path / "a file" / "artifacts").as_uri())
+    with pytest.raises(InputError, match=r"^MLflow does not take files at \S+ \(.*Not a directory.*\): give it"):
+        begin_sweep(store.client, experiment, "grid", {"store": "/s"}, {})
+    (run,) = store.client.search_runs([experiment])
+    assert run.info.status == "FAILED"
+
+
+def test_an_mlflow_store_that_refuses_a_new_run_is_told_in_a_sentence(ray_local, sweep, tmp_path):
+    """A database that may be read and not written: a trigger stands in for a server's permissions."""
+    store = Store(tmp_path)
+    database = store.uri.removeprefix("sqlite:///")
+    with sqlite3.connect(database) as connection:
+        connection.execute(
+            "CREATE TRIGGER no BEFORE INSERT ON runs BEGIN SELECT RAISE(ABORT, 'permission denied'); END"
+        )
+    refused = replace(sweep, tracking_uri=store.uri, experiment="mine", out=tmp_path)
+    with pytest.raises(InputError, match=r"^the MLflow store \S+ cannot be used: .*permission denied") as failure:
+        run_sweep(refused)
+    assert "\n" not in str(failure.value)
 
 
 def test_a_trial_that_began_with_other_settings_is_not_gone_on_with(sweep):

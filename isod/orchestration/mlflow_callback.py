@@ -20,7 +20,7 @@ from ray.tune.experiment import Trial
 from isod.config import RunConfig, changes, flatten
 from isod.errors import InputError
 from isod.orchestration.metric_names import metric_key
-from isod.orchestration.outbox import Outbox
+from isod.orchestration.outbox import Outbox, reason
 from isod.orchestration.trial import run_config, trial_folder, trial_name
 from isod.training.files import EXAMPLES, MODEL
 
@@ -29,6 +29,7 @@ PARENT_TAG = "mlflow.parentRunId"  # what MLflow's UI nests runs by
 NAME_TAG = "mlflow.runName"
 COMMIT_TAG = "isod.commit"
 DEVICE_TAG = "isod.device"  # of a child: what it trained on; several, in their order, where it was taken up elsewhere
+ERROR_TAG = "isod.error"  # of a child that failed: why
 PARAMS_PER_CALL = 100  # MLflow's limit for one log_batch call
 METRICS_PER_CALL = 1000  # likewise
 EVERY_RUN = "mAP"  # a metric that every validation has: its last step is how far MLflow knows a run
@@ -46,11 +47,23 @@ class SweepRecord:
 def begin_sweep(
     client: MlflowClient, experiment_id: str, name: str, settings: Mapping[str, Any], tags: Mapping[str, str]
 ) -> SweepRecord:
-    """Makes the parent run. Its parameters are ``settings``: what all trials share."""
+    """Makes the parent run. Its parameters, and its file sweep.json, are ``settings``: what all trials share.
+
+    Raises:
+        InputError: MLflow does not take files; every trial would end with one that it cannot deliver.
+    """
     tags = {NAME_TAG: name, SWEEP_TAG: name, **tags}
-    parent = client.create_run(experiment_id, tags=tags).info.run_id
-    _log_params(client, parent, settings)
-    return SweepRecord(parent)
+    parent = client.create_run(experiment_id, tags=tags).info
+    _log_params(client, parent.run_id, settings)
+    try:
+        client.log_dict(parent.run_id, dict(settings), "sweep.json")
+    except Exception as error:  # whatever a file system, a server or a bucket raises
+        client.set_terminated(parent.run_id, "FAILED")
+        raise InputError(
+            f"MLflow does not take files at {parent.artifact_uri} ({reason(error)}): give it an artifact root that it, "
+            "or this machine, can write to"
+        ) from None
+    return SweepRecord(parent.run_id)
 
 
 def trial_params(config: RunConfig) -> dict[str, Any]:
@@ -182,7 +195,7 @@ class MLflowCallback(Callback):
         name = name_of(trial)
         if name not in self._open:
             self._open.add(name)
-            self._outbox.put(lambda: self._open_run(name, config))
+            self._outbox.put(name, lambda: self._open_run(name, config))
 
     def _open_run(self, name: str, config: RunConfig) -> None:
         """Find or make the trial's run; it may be called again after it failed half way."""
@@ -196,6 +209,8 @@ class MLflowCallback(Callback):
         _log_params(self._client, run_id, {**self._params, **trial_params(config)})
         self._client.update_run(run_id, status="RUNNING")
         known = self._client.get_run(run_id).data
+        if ERROR_TAG in known.tags:  # of an attempt that was resumed
+            self._client.delete_tag(run_id, ERROR_TAG)
         history = self._client.get_metric_history(run_id, EVERY_RUN) if EVERY_RUN in known.metrics else []
         self._devices[name] = [device for device in known.tags.get(DEVICE_TAG, "").split("; ") if device]
         self._last_step[name] = max((point.step for point in history), default=-1)
@@ -205,14 +220,14 @@ class MLflowCallback(Callback):
     ) -> None:
         now, name = int(time.time() * 1000), name_of(trial)
         if device := result["device"]:
-            self._outbox.put(partial(self._tag_device, name, device))
+            self._outbox.put(name, partial(self._tag_device, name, device))
         for step, metrics in result["rows"]:
             points = [
                 Metric(metric_key(key), float(value), now, step)
                 for key, value in metrics.items()
                 if math.isfinite(value)  # a stratum without ground truth has no point, rather than a made-up one
             ]
-            self._outbox.put(partial(self._log, name, step, points))
+            self._outbox.put(name, partial(self._log, name, step, points))
 
     def _tag_device(self, name: str, device: str) -> None:
         devices = self._devices[name]
@@ -241,7 +256,7 @@ class MLflowCallback(Callback):
                 self._client.log_artifact(run_id, str(folder / file))
             self._end(name, "FINISHED")
 
-        self._outbox.put(finish)
+        self._outbox.put(name, finish)
         self._open.discard(name)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -252,10 +267,10 @@ class MLflowCallback(Callback):
         self._open.discard(name)
 
         def fail() -> None:
-            self._client.set_tag(self._record.runs[name], "isod.error", reason)
+            self._client.set_tag(self._record.runs[name], ERROR_TAG, reason)
             self._end(name, "FAILED")
 
-        self._outbox.put(fail)
+        self._outbox.put(name, fail)
 
     def _end(self, name: str, status: str) -> None:
         self._client.set_terminated(self._record.runs[name], status)
@@ -269,8 +284,8 @@ class MLflowCallback(Callback):
             Why not everything was delivered; empty if it was.
         """
         for name in sorted(self._open):
-            self._outbox.put(partial(self._end, name, "KILLED"))
-        self._outbox.put(lambda: self._client.set_terminated(self._record.parent_run_id, status))
+            self._outbox.put(name, partial(self._end, name, "KILLED"))
+        self._outbox.put(None, lambda: self._client.set_terminated(self._record.parent_run_id, status))
         left, error = self._outbox.close(patience)
         return f"{left} messages did not reach MLflow ({error})" if left else ""
 

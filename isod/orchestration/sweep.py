@@ -92,6 +92,8 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         preset.resources.check_batch(config.training.batch_size)
         if note := epoch_note(config, store.split("train")):
             print(note)
+    if base.training.compiled and (shared_by := preset.resources.workers_per_trial) > 1:
+        print(f"note: torch.compile is for runs of one process: these, of {shared_by} each, train without")
     sweep.out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(1) as beside:  # each takes seconds, and Ray's are spent waiting for its processes
         opened = beside.submit(_open_mlflow, sweep)
@@ -99,7 +101,7 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         client, experiment_id = opened.result()
     from isod.orchestration.mlflow_callback import COMMIT_TAG, MLflowCallback, begin_sweep, resume_sweep
     from isod.orchestration.progress import ProgressView
-    from isod.orchestration.tracking import impatient
+    from isod.orchestration.tracking import explained, impatient
 
     concurrent = _concurrency(sweep, len(grid))
     _tell_idle_workers(preset.resources, configs)
@@ -112,11 +114,12 @@ def run_sweep(sweep: Sweep) -> SweepResult:
     }
     settings = {"store": sweep.store, CONTENTS: store.meta.contents, **shared}
     parent = (client, experiment_id, sweep.name, settings, tags)
-    if sweep.resume:
-        trials = {trial_name(params["sampler"].name, params["seed"]): run_config(base, params) for params in grid}
-        record = resume_sweep(*parent, trials)
-    else:
-        record = begin_sweep(*parent)
+    with explained(sweep.tracking_uri), impatient():
+        if sweep.resume:
+            trials = {trial_name(params["sampler"].name, params["seed"]): run_config(base, params) for params in grid}
+            record = resume_sweep(*parent, trials)
+        else:
+            record = begin_sweep(*parent)
     todo = [p for p in grid if trial_name(p["sampler"].name, p["seed"]) not in record.finished]
     if len(todo) < len(grid):
         print(f"{len(grid) - len(todo)} of {len(grid)} runs are finished and not run again")

@@ -27,7 +27,7 @@ def open_experiment(tracking_uri: str, experiment: str, artifacts: Path) -> tupl
         InputError: if the store or server cannot be used, within seconds.
     """
     check_tracking(tracking_uri)
-    with _explained(tracking_uri), impatient():
+    with explained(tracking_uri), impatient():
         client = MlflowClient(tracking_uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
@@ -50,7 +50,7 @@ def check_tracking(tracking_uri: str) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # whole stacks; the outbox says why in a sentence
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # likewise, at every attempt
-    with _explained(tracking_uri), impatient():
+    with explained(tracking_uri), impatient():
         if is_server(tracking_uri):
             MlflowClient(tracking_uri).search_experiments(max_results=1)
         else:
@@ -72,7 +72,7 @@ def _try_database(uri: str) -> None:
 
 
 @contextmanager
-def _explained(tracking_uri: str) -> Iterator[None]:
+def explained(tracking_uri: str) -> Iterator[None]:
     """Turn MLflow's and the database's errors into one sentence."""
     try:
         yield

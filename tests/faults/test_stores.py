@@ -163,7 +163,7 @@ def test_an_outbox_keeps_the_order_and_tries_again():
 
     outbox = Outbox(said.append, retry_after=0.01)
     for call in (lambda: made.append(1), second, lambda: made.append(3)):
-        outbox.put(call)
+        outbox.put("UIS-seed0", call)
     assert outbox.close(patience=30) == (0, "")
     assert made == [1, 2, 3]
     assert said == [
@@ -177,8 +177,8 @@ def test_an_outbox_gives_up_when_it_is_closed_and_says_what_is_left():
         raise OSError("nobody there")
 
     outbox = Outbox(lambda line: None, retry_after=0.01)
-    outbox.put(away)
-    outbox.put(lambda: None)
+    outbox.put("UIS-seed0", away)
+    outbox.put("UIS-seed0", lambda: None)
     assert outbox.close(patience=0.05) == (2, "nobody there")
 
 
@@ -192,5 +192,22 @@ def test_an_outbox_is_patient_from_when_the_server_was_last_heard_of():
 
     outbox = Outbox(lambda line: None, retry_after=0.2)
     for call in (lambda: time.sleep(0.7), once):
-        outbox.put(call)
+        outbox.put("UIS-seed0", call)
     assert outbox.close(patience=0.5) == (0, "")
+
+
+def test_what_is_refused_of_one_run_keeps_no_other_waiting():
+    """A file that nobody may write, say; the end of the sweep, which is for all runs, does wait."""
+    made, said = [], []
+
+    def refused():
+        raise PermissionError("model.pt")
+
+    outbox = Outbox(said.append, retry_after=0.01)
+    outbox.put("UIS-seed0", refused)
+    outbox.put("UIS-seed0", lambda: made.append("behind it"))
+    outbox.put("LIS-seed0", lambda: made.append("of another run"))
+    outbox.put(None, lambda: made.append("of all"))
+    assert outbox.close(patience=0.2) == (3, "model.pt")
+    assert made == ["of another run"]
+    assert said == ["MLflow does not take what is sent (model.pt): kept, and tried again"]
