@@ -309,6 +309,25 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_serves(tiny_store, t
     assert_same_results(go(config, tiny_store, tmp_path / "whole"), out)
 
 
+def short_of_memory(*args, **kwargs):
+    torch.empty(2**60)  # what torch says when there is no memory
+
+
+def short_of_pythons(*args, **kwargs):
+    raise MemoryError
+
+
+@pytest.mark.parametrize("load", [short_of_memory, short_of_pythons])
+def test_checkpoints_stay_where_memory_is_short(interrupted, tiny_store, monkeypatch, load):
+    config, out = interrupted
+    before = sorted(out.glob("checkpoint-*"))
+    with monkeypatch.context() as short:
+        short.setattr(torch, "load", load)
+        with pytest.raises(InputError, match=r"not enough memory to read .*checkpoint-000000014.pt: free some, and"):
+            go(config, tiny_store, out, resume=True)
+    assert sorted(out.glob("checkpoint-*")) == before
+
+
 def test_damaged_checkpoints_take_no_place_among_those_that_are_kept(tmp_path):
     """Both newest ones are: the run begins anew, and what it then writes stays."""
     said = []
@@ -519,6 +538,13 @@ def test_out_of_memory_in_a_validation_loses_no_step(tiny_store, tmp_path, monke
     go(config, tiny_store, halves, say=said.append, resume=True)
     assert any("iteration 7" in line for line in said)
     assert_same_results(whole, halves)
+
+
+def test_a_hold_out_model_that_diverges_is_told_apart_from_the_run(tiny_store, tmp_path):
+    config = tiny_run("LIS-RHO", lr=1e30)
+    where = r"^in the training of the hold-out model: loss is (nan|inf) at step \d+, examples \["
+    with pytest.raises(FloatingPointError, match=where):
+        go(replace(config, holdout=HOLDOUT), tiny_store, tmp_path / "run")
 
 
 def test_out_of_memory_of_the_hold_out_model_is_said(tiny_store, tmp_path, monkeypatch):

@@ -90,7 +90,8 @@ class Checkpoints:
         no place among those that are kept.
 
         Raises:
-            InputError: it cannot be read, or is of other settings, with the names of those that differ.
+            InputError: it cannot be read, memory is short, or it is of other settings, with the names of those that
+                differ.
         """
         for path in self._paths():
             try:
@@ -101,6 +102,8 @@ class Checkpoints:
                     f"{path} cannot be read ({error.strerror or error}): see to that, and resume"
                 ) from None
             except Exception as error:  # torch raises whatever a damaged file leads it to
+                if isinstance(error, MemoryError) or "allocate memory" in str(error):
+                    raise InputError(f"there is not enough memory to read {path}: free some, and resume") from None
                 self._say(f"{path} is damaged and left out ({type(error).__name__})")
                 path.rename(path.with_suffix(".damaged"))
                 continue

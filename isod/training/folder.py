@@ -136,7 +136,8 @@ def run_in_folder(
         report(metrics, iteration)
 
     stream = make_stream(examples, None if saved is None else saved["table"])
-    validation = ValidationCrops(store.split("val"), config.training.batch_size, threads=workers, say=say)
+    share = -(-config.training.batch_size // part.ranks)  # crops of a batch that a device trains on: they fit
+    validation = ValidationCrops(store.split("val"), share, threads=workers, say=say)
     train(trainer, stream, validation, append, record=record, checkpoints=checkpoints, say=say)
     table.write()  # again, in case the last time failed
     statistics = stream.statistics(config.training.iterations - 1) | record.examples()

@@ -103,6 +103,8 @@ def holdout_scores(
         for crops in read_ahead(split, in_batches(eligible, run.training.batch_size), threads=workers, quarantine=True):
             offset[crops.indices] = np.where(crops.unreadable, 0.0, trainer.score(crops))
         return offset
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{where}: {error}") from None
     except torch.OutOfMemoryError as error:
         reason = str(error)  # the failed pass's tensors go with its traceback
     raise out_of_memory(reason, f"{where}, {run.training.batch_size} crops at a time", FREE)
