@@ -525,6 +525,21 @@ class FullInEvaluation(Trainer):
         return super().forward(images)
 
 
+class FullFromTheStart(Trainer):
+    """On a device that other runs have filled."""
+
+    def __init__(self, *args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_a_network_that_does_not_fit_is_told(tiny_store, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "Trainer", FullFromTheStart)
+    with pytest.raises(
+        InputError, match=r"^out of memory with the network alone \(CUDA out of memory\); free memory on"
+    ):
+        go(tiny_run(), tiny_store, tmp_path / "run")
+
+
 def test_out_of_memory_in_a_validation_loses_no_step(tiny_store, tmp_path, monkeypatch):
     """A sentence and a checkpoint: the resumed run begins with that validation, and ends as an undisturbed one."""
     config = tiny_run(iterations=14, validate_every=7)

@@ -22,7 +22,7 @@ from isod.training.holdout import training_examples
 from isod.training.process import check_compiler
 from isod.training.ranks import state_of_rank_0
 from isod.training.record import RunRecord
-from isod.training.run import Trainer, ValidationCrops, follow, train
+from isod.training.run import FREE, Trainer, ValidationCrops, follow, out_of_memory, train
 from isod.training.stream import WHOLE, Part, Stream
 
 
@@ -99,7 +99,7 @@ def run_in_folder(
         part: rank 0's, where several processes share the run; the others ``follow_run``.
     Raises:
         InputError: a checkpoint of other settings, a GPU that does not decode, no compiler for a run that asks for
-            one, or a batch that does not fit.
+            one, or a network or batch that does not fit.
         FloatingPointError: the loss is not finite.
     """
     split = store.split("train")
@@ -115,10 +115,9 @@ def run_in_folder(
         check_compiler(device)
     saved = checkpoints.load()
     examples = training_examples(config, store, device=device, workers=workers, cache=holdout_cache)
-    trainer = Trainer(config, store.meta, device, part)
+    trainer = _trainer(config, store, device, part, saved)
     record = RunRecord(len(split), split.wrong_examples(), examples.offset)
     if saved is not None:
-        trainer.load_state_dict(saved)
         record.load_state_dict(saved["record"])
         say(f"going on after iteration {record.iteration}")
     if part.ranks > 1:
@@ -159,11 +158,25 @@ def follow_run(
     Args:
         make_stream: the stream of this rank's part of the batches, from the first step on.
     Raises:
-        InputError: a batch that does not fit.
+        InputError: the network or a batch does not fit.
         FloatingPointError: the loss is not finite.
     """
-    trainer = Trainer(config, store.meta, device, part)
+    trainer = _trainer(config, store, device, part)
     state = state_of_rank_0()
     trainer.load_state_dict(state)
     start = int(state["iteration"])
     follow(trainer, make_stream(start), start)
+
+
+def _trainer(
+    config: RunConfig, store: CropStore, device: torch.device, part: Part, saved: dict[str, Any] | None = None
+) -> Trainer:
+    """The trainer, as saved; out of memory becomes a sentence."""
+    try:
+        trainer = Trainer(config, store.meta, device, part)
+        if saved is not None:
+            trainer.load_state_dict(saved)
+        return trainer
+    except torch.OutOfMemoryError as error:
+        reason = str(error)
+    raise out_of_memory(reason, "with the network alone", FREE)

@@ -92,11 +92,11 @@ def holdout_scores(
                       eligible=held)  # fmt: skip
     schedule = DrawSchedule(table, batch_size=run.training.batch_size, lag=run.training.lag)
     stream = LocalStream(split, table, schedule, workers=workers)
-    trainer = Trainer(run, store.meta, device)
-    feed = Feed(trainer, stream, 0)
     offset = np.zeros(len(split))
     where = "in the training of the hold-out model"
     try:
+        trainer = Trainer(run, store.meta, device)
+        feed = Feed(trainer, stream, 0)
         for batch, loaded in feed:
             stream.send_scores(batch.step, batch.draw.indices, trainer.step(batch, loaded, feed.fetch).scores)
         where = "while the hold-out model scored the training examples"
