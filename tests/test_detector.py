@@ -230,6 +230,17 @@ def test_detections_by_hand():
     torch.testing.assert_close(found[0]["boxes"], torch.tensor([[0.0, 0, 32, 30]] * 2))  # clipped to the image
 
 
+def test_a_large_object_leaves_room_for_a_small_one():
+    """It covers 1200 locations of a crop of the thesis's size, each surer of it than the small one's only location."""
+    logits = torch.full((1, 2, 48, 160), -20.0)
+    logits[:, 0] = 0.0
+    logits[0, 1, 10:40, 20:60], logits[0, 1, 5, 100] = 4.0, 1.4
+    boxes = torch.tensor([160.0, 80, 480, 320]).repeat(1, 48, 160, 1)
+    boxes[0, 5, 100] = torch.tensor([796.0, 36, 812, 52])
+    (found,) = detect(logits, encode_boxes(boxes).clamp(min=0), (384, 1280), DetectorConfig())
+    torch.testing.assert_close(found["boxes"], torch.tensor([[160.0, 80, 480, 320], [796, 36, 812, 52]]))
+
+
 def test_what_is_found_in_an_image_does_not_depend_on_the_batch():
     """A batch of the thesis's size, in which few boxes stand out and overlap: below 1000 of them torchvision's NMS sets
     the groups apart by their coordinates."""

@@ -9,7 +9,9 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 from isod.config import DetectorConfig
 from isod.detector.targets import decode_boxes
 
-CANDIDATES_PER_IMAGE = 1000  # the highest-scoring (location, class) pairs that enter NMS, as in torchvision's FCOS
+# (location, class) pairs that enter NMS, the highest-scoring ones: as many as torchvision's FCOS takes of each of its
+# maps, and no fewer than this one map has locations, of which a single large object may hold half.
+CANDIDATES_PER_IMAGE = 1000
 
 
 def detect(
@@ -28,7 +30,8 @@ def detect(
     """
     probabilities = logits.float().softmax(dim=1)[:, 1:].flatten(1)  # [B, C·h·w]
     locations = logits.shape[2] * logits.shape[3]
-    scores, flat = probabilities.topk(min(CANDIDATES_PER_IMAGE, probabilities.shape[1]), dim=1)
+    candidates = min(max(CANDIDATES_PER_IMAGE, locations), probabilities.shape[1])
+    scores, flat = probabilities.topk(candidates, dim=1)
     boxes = decode_boxes(offsets).flatten(1, 2)  # [B, h·w, 4]
     boxes = clip_boxes_to_image(boxes, image_size)
     image, rank = (scores >= config.score_floor).nonzero(as_tuple=True)
