@@ -12,13 +12,13 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from isod.data.dataset import Objects, Split
+from isod.data.dataset import DONT_CARE, Objects, Split
 from isod.data.files import MAX_JSON, MAX_PIXELS, has_control_characters, parse_json, read_file
 from isod.errors import InputError, one_line
 
 SHOWN = reprlib.Repr()  # a wrong value in a message: short, whatever it is
 SHOWN.maxstring = SHOWN.maxother = 200
-OVERHANG = 1.0  # pixels by which a box may leave its image, as rounding makes it do; it is clipped
+OVERHANG = 1.0  # pixels by which a box may leave its image without a word, as rounding makes it do
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,9 @@ class CocoReader:
 
         Args:
             train, val: (folder of images, json).
+        Boxes that reach beyond their image are clipped; those without an area inside it, which COCO's own sets have
+        too, are left out. ``notes`` says how many.
+
         Raises:
             InputError: whatever is wrong with a json, naming the file, the entry and the rule; a class in val that
                 train lacks; no image file at all.
@@ -66,6 +69,7 @@ class CocoReader:
                     "a detector cannot learn it"
                 )
         self._frames = {split: file.frames(labels) for split, file in files.items()}
+        self.notes = [note for file in files.values() for note in file.notes()]
 
     @property
     def settings(self) -> dict[str, object]:
@@ -116,6 +120,19 @@ class _CocoFile:
                 f"{key!r} is a list of objects", type(self.content[key]).__name__,
             )  # fmt: skip
         self.categories = self._categories()
+        self.left_out: list[str] = []  # boxes without an area in their image
+        self.clipped: list[str] = []  # boxes that reach beyond it
+
+    def notes(self) -> list[str]:
+        """What was made of boxes that do not lie inside their image."""
+        return [
+            f"note: {len(boxes)} boxes of {self.path} {what}, the first of {boxes[0]}"
+            for boxes, what in (
+                (self.left_out, "have no area inside their image and are left out"),
+                (self.clipped, "reach beyond their image and are clipped"),
+            )
+            if boxes
+        ]
 
     def frames(self, labels: dict[str, int]) -> list[CocoFrameRef]:
         """Every image with its objects, in the order of image ids."""
@@ -136,7 +153,12 @@ class _CocoFile:
             crowd = entry.get("iscrowd", 0)
             self._check(crowd in (0, 1), f"{where}: iscrowd is 0 or 1", crowd)
             box = self._box(entry.get("bbox"), where, images[image_id]["height"], images[image_id]["width"])
-            grouped[image_id].append((box, 0 if crowd else labels[self.categories[category_id]], bool(crowd)))
+            if box is not None:
+                grouped[image_id].append((box, 0 if crowd else labels[self.categories[category_id]], bool(crowd)))
+        odd = self.left_out + self.clipped
+        self._check(2 * len(odd) <= len(self.content["annotations"]),
+                    "most boxes lie inside their images, as [x, y, width, height] in pixels of these",
+                    f"{len(odd)} that do not, the first of {min(odd, default='')}")  # fmt: skip
         refs = []
         for image_id in sorted(images):
             image, objects = images[image_id], grouped[image_id]
@@ -164,6 +186,9 @@ class _CocoFile:
             self._check(isinstance(name, str) and bool(name), f"category {key} has a name", name)
             self._check(not has_control_characters(name), f"the name of category {key} has no control characters", name)
             self._check(name not in taken, "no two categories have the same name", name)
+            self._check(
+                name != DONT_CARE, f"no category is called {DONT_CARE!r}: isod counts crowds by that name", name
+            )
             names[key] = name
             taken.add(name)
         self._check(bool(names), "it has at least one category", 0)
@@ -186,27 +211,32 @@ class _CocoFile:
                 self._check(_is_int(entry.get(side)) and 0 < entry[side] <= MAX_PIXELS,
                             f"image {key} ({shown}): {side} is a positive whole number, {MAX_PIXELS} at most",
                             entry.get(side))  # fmt: skip
-            path = os.path.realpath(os.path.join(self.folder, name))  # of an absolute name: itself
-            self._check(
-                os.path.commonpath([self.folder, path]) == self.folder != path and not os.path.isabs(name),
-                f"image {key}: its file_name stays inside the image folder {self.folder}",
-                name,
-            )
+            plain = os.path.normpath(os.path.join(self.folder, name))  # of an absolute name: itself
+            for path, how in ((plain, ""), (os.path.realpath(plain), ", links followed")):
+                self._check(
+                    os.path.commonpath([self.folder, path]) == self.folder != path and not os.path.isabs(name),
+                    f"image {key}: its file_name stays inside the image folder {self.folder}{how}",
+                    f"{name}, which is {path}" if how else name,
+                )
             images[key] = entry
             file_names.add(name)
         self._check(bool(images), "it has at least one image", 0)
         return images
 
-    def _box(self, bbox: Any, where: str, height: int, width: int) -> list[float]:
-        """[x, y, w, h] → [x0, y0, x1, y1] within the image."""
+    def _box(self, bbox: Any, where: str, height: int, width: int) -> list[float] | None:
+        """[x, y, w, h] → [x0, y0, x1, y1] within the image; None if nothing is left of it there."""
         numbers = isinstance(bbox, list) and len(bbox) == 4 and all(_is_number(value) for value in bbox)
         self._check(numbers and all(math.isfinite(value) for value in bbox),
                     f"{where}: bbox is [x, y, width, height], four finite numbers", bbox)  # fmt: skip
         x, y, w, h = bbox
-        self._check(w > 0 and h > 0, f"{where}: its bbox has a positive width and height", bbox)
+        self._check(w >= 0 and h >= 0, f"{where}: its bbox has no negative width or height", bbox)
         inside = x >= -OVERHANG and y >= -OVERHANG and x + w <= width + OVERHANG and y + h <= height + OVERHANG
         x0, y0, x1, y1 = (float(np.float32(v)) for v in (max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)))
-        self._check(inside and x0 < x1 and y0 < y1, f"{where}: its bbox lies inside its {width}×{height} image", bbox)
+        if not (x0 < x1 and y0 < y1):
+            self.left_out.append(where)
+            return None
+        if not inside:
+            self.clipped.append(where)
         return [x0, y0, x1, y1]
 
     def _check(self, holds: bool, rule: str, value: object) -> None:

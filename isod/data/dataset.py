@@ -13,6 +13,9 @@ SPLITS: tuple[Split, Split] = ("train", "val")
 FaultKind = Literal["wrong_class", "missing_box"]
 
 
+DONT_CARE = "dont_care"  # what is counted with the classes and is none
+
+
 class LostFrame(Exception):
     """One frame that cannot be used, and why; it keeps its index, and the job goes on."""
 
@@ -103,6 +106,11 @@ class Reader(Protocol):
     @property
     def settings(self) -> dict[str, object]:
         """Plain values that identify the dataset (paths, version, …): the store records them."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What was made of annotations that are not as they should be; a sentence each."""
         ...
 
     def frames(self, split: Split) -> Sequence[FrameRef]:

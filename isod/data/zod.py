@@ -107,6 +107,11 @@ class ZodReader:
             "sha256": hashlib.sha256(listing.read_bytes()).hexdigest(),
         }
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """None: a frame whose annotation is damaged is lost, and told as such."""
+        return ()
+
     def frames(self, split: Split) -> list[ZodFrameRef]:
         """The devkit's frames of a split, sorted by id; "blacklisted" is in neither."""
         with self._devkit():

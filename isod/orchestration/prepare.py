@@ -25,7 +25,7 @@ import rich.console
 import rich.progress
 
 from isod.data.crops import PrepareSettings, faults_in_crops, make_rows
-from isod.data.dataset import SPLITS, FrameRef, Reader, Split
+from isod.data.dataset import DONT_CARE, SPLITS, FrameRef, Reader, Split
 from isod.data.files import parse_json
 from isod.data.options import reader_from, settings_from
 from isod.data.region import FAR, SIZES, size_index
@@ -70,7 +70,7 @@ class ChunkResult:
 
     fragment: str  # Lance's description, JSON
     lost: dict[int, str]  # index → reason
-    counts: dict[str, dict[str, int]]  # class name or "dont_care" → size → objects
+    counts: dict[str, dict[str, int]]  # class name or DONT_CARE → size → objects
     size: tuple[int, int]  # largest (height, width) of its crops, pixels
 
     @classmethod
@@ -89,9 +89,10 @@ class PrepareReport:
     seconds: float
     resumed: int  # chunks that an interrupted call had finished
     complete_before: bool  # nothing was left to do
+    notes: Sequence[str] = ()  # of the reader
 
     def __str__(self) -> str:
-        lines = [format_counts(self.meta), "", *_lost_lines(self.meta)]
+        lines = [format_counts(self.meta), "", *self.notes, *_lost_lines(self.meta)]
         if self.complete_before:
             lines.append(f"{self.store} is complete already: {self.meta.crops}")
         else:
@@ -130,7 +131,7 @@ def prepare(
     if read_text(uri, META_FILE) is not None:
         meta = CropStore.open(uri).meta
         _require_same(job, meta.settings, f"{uri} holds a finished crop store")
-        return PrepareReport(uri, meta, 0.0, 0, complete_before=True)
+        return PrepareReport(uri, meta, 0.0, 0, complete_before=True, notes=reader.notes)
 
     faults = {split: reader.known_faults(split) for split in SPLITS}
     with disk_full_is_bad_input(uri):
@@ -153,7 +154,7 @@ def prepare(
         write_text(uri, META_FILE, meta.to_json())
         files, path = filesystem(uri)
         files.delete_dir(f"{path}/{JOURNAL}")
-    return PrepareReport(uri, meta, time.monotonic() - began, len(done), complete_before=False)
+    return PrepareReport(uri, meta, time.monotonic() - began, len(done), complete_before=False, notes=reader.notes)
 
 
 def prepare_demo(root: str | os.PathLike[str], store_uri: str, *, resize: tuple[int, int] | None) -> PrepareReport:
@@ -274,7 +275,7 @@ def make_chunk(uri: str, chunk: Chunk, class_names: Sequence[str], settings: Pre
 
 def _count(rows: Sequence[Row], class_names: Sequence[str]) -> dict[str, dict[str, int]]:
     """Objects by class and size; the size is the share of the object's own crop."""
-    names = ("dont_care", *class_names)  # by label
+    names = (DONT_CARE, *class_names)  # by label
     table = np.zeros((len(names), len(SIZES)), dtype=np.int64)  # [1 + C, 3]
     for row in rows:
         if len(row.objects):
@@ -329,10 +330,10 @@ def format_counts(meta: StoreMeta) -> str:
     """Objects per class and size as in the thesis's Table 4.2, "train (val)": for holding one against the other."""
     header = ["", *(size.capitalize() for size in reversed(SIZES))]
     table = [header]
-    for name in (*meta.class_names, "dont_care"):
+    for name in (*meta.class_names, DONT_CARE):
         cells = [" ".join((str(meta.counts["train"][name][size]), f"({meta.counts['val'][name][size]})"))
                  for size in reversed(SIZES)]  # fmt: skip
-        table.append(["Don't care" if name == "dont_care" else name, *cells])
+        table.append(["Don't care" if name == DONT_CARE else name, *cells])
     widths = [max(len(row[column]) for row in table) for column in range(len(header))]
     lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
              for row in table]  # fmt: skip
