@@ -286,6 +286,7 @@ def test_meta_round_trip(store):
     [
         OSError(28, "No space left on device"),
         OSError("Io error: Unable to write file: No space left on device (os error 28)"),
+        OSError("LanceError(IO): Generic LocalFileSystem error: Disk quota exceeded (os error 122)"),
     ],
 )
 def test_a_full_disk_is_one_sentence(error):

@@ -1,7 +1,9 @@
 """The prepare job: complete, resumable, never stopped by a bad frame, and clear about bad input."""
 
+import fcntl
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -16,14 +18,14 @@ import simplejpeg
 
 from isod.cli import main
 from isod.data.coco import CocoReader
-from isod.data.crops import PrepareSettings
+from isod.data.crops import PrepareSettings, make_rows
 from isod.data.demo_scene import DemoSettings, render_far_region
 from isod.data.region import FAR, Region
 from isod.data.store import CropStore
 from isod.data.zod import ZodReader
 from isod.errors import InputError
 from isod.orchestration import prepare as prepare_module
-from isod.orchestration.prepare import format_counts, prepare
+from isod.orchestration.prepare import Chunk, format_counts, make_chunk, prepare
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 CHUNKED = PrepareSettings(chunk_frames=3)
@@ -155,6 +157,100 @@ def test_an_interrupted_job_goes_on(ray_local, coco, monkeypatch):
     assert grey(str(coco / "store"), "train", range(10)) == list(range(10))
 
 
+@pytest.mark.parametrize("damage", ["gone", "cut short"])
+def test_a_chunk_whose_file_did_not_survive_is_made_again(ray_local, coco, monkeypatch, damage):
+    """As after a power cut: its journal entry is there, and what it speaks of is not."""
+    work = prepare_module._run
+
+    def two_chunks_then_stop(uri, chunks, *rest):
+        work(uri, chunks[:2], *rest)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare_module, "_run", two_chunks_then_stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(coco)
+    file = next((coco / "store/train.lance/data").iterdir())
+    if damage == "gone":
+        file.unlink()
+    else:
+        os.truncate(file, file.stat().st_size // 2)
+    monkeypatch.setattr(prepare_module, "_run", work)
+    assert run(coco).resumed == 1
+    assert grey(str(coco / "store"), "train", range(10)) == list(range(10))
+
+
+def test_two_jobs_do_not_make_one_store(ray_local, coco):
+    (coco / "store").mkdir()
+    other = os.open(coco / "store", os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(InputError, match=r"another job is making the crop store .*: let it end"):
+        run(coco)
+    os.close(other)
+    assert not run(coco).complete_before
+
+
+def test_a_file_that_cannot_be_opened_for_now_is_no_lost_frame(coco):
+    """No more files may be open: the job stops, in place of losing all that it reads until that has passed."""
+    (ref, *_) = reader_of(coco).frames("train")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        with pytest.raises(
+            InputError, match=r"0\.jpg cannot be read \(Too many open files\): see to that, or take the"
+        ):
+            make_rows(ref, 0, CHUNKED)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert make_rows(ref, 0, CHUNKED)[0].error is None
+
+
+def test_what_keeps_a_worker_from_writing_is_said_in_a_sentence(coco):
+    chunk = Chunk("train", 0, 0, reader_of(coco).frames("train")[:3])
+    (coco / "store").mkdir()
+    (coco / "store/_prepare").write_text("in the way")
+    with pytest.raises(
+        InputError, match=r"^cannot write to \S+store \(.*\): see to that, and run the same command again"
+    ):
+        make_chunk(str(coco / "store"), chunk, ["car"], CHUNKED)
+
+
+def test_crops_that_differ_too_much_in_shape_are_refused(ray_local, coco, monkeypatch):
+    """Each has 600 pixels; padded to the tallest and the widest they would have 900."""
+    content = json.loads((coco / "train.json").read_text())
+    content["images"][3] |= {"width": 20, "height": 30}
+    (coco / "train.json").write_text(json.dumps(content))
+    (coco / "images/3.jpg").write_bytes(simplejpeg.encode_jpeg(flat(3, 30, 20)))
+    monkeypatch.setattr(prepare_module, "MAX_PIXELS", 899)
+    with pytest.raises(
+        InputError, match=r"up to 30 rows and up to 30 columns, .* 899 pixels: make them alike with --res"
+    ):
+        run(coco)
+    monkeypatch.setattr(prepare_module, "MAX_PIXELS", 900)
+    assert run(coco).meta.crop_size == (30, 30)
+
+
+class WithoutVal(CocoReader):
+    def frames(self, split):
+        return [] if split == "val" else super().frames(split)
+
+
+def test_a_split_without_frames_is_refused_before_anything_is_cut(coco):
+    reader = WithoutVal(*((coco / "images", coco / f"{split}.json") for split in ("train", "val")))
+    with pytest.raises(InputError, match="split 'val' of the dataset has no frames"):
+        prepare(reader, str(coco / "store"), CHUNKED, progress=False)
+    assert not (coco / "store").exists()
+
+
+def test_what_the_reader_notes_is_in_the_report(ray_local, coco):
+    content = json.loads((coco / "val.json").read_text())
+    content["annotations"][0]["bbox"] = [3, 3, 0, 0]
+    (coco / "val.json").write_text(json.dumps(content))
+    assert "note: 1 boxes of" in str(run(coco))
+    assert "note: 1 boxes of" in str(run(coco))  # the store is complete
+
+
 def test_a_chunk_cut_off_in_the_middle_leaves_no_trace(ray_local, coco, monkeypatch):
     """Fragments without a journal entry are written again, and their files go at the end."""
     write = prepare_module.write_text
@@ -206,7 +302,9 @@ def test_no_readable_frame_at_all(ray_local, coco):
         run(coco)
     for i in range(10, 14):
         (coco / f"images/{i}.jpg").write_bytes(simplejpeg.encode_jpeg(flat(i)))
-    assert run(coco).meta.lost == {"train": {}, "val": {}}
+    again = run(coco)
+    assert again.meta.lost == {"train": {}, "val": {}}
+    assert again.resumed == 4  # the chunks of the other split
 
 
 def test_the_store_may_be_an_address(ray_local, coco):

@@ -11,7 +11,7 @@ import simplejpeg
 from PIL import Image
 
 from isod.config import require
-from isod.data.dataset import Fault, FrameRef, LostFrame, Objects
+from isod.data.dataset import Fault, FrameRef, LostFrame, Objects, unreadable
 from isod.data.files import MAX_IMAGE, MAX_PIXELS, read_file
 from isod.data.images import Decoded, decode_image
 from isod.data.region import Region, clip, scale
@@ -106,14 +106,15 @@ def read_frame(image_path: str, expected: tuple[int, int] | None, roi: Region | 
         expected: (height, width) that the annotation speaks of; None if it does not say.
         roi: what is needed of it; None for all.
     Raises:
-        LostFrame: the image is missing, unreadable, or not of the expected size.
+        LostFrame: the image is missing, damaged, or not of the expected size.
+        InputError: it cannot be read, for a reason that may pass.
     """
     if not image_path:
         raise LostFrame("the dataset lists no image for it")
     try:
         data = read_file(image_path, MAX_IMAGE)
     except OSError as error:
-        raise LostFrame(f"its image {image_path} cannot be read: {error.strerror or error}") from None
+        raise unreadable("its image", image_path, error) from None
     except ValueError as error:
         raise LostFrame(f"its image {image_path} {error}") from None
     try:

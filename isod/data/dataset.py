@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from isod.errors import InputError
+
 Split = Literal["train", "val"]
 SPLITS: tuple[Split, Split] = ("train", "val")
 FaultKind = Literal["wrong_class", "missing_box"]
-
-
 DONT_CARE = "dont_care"  # what is counted with the classes and is none
 
 
 class LostFrame(Exception):
     """One frame that cannot be used, and why; it keeps its index, and the job goes on."""
+
+
+# What an error number of opening a file says of this file: it is not there, or not for us. Any other is of what lies
+# below it, a share that went away or a limit that was reached, and may have passed a minute later.
+OF_THE_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM,
+               errno.ENXIO)  # fmt: skip
+
+
+def unreadable(what: str, path: str, error: OSError) -> LostFrame | InputError:
+    """What to raise for a frame's file that cannot be read: the frame is lost if that is the file's own fault.
+
+    Args:
+        what: "its image", say.
+    """
+    reason = error.strerror or error
+    if error.errno in OF_THE_FILE:
+        return LostFrame(f"{what} {path} cannot be read: {reason}")
+    return InputError(
+        f"{path} cannot be read ({reason}): see to that, or take the file away to go on without it, and run the same "
+        "command again; finished chunks are kept"
+    )
 
 
 @dataclass(frozen=True)

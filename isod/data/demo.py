@@ -131,7 +131,7 @@ def _begin(root: Path, job: dict[str, Any]) -> bool:
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise InputError(f"{root} is not empty and holds no demo data: choose a new folder")
     root.mkdir(parents=True, exist_ok=True)
-    (root / MARKER).write_text(text)
+    _write_whole(root / MARKER, text)
     (root / "README.txt").write_text(README)
     return True
 
@@ -306,7 +306,15 @@ def _uuid(seed: int, i: int, number: int) -> str:
 
 
 def _write_json(path: Path, content: object) -> None:
-    """Whole or not at all: an interrupted write leaves no half file under the name."""
+    _write_whole(path, json.dumps(content))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Whole or not at all: an interrupted write leaves no half file under the name, a failed one none at all."""
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content))
-    part.replace(path)
+    try:
+        part.write_text(text)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise

@@ -18,6 +18,7 @@ JPEG_START = b"\xff\xd8\xff"
 OTHER_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM")
 SEQUENTIAL, RESTART_INTERVAL, SCAN = (0xC0, 0xC1), 0xDD, 0xDA  # JPEG's markers; the first: a frame that is not
 # progressive, lossless or arithmetically coded
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # PIL's own limit is lower, and would be the one for all that is no JPEG
 CONTEXT = 32  # rows: two blocks of the coarsest chroma, whose upsampling looks beyond the rows that are asked for
 LEFT_OVER = "extraneous bytes before marker"  # libjpeg's complaint of data behind the last block that it wanted
 
@@ -54,7 +55,7 @@ def decode_image(data: bytes, expected: tuple[int, int] | None, rows: int | None
             if image.mode.startswith(("I", "F")):
                 raise LostFrame(f"has pixels of type {image.mode}: only 8 bits per colour are read")
             return Decoded(np.asarray(image.convert("RGB")), (image.height, image.width), False)
-    except LostFrame:
+    except (LostFrame, MemoryError):
         raise
     except UnidentifiedImageError:
         raise LostFrame(f"does not decode: it is no readable {', '.join(OTHER_FORMATS)}") from None

@@ -93,7 +93,8 @@ def disk_full_is_bad_input(uri: str) -> Iterator[None]:
 def is_disk_full(error: BaseException) -> bool:
     """Whether an error means that no space is left; Lance's say so only in their text."""
     number = getattr(error, "errno", None)
-    return number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+    said = ("No space left on device", "Disk quota exceeded")
+    return number in (errno.ENOSPC, errno.EDQUOT) or any(text in str(error) for text in said)
 
 
 def _dataset_uri(uri: str, split: Split) -> str:

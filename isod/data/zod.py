@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from isod.data.dataset import Fault, LostFrame, Objects, Split
+from isod.data.dataset import Fault, LostFrame, Objects, Split, unreadable
 from isod.data.demo import is_demo, planted_faults
 from isod.data.files import has_control_characters
 from isod.data.region import areas
@@ -49,7 +49,7 @@ class ZodFrameRef:
         except LostFrame:
             raise
         except OSError as error:
-            raise LostFrame(f"its annotation cannot be read: {error.strerror or error}") from None
+            raise unreadable("its annotation", self.annotation_path, error) from None
         except Exception as error:
             # The devkit checks nothing itself: a damaged file may fail in it with any error.
             raise LostFrame(f"its annotation is damaged: {type(error).__name__}: {one_line(error)}") from None

@@ -8,13 +8,14 @@ have one. When all have, each split is committed in chunk order, store.json is w
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import logging
 import os
 import pickle
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ import rich.progress
 
 from isod.data.crops import PrepareSettings, faults_in_crops, make_rows
 from isod.data.dataset import DONT_CARE, SPLITS, FrameRef, Reader, Split
-from isod.data.files import parse_json
+from isod.data.files import MAX_PIXELS, parse_json
 from isod.data.options import reader_from, settings_from
 from isod.data.region import FAR, SIZES, size_index
 from isod.data.store import (
@@ -118,8 +119,9 @@ def prepare(
         address: of a Ray cluster; its machines must all see the dataset and the store under the same names.
         progress: show a progress bar.
     Raises:
-        InputError: the store exists, finished or not, with other settings; the folder holds something else; no frame
-            of a split can be read; the disk is full (finished chunks are kept).
+        InputError: the store exists, finished or not, with other settings; another job is making it; the folder holds
+            something else; a split has no frames; and, where finished chunks are kept: no frame of a split can be
+            read, a file or the store is not to be reached, the disk is full.
     """
     began = time.monotonic()
     uri = os.fspath(store_uri).rstrip("/")
@@ -128,13 +130,15 @@ def prepare(
     frames = {split: reader.frames(split) for split in SPLITS}
     job = {"source": reader.source, "dataset": reader.settings, "classes": list(reader.class_names),
            **settings.to_dict()}  # fmt: skip
-    if read_text(uri, META_FILE) is not None:
-        meta = CropStore.open(uri).meta
-        _require_same(job, meta.settings, f"{uri} holds a finished crop store")
-        return PrepareReport(uri, meta, 0.0, 0, complete_before=True, notes=reader.notes)
-
+    if report := _complete(uri, job, reader):
+        return report
+    for split in SPLITS:
+        if not frames[split]:
+            raise InputError(f"split {split!r} of the dataset has no frames")
     faults = {split: reader.known_faults(split) for split in SPLITS}
-    with disk_full_is_bad_input(uri):
+    with disk_full_is_bad_input(uri), _alone(uri):
+        if report := _complete(uri, job, reader):
+            return report  # another job ended a moment ago
         chunks = _begin(uri, job, frames, settings.chunk_frames)
         done = _finished(uri, chunks)
         todo = [chunk for chunk in chunks if chunk.entry not in done]
@@ -166,6 +170,41 @@ def prepare_command(options: argparse.Namespace) -> str:
     """Carry out ``isod prepare``; what it prints at the end."""
     report = prepare(reader_from(options), options.store, settings_from(options), address=options.address)
     return str(report)
+
+
+def _complete(uri: str, job: dict[str, Any], reader: Reader) -> PrepareReport | None:
+    """The report of a store that is finished; None if it is not. Raises InputError if it is of another job."""
+    if read_text(uri, META_FILE) is None:
+        return None
+    meta = CropStore.open(uri).meta
+    _require_same(job, meta.settings, f"{uri} holds a finished crop store")
+    return PrepareReport(uri, meta, 0.0, 0, complete_before=True, notes=reader.notes)
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Refuse a folder of this machine that another job is filling: the first to end would take the other's chunks."""
+    files, path = filesystem(uri)
+    with suppress(OSError):
+        if isinstance(files, pyarrow.fs.LocalFileSystem):
+            os.makedirs(path, exist_ok=True)
+    if not os.path.isdir(path):
+        yield  # object storage has no locks; what else is no folder is told where the job begins
+        return
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(folder)
+        raise InputError(
+            f"another job is making the crop store {uri}: let it end, and run this command again"
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        os.close(folder)
 
 
 def _begin(
@@ -213,8 +252,14 @@ def _require_same(job: dict[str, Any], before: dict[str, Any], what: str) -> Non
 
 
 def _finished(uri: str, chunks: Sequence[Chunk]) -> dict[str, ChunkResult]:
-    """Journal entry → result, of the chunks that are done."""
+    """Journal entry → result, of the chunks that are done: their files are there as they were written."""
     files, path = filesystem(uri)
+    folders = {split: f"{path}/{split}.lance/data" for split in SPLITS}
+    sizes = {
+        (split, info.base_name): info.size
+        for split, folder in folders.items()
+        for info in files.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))
+    }
     found = {info.base_name for info in files.get_file_info(pyarrow.fs.FileSelector(f"{path}/{JOURNAL}"))}
     done = {}
     for chunk in chunks:
@@ -222,7 +267,10 @@ def _finished(uri: str, chunks: Sequence[Chunk]) -> dict[str, ChunkResult]:
             text = read_text(uri, chunk.entry)
             assert text is not None, f"{chunk.entry} was listed a moment ago"
             with _damage_named(uri):
-                done[chunk.entry] = ChunkResult.from_json(text)
+                result = ChunkResult.from_json(text)
+                written = parse_json(result.fragment)["files"]
+                if all(sizes.get((chunk.split, file["path"])) == file["file_size_bytes"] for file in written):
+                    done[chunk.entry] = result
     return done
 
 
@@ -250,6 +298,9 @@ def _run(
                 make_chunk(uri, chunk, class_names, settings)
         except InputError as error:
             return {"frames": np.array([0]), "failure": np.array([str(error)])}
+        except MemoryError:
+            failure = f"not enough memory for a frame of {chunk.split}: free some, and run the same command again"
+            return {"frames": np.array([0]), "failure": np.array([failure])}
         return {"frames": np.array([len(chunk.frames)]), "failure": np.array([""])}
 
     with _quiet_ray_data():
@@ -264,13 +315,21 @@ def _run(
 def make_chunk(uri: str, chunk: Chunk, class_names: Sequence[str], settings: PrepareSettings) -> None:
     """Turn a chunk into a fragment, then write its journal entry."""
     rows = [row for place, ref in enumerate(chunk.frames, chunk.start) for row in make_rows(ref, place, settings)]
-    result = ChunkResult(
-        fragment=write_fragment(uri, chunk.split, rows),
-        lost={row.index: row.error for row in rows if row.error is not None},
-        counts=_count(rows, class_names),
-        size=(max(row.size[0] for row in rows), max(row.size[1] for row in rows)),
-    )
-    write_text(uri, chunk.entry, json.dumps(asdict(result)))
+    try:
+        result = ChunkResult(
+            fragment=write_fragment(uri, chunk.split, rows),
+            lost={row.index: row.error for row in rows if row.error is not None},
+            counts=_count(rows, class_names),
+            size=(max(row.size[0] for row in rows), max(row.size[1] for row in rows)),
+        )
+        write_text(uri, chunk.entry, json.dumps(asdict(result)))
+    except (OSError, RuntimeError) as error:
+        if is_disk_full(error):
+            raise
+        raise InputError(
+            f"cannot write to {uri} ({one_line(error)}): see to that, and run the same command again; finished chunks "
+            "are kept"
+        ) from None
 
 
 def _count(rows: Sequence[Row], class_names: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -288,7 +347,10 @@ def _commit_splits(
 ) -> StoreMeta:
     """Commit the splits; what store.json is to say."""
     done = _finished(uri, chunks)
-    assert len(done) == len(chunks), "every chunk has a journal entry now"
+    if len(done) < len(chunks):
+        raise InputError(
+            f"{len(chunks) - len(done)} finished chunks of {uri} have gone or are cut short: run the same command again"
+        )
     files, path = filesystem(uri)
     results = {split: [done[chunk.entry] for chunk in chunks if chunk.split == split] for split in SPLITS}
     rows: dict[str, int] = {
@@ -298,18 +360,22 @@ def _commit_splits(
     for split in SPLITS:
         lost[split] = {index: reason for result in results[split] for index, reason in result.lost.items()}
         if len(lost[split]) == rows[split]:
-            # Nothing worth keeping: with the journal gone, the same command can be run again once that is repaired.
-            files.delete_dir(f"{path}/{JOURNAL}")
-            for other in SPLITS:
-                if files.get_file_info(f"{path}/{other}.lance").type == pyarrow.fs.FileType.Directory:
-                    files.delete_dir(f"{path}/{other}.lance")
-            first = next(iter(lost[split].values()), "it has no frames")
+            for chunk in chunks:
+                if chunk.split == split:  # so that the same command tries them again
+                    files.delete_file(f"{path}/{chunk.entry}")
+            first = next(iter(lost[split].values()))
             count = rows[split] // tiles_per_frame
             raise InputError(f"none of the {count} frames of split {split!r} can be read; the first one: {first}")
     sizes = [result.size for split in SPLITS for result in results[split]]
+    height, width = (max(sides) for sides in zip(*sizes, strict=True))
+    if height * width > MAX_PIXELS:
+        raise InputError(
+            f"the crops of {uri} have up to {height} rows and up to {width} columns, and no crop may have more than "
+            f"{MAX_PIXELS} pixels: make them alike with --resize or --roi, in another folder"
+        )
     return StoreMeta(
         class_names=reader.class_names,
-        crop_size=(max(size[0] for size in sizes), max(size[1] for size in sizes)),
+        crop_size=(height, width),
         source=reader.source,
         demo=reader.demo,
         settings=json.loads(json.dumps(job)),
@@ -353,7 +419,7 @@ def _lost_lines(meta: StoreMeta) -> list[str]:
     lines += [f"  {split} {index}: {reason}" for split, index, reason in shown]
     if total > LISTED:
         lines.append(f"  … and {total - LISTED} more, all in {META_FILE}")
-    return lines
+    return [*lines, "  once they can be read, delete the store and prepare it again to have them"]
 
 
 @contextmanager
