@@ -14,6 +14,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from isod.errors import InputError
+from isod.orchestration.outbox import reason
 
 SHOWN = 200  # characters of somebody else's error message
 
@@ -77,8 +78,8 @@ def explained(tracking_uri: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        shown = reason if len(reason) <= SHOWN else reason[:SHOWN] + "…"
+        said = reason(error)
+        shown = said if len(said) <= SHOWN else said[:SHOWN] + "…"
         raise InputError(f"the MLflow store {tracking_uri} cannot be used: {shown}") from None
 
 
