@@ -91,11 +91,11 @@ class TrainingConfig:
         )
         require(0 < self.lr_decayed_at <= 1, "lr_decayed_at must be in (0, 1]", self.lr_decayed_at)
         require(0 < self.eps < math.inf, "eps must be > 0 and finite", self.eps)
-        require(len(self.betas) == 2 and 0 <= min(self.betas) <= max(self.betas) < 1,
+        require(len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
                 "betas must be two numbers in [0, 1)", self.betas)  # fmt: skip
         require(0 <= self.seed < 2**32, "seed must be in 0 … 2³² − 1", self.seed)
         weights = self.class_weight, self.box_weight
-        require(min(weights) >= 0 and 0 < max(weights) < math.inf,
+        require(all(0 <= weight < math.inf for weight in weights) and max(weights) > 0,
                 "loss weights must be finite and ≥ 0, and not both 0", weights)  # fmt: skip
         require(
             self.loss_normalisation in LOSS_NORMALISATIONS,
@@ -352,7 +352,9 @@ class ResourceConfig:
         require(self.decode_workers >= 1, "decode_workers must be ≥ 1", self.decode_workers)
         require(self.cpus_per_worker > 0, "cpus_per_worker must be > 0", self.cpus_per_worker)
         require(self.cpus_per_trial > 0, "cpus_per_trial must be > 0", self.cpus_per_trial)
-        require(self.gpus_per_trial >= 0, "gpus_per_trial must be ≥ 0", self.gpus_per_trial)
+        shared = 0 <= self.gpus_per_trial <= 1
+        require(shared or (self.gpus_per_trial > 1 and float(self.gpus_per_trial).is_integer()),
+                "gpus_per_trial must be in [0, 1], or a whole number", self.gpus_per_trial)  # fmt: skip
         require(
             self.workers_per_trial == 1 or self.gpus_per_trial == 0 or self.gpus_per_trial >= 1,
             "the workers of one trial cannot share a GPU: with workers_per_trial > 1, gpus_per_trial must be 0 or ≥ 1",
