@@ -188,13 +188,16 @@ def run(study: Study, options: argparse.Namespace) -> int:
         print(f"{result.unfinished} runs were not finished: {again}", file=sys.stderr)
     if result.undelivered:
         print(f"{result.undelivered}: all results are in {out / 'runs'}; {again} and delivers them", file=sys.stderr)
+    code = 1 if result.failed or result.unfinished or result.undelivered else 0
+    if len(result.failed) + result.unfinished == len(samplers) * seeds:
+        return code  # there is nothing to compare
     from isod.orchestration.tracking import is_server  # MLflow and Matplotlib: a sweep does not wait for them to begin
     from isod.results.command import results_command
 
     results_command(tracking_uri, experiment, out / "report", sweep=result.parent_run_id)
     server = is_server(tracking_uri)
     print(f"compare runs: {tracking_uri if server else f'mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}'}")
-    return 1 if result.failed or result.unfinished or result.undelivered else 0
+    return code
 
 
 def main(study: Study, description: str | None, arguments: Sequence[str] | None = None) -> int:

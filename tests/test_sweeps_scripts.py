@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 
 from isod.config import SAMPLERS, THESIS_SAMPLERS
 from isod.errors import InputError
+from isod.orchestration.sweep import SweepResult
 from isod.study import Study, build_parser, main
 
 SWEEPS = Path(__file__).parent.parent / "sweeps"
@@ -122,6 +123,18 @@ def test_options_of_the_thesis_grid():
     assert sorted(vars(options)) == sorted(f"{of_the_sweep} {of_each_run}".split())
     with_images = build_parser(script("real_traffic"), None).parse_args([])
     assert vars(options).keys() - vars(with_images).keys() == {"demo_frames"}
+
+
+@pytest.mark.parametrize(("failed", "unfinished"), [({}, 4), ({"UIS-seed0": "the disk is full"}, 3)])
+def test_a_sweep_in_which_nothing_has_finished_ends_without_a_table(tiny_store, tmp_path, capsys, failed, unfinished):
+    """Interrupted, say: what is told is that, and not that there is no finished run."""
+    ended = SweepResult("parent", failed, unfinished, "")
+    arguments = ["--store", tiny_store, "--preset", "demo", "--samplers", "baseline", "UIS", "--seeds", "2"]
+    with mock.patch("isod.orchestration.sweep.run_sweep", return_value=ended):
+        assert main(script("thesis_grid"), None, [*arguments, "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == f"{unfinished} runs were not finished: the same command with --resume goes on"
+    assert len(said) == 1 + len(failed)
 
 
 def test_demo_frames_are_of_no_store(capsys):
