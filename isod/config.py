@@ -56,7 +56,7 @@ STRATEGIES = (
     "sequential", "proportional", "rejection", "uniform_rejection", "shifted", "decayed", "rank", "linear_rank",
     "self_paced", "prune", "replace",
 )  # fmt: skip
-ONLY_POSITIVE = ("proportional", "rejection", "uniform_rejection", "decayed")  # strategies: a score is a probability
+SIGNED = ("shifted", "rank", "linear_rank", "self_paced")  # strategies that bear scores below 0
 HISTORIES = ("latest", "momentum", "mean", "variance", "closeness", "forgetting")
 
 
@@ -137,8 +137,8 @@ class SamplerConfig:
             allowed = value in known or (name == "heuristic" and value is None)
             require(allowed, f"sampler {name} must be one of {', '.join(known)}", value)
         require(
-            not (self.holdout and self.strategy in ONLY_POSITIVE),
-            "sampler holdout makes scores negative, which strategy must bear: shifted, or one by rank or epoch",
+            not self.holdout or self.strategy in SIGNED,
+            f"sampler holdout makes scores negative, so that strategy must be one of {', '.join(SIGNED)}",
             self.strategy,
         )
         for name in ("class_weight", "box_weight", "smoothing", "weight_exponent"):

@@ -189,7 +189,7 @@ def run(study: Study, options: argparse.Namespace) -> int:
     if result.undelivered:
         print(f"{result.undelivered}: all results are in {out / 'runs'}; {again} and delivers them", file=sys.stderr)
     code = 1 if result.failed or result.unfinished or result.undelivered else 0
-    if len(result.failed) + result.unfinished == len(samplers) * seeds:
+    if not result.finished:
         return code  # there is nothing to compare
     from isod.orchestration.tracking import is_server  # MLflow and Matplotlib: a sweep does not wait for them to begin
     from isod.results.command import results_command

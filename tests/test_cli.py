@@ -144,16 +144,16 @@ def test_bad_boxes(refused, coco, tmp_path, bbox, rule):
 @pytest.mark.parametrize(
     ("bbox", "what"),
     [
-        ([2, 3, 0, 8], "have no area inside their image and are left out, the first of annotation 2"),
-        ([100, 100, 9, 8], "have no area inside their image and are left out, the first of annotation 2"),
-        ([25, 3, 9, 8], "reach beyond their image and are clipped, the first of annotation 2"),
+        ([2, 3, 0, 8], "without an area in their image, left out: 1, the first of annotation 2"),
+        ([100, 100, 9, 8], "without an area in their image, left out: 1, the first of annotation 2"),
+        ([25, 3, 9, 8], "beyond their image, clipped: 1, the first of annotation 2"),
     ],
 )
 def test_boxes_that_do_not_lie_in_their_image_are_told(ray_local, coco, tmp_path, capfd, bbox, what):
     coco.train["annotations"][1]["bbox"] = bbox
     coco.save()
     assert cli.main([str(argument) for argument in coco.arguments]) == 0
-    assert f"note: 1 boxes of {tmp_path / 'train.json'} {what}" in capfd.readouterr().out
+    assert f"note: boxes of {tmp_path / 'train.json'} {what}" in capfd.readouterr().out
 
 
 def test_a_box_that_is_nan(refused, coco, tmp_path):

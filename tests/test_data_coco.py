@@ -127,11 +127,11 @@ def test_a_bad_entry_is_named(read, name):
         (
             [1, 1, 0, 5],
             None,
-            "1 boxes of {} have no area inside their image and are left out, the first of annotation 2",
+            "boxes of {} without an area in their image, left out: 1, the first of annotation 2",
         ),
-        ([50, 1, 1e-9, 5], None, "1 boxes of {} have no area inside their image"),
-        ([200, 1, 5, 5], None, "1 boxes of {} have no area inside their image"),
-        ([90, 1, 20, 5], [90, 1, 100, 6], "1 boxes of {} reach beyond their image and are clipped, the first of ann"),
+        ([50, 1, 1e-9, 5], None, "boxes of {} without an area in their image, left out: 1, the first of annotation 2"),
+        ([200, 1, 5, 5], None, "boxes of {} without an area in their image, left out: 1, the first of annotation 2"),
+        ([90, 1, 20, 5], [90, 1, 100, 6], "boxes of {} beyond their image, clipped: 1, the first of annotation 2"),
     ],
 )
 def test_boxes_that_do_not_lie_in_their_image_are_left_out_or_clipped_and_counted(read, tmp_path, box, kept, note):
@@ -143,7 +143,7 @@ def test_boxes_that_do_not_lie_in_their_image_are_left_out_or_clipped_and_counte
     others = [[10, 20, 40, 60], [0, 70, 4.5, 80]]
     assert frame.objects().boxes.tolist() == [others[0], *([kept] if kept else []), others[1]]
     (told,) = reader.notes
-    assert told.startswith("note: " + note.format(tmp_path / "train.json"))
+    assert told == "note: " + note.format(tmp_path / "train.json")
     assert read(good()).notes == []
     content["annotations"][0]["bbox"] = box
     with pytest.raises(
@@ -176,8 +176,12 @@ def test_json_that_is_no_object_says_so(read):
 
 
 def test_a_link_out_of_the_folder_is_refused(read, tmp_path):
+    """Also where the way back out of the link's own folder looks like one within the image folder."""
     os.symlink("/etc", tmp_path / "images/outside")
     content = good()
+    content["images"][0]["file_name"] = "outside/../b.jpg"
+    with pytest.raises(InputError, match=r"links followed, got 'outside/../b.jpg, which is /b.jpg'"):
+        read(content)
     content["images"][0]["file_name"] = "outside/hostname"
     with pytest.raises(
         InputError, match=r"inside the image folder .*, links followed, got 'outside/hostname, which is"

@@ -1,5 +1,6 @@
 """The prepare job: complete, resumable, never stopped by a bad frame, and clear about bad input."""
 
+import errno
 import fcntl
 import json
 import os
@@ -19,6 +20,7 @@ import simplejpeg
 from isod.cli import main
 from isod.data.coco import CocoReader
 from isod.data.crops import PrepareSettings, make_rows
+from isod.data.dataset import LostFrame, unreadable
 from isod.data.demo_scene import DemoSettings, render_far_region
 from isod.data.region import FAR, Region
 from isod.data.store import CropStore
@@ -206,6 +208,14 @@ def test_a_file_that_cannot_be_opened_for_now_is_no_lost_frame(coco):
     assert make_rows(ref, 0, CHUNKED)[0].error is None
 
 
+def test_a_bad_sector_loses_the_frame_alone(tmp_path):
+    """And a share that has gone, with the folder, does not."""
+    error = OSError(errno.EIO, "Input/output error")
+    (tmp_path / "a.jpg").touch()
+    assert isinstance(unreadable("its image", str(tmp_path / "a.jpg"), error), LostFrame)
+    assert isinstance(unreadable("its image", str(tmp_path / "gone/a.jpg"), error), InputError)
+
+
 def test_what_keeps_a_worker_from_writing_is_said_in_a_sentence(coco):
     chunk = Chunk("train", 0, 0, reader_of(coco).frames("train")[:3])
     (coco / "store").mkdir()
@@ -247,8 +257,8 @@ def test_what_the_reader_notes_is_in_the_report(ray_local, coco):
     content = json.loads((coco / "val.json").read_text())
     content["annotations"][0]["bbox"] = [3, 3, 0, 0]
     (coco / "val.json").write_text(json.dumps(content))
-    assert "note: 1 boxes of" in str(run(coco))
-    assert "note: 1 boxes of" in str(run(coco))  # the store is complete
+    assert "note: boxes of" in str(run(coco))
+    assert "note: boxes of" in str(run(coco))  # the store is complete
 
 
 def test_a_chunk_cut_off_in_the_middle_leaves_no_trace(ray_local, coco, monkeypatch):

@@ -112,14 +112,15 @@ def test_names_that_settings_accept_are_those_there_are():
 def test_differences_to_a_hold_out_model_are_drawn_by_strategies_that_bear_them(strategy):
     """Either refused, or probabilities that are none below 0 and sum to 1."""
     sampler = {"strategy": strategy, "holdout": True, "share": 0.25, "horizon": 0.5}
-    if strategy in config.ONLY_POSITIVE:
+    if strategy not in config.SIGNED:
         with pytest.raises(InputError, match=f"sampler holdout makes scores negative.*got '{strategy}'"):
             SamplerConfig(name="mine", **sampler)
         return
     table = ImportanceTable(4, seed=0, run_length=100, **sampler)
     table.set_offset(np.ones(4))
-    table.update(np.arange(4), [0.5, 2.0, 2.0, 2.0])
+    table.update(np.arange(4), [0.5, 2.0, 2.0, 0.0])
     draw = table.draw(4)
+    assert (draw.indices == 3).any() == (strategy == "self_paced")  # nothing to learn: the lowest of all
     assert table.probabilities().min() >= 0
     assert table.probabilities().sum() == pytest.approx(1)
     assert draw.probabilities.min() > 0

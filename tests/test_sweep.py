@@ -184,8 +184,7 @@ def test_a_store_that_takes_no_files_is_refused_before_a_trial_starts(tmp_path):
     experiment = store.client.create_experiment("nowhere", (tmp_path / "a file" / "artifacts").as_uri())
     with pytest.raises(InputError, match=r"^MLflow does not take files at \S+ \(.*Not a directory.*\): give it"):
         begin_sweep(store.client, experiment, "grid", {"store": "/s"}, {})
-    (run,) = store.client.search_runs([experiment])
-    assert run.info.status == "FAILED"
+    assert not store.client.search_runs([experiment])  # --resume would take it for the sweep that began last
 
 
 def test_an_mlflow_store_that_refuses_a_new_run_is_told_in_a_sentence(ray_local, sweep, tmp_path):

@@ -128,7 +128,7 @@ def test_options_of_the_thesis_grid():
 @pytest.mark.parametrize(("failed", "unfinished"), [({}, 4), ({"UIS-seed0": "the disk is full"}, 3)])
 def test_a_sweep_in_which_nothing_has_finished_ends_without_a_table(tiny_store, tmp_path, capsys, failed, unfinished):
     """Interrupted, say: what is told is that, and not that there is no finished run."""
-    ended = SweepResult("parent", failed, unfinished, "")
+    ended = SweepResult("parent", 0, failed, unfinished, "")
     arguments = ["--store", tiny_store, "--preset", "demo", "--samplers", "baseline", "UIS", "--seeds", "2"]
     with mock.patch("isod.orchestration.sweep.run_sweep", return_value=ended):
         assert main(script("thesis_grid"), None, [*arguments, "--out", str(tmp_path)]) == 1

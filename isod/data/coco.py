@@ -120,19 +120,18 @@ class _CocoFile:
                 f"{key!r} is a list of objects", type(self.content[key]).__name__,
             )  # fmt: skip
         self.categories = self._categories()
-        self.left_out: list[str] = []  # boxes without an area in their image
-        self.clipped: list[str] = []  # boxes that reach beyond it
+        self.odd: list[tuple[str, bool]] = []  # boxes that do not lie in their image: which, whether nothing is left
 
     def notes(self) -> list[str]:
         """What was made of boxes that do not lie inside their image."""
-        return [
-            f"note: {len(boxes)} boxes of {self.path} {what}, the first of {boxes[0]}"
-            for boxes, what in (
-                (self.left_out, "have no area inside their image and are left out"),
-                (self.clipped, "reach beyond their image and are clipped"),
-            )
-            if boxes
-        ]
+        out = []
+        for is_gone, what in (
+            (True, "without an area in their image, left out"),
+            (False, "beyond their image, clipped"),
+        ):
+            if boxes := [where for where, gone in self.odd if gone == is_gone]:
+                out.append(f"note: boxes of {self.path} {what}: {len(boxes)}, the first of {boxes[0]}")
+        return out
 
     def frames(self, labels: dict[str, int]) -> list[CocoFrameRef]:
         """Every image with its objects, in the order of image ids."""
@@ -155,10 +154,9 @@ class _CocoFile:
             box = self._box(entry.get("bbox"), where, images[image_id]["height"], images[image_id]["width"])
             if box is not None:
                 grouped[image_id].append((box, 0 if crowd else labels[self.categories[category_id]], bool(crowd)))
-        odd = self.left_out + self.clipped
-        self._check(2 * len(odd) <= len(self.content["annotations"]),
+        self._check(2 * len(self.odd) <= len(self.content["annotations"]),
                     "most boxes lie inside their images, as [x, y, width, height] in pixels of these",
-                    f"{len(odd)} that do not, the first of {min(odd, default='')}")  # fmt: skip
+                    f"{len(self.odd)} that do not, the first of {self.odd[0][0] if self.odd else ''}")  # fmt: skip
         refs = []
         for image_id in sorted(images):
             image, objects = images[image_id], grouped[image_id]
@@ -212,7 +210,8 @@ class _CocoFile:
                             f"image {key} ({shown}): {side} is a positive whole number, {MAX_PIXELS} at most",
                             entry.get(side))  # fmt: skip
             plain = os.path.normpath(os.path.join(self.folder, name))  # of an absolute name: itself
-            for path, how in ((plain, ""), (os.path.realpath(plain), ", links followed")):
+            followed = os.path.realpath(os.path.join(self.folder, name))  # not of plain: LINK/.. is not this folder
+            for path, how in ((plain, ""), (followed, ", links followed")):
                 self._check(
                     os.path.commonpath([self.folder, path]) == self.folder != path and not os.path.isabs(name),
                     f"image {key}: its file_name stays inside the image folder {self.folder}{how}",
@@ -233,10 +232,10 @@ class _CocoFile:
         inside = x >= -OVERHANG and y >= -OVERHANG and x + w <= width + OVERHANG and y + h <= height + OVERHANG
         x0, y0, x1, y1 = (float(np.float32(v)) for v in (max(x, 0), max(y, 0), min(x + w, width), min(y + h, height)))
         if not (x0 < x1 and y0 < y1):
-            self.left_out.append(where)
+            self.odd.append((where, True))
             return None
         if not inside:
-            self.clipped.append(where)
+            self.odd.append((where, False))
         return [x0, y0, x1, y1]
 
     def _check(self, holds: bool, rule: str, value: object) -> None:

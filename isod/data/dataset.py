@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -28,18 +29,27 @@ OF_THE_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENA
 
 
 def unreadable(what: str, path: str, error: OSError) -> LostFrame | InputError:
-    """What to raise for a frame's file that cannot be read: the frame is lost if that is the file's own fault.
+    """What to raise for a frame's file that cannot be read: the frame is lost if that is the file's own fault, as it is
+    for a bad sector below it while its folder can be read.
 
     Args:
         what: "its image", say.
     """
     reason = error.strerror or error
-    if error.errno in OF_THE_FILE:
+    if error.errno in OF_THE_FILE or _can_be_listed(os.path.dirname(path)):
         return LostFrame(f"{what} {path} cannot be read: {reason}")
     return InputError(
         f"{path} cannot be read ({reason}): see to that, or take the file away to go on without it, and run the same "
         "command again; finished chunks are kept"
     )
+
+
+def _can_be_listed(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is not None
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from torchvision.ops import batched_nms, clip_boxes_to_image
 from isod.config import DetectorConfig
 from isod.detector.targets import decode_boxes
 
-# (location, class) pairs that enter NMS, the highest-scoring ones: as many as torchvision's FCOS takes of each of its
-# maps, and no fewer than this one map has locations, of which a single large object may hold half.
+# (location, class) pairs that enter NMS, the highest-scoring ones, as many as torchvision's FCOS takes of each of its
+# maps. A single large object may hold them all, so that an image in which they leave room for more detections is looked
+# at again, with all of them.
 CANDIDATES_PER_IMAGE = 1000
 
 
@@ -29,11 +30,33 @@ def detect(
         ``scores`` [n] float32 softmax probabilities, ``labels`` [n] int64 in 1…C.
     """
     probabilities = logits.float().softmax(dim=1)[:, 1:].flatten(1)  # [B, C·h·w]
-    locations = logits.shape[2] * logits.shape[3]
-    candidates = min(max(CANDIDATES_PER_IMAGE, locations), probabilities.shape[1])
-    scores, flat = probabilities.topk(candidates, dim=1)
-    boxes = decode_boxes(offsets).flatten(1, 2)  # [B, h·w, 4]
-    boxes = clip_boxes_to_image(boxes, image_size)
+    boxes = clip_boxes_to_image(decode_boxes(offsets).flatten(1, 2), image_size)  # [B, h·w, 4]
+    found, lowest = _suppressed(probabilities, boxes, CANDIDATES_PER_IMAGE, config)
+    again = [
+        image
+        for image, score in enumerate(lowest.tolist())
+        if score >= config.score_floor and len(found[image]["scores"]) < config.detections_per_image
+    ]
+    if again:  # NMS goes in score order: what it kept so far, it keeps
+        more, _ = _suppressed(probabilities[again], boxes[again], probabilities.shape[1], config)
+        for image, detections in zip(again, more, strict=True):
+            found[image] = detections
+    return found
+
+
+def _suppressed(
+    probabilities: Tensor, boxes: Tensor, candidates: int, config: DetectorConfig
+) -> tuple[list[dict[str, Tensor]], Tensor]:
+    """Detections among so many candidates per image, in ``detect``'s form, and the score [B] of the last candidate, 0
+    where there are no more.
+
+    Args:
+        probabilities: [B, C·h·w]; boxes: [B, h·w, 4] xyxy pixels.
+    """
+    locations, limit = boxes.shape[1], config.detections_per_image
+    classes = probabilities.shape[1] // locations
+    scores, flat = probabilities.topk(min(candidates, probabilities.shape[1]), dim=1)
+    lowest = scores[:, -1] if candidates < probabilities.shape[1] else torch.zeros_like(scores[:, -1])
     image, rank = (scores >= config.score_floor).nonzero(as_tuple=True)
     labels = flat[image, rank] // locations + 1
     boxes = boxes[image, flat[image, rank] % locations]
@@ -41,9 +64,8 @@ def detect(
     # on the host: of many boxes NMS goes class by class, image by image, and keeps a GPU and all who share it waiting
     image, labels, boxes, scores = (item.cpu() for item in (image, labels, boxes, scores))
     # of few boxes it sets the groups apart by adding to their coordinates: in float32 that would move boxes
-    keep = batched_nms(boxes.double(), scores.double(), image * logits.shape[1] + labels, config.nms_threshold)
+    keep = batched_nms(boxes.double(), scores.double(), image * (1 + classes) + labels, config.nms_threshold)
     keep = keep[image[keep].argsort(stable=True)]  # by image, score order within
-    counts = torch.bincount(image[keep], minlength=len(logits)).tolist()
-    found = zip(boxes[keep].split(counts), scores[keep].split(counts), labels[keep].split(counts), strict=True)
-    limit = config.detections_per_image
-    return [{"boxes": b[:limit], "scores": s[:limit], "labels": c[:limit]} for b, s, c in found]
+    counts = torch.bincount(image[keep], minlength=len(probabilities)).tolist()
+    parts = zip(boxes[keep].split(counts), scores[keep].split(counts), labels[keep].split(counts), strict=True)
+    return [{"boxes": b[:limit], "scores": s[:limit], "labels": c[:limit]} for b, s, c in parts], lowest

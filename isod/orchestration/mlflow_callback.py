@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, Run
+from mlflow.entities import Metric, Param, Run, RunInfo
 from mlflow.tracking import MlflowClient
 from ray.tune import Callback
 from ray.tune.experiment import Trial
@@ -56,14 +56,22 @@ def begin_sweep(
     parent = client.create_run(experiment_id, tags=tags).info
     _log_params(client, parent.run_id, settings)
     try:
+        _keep_settings(client, parent, settings)
+    except InputError:
+        client.delete_run(parent.run_id)  # else it would be the sweep that began last
+        raise
+    return SweepRecord(parent.run_id)
+
+
+def _keep_settings(client: MlflowClient, parent: RunInfo, settings: Mapping[str, Any]) -> None:
+    """Write sweep.json; raises InputError if MLflow does not take it."""
+    try:
         client.log_dict(parent.run_id, dict(settings), "sweep.json")
     except Exception as error:  # whatever a file system, a server or a bucket raises
-        client.set_terminated(parent.run_id, "FAILED")
         raise InputError(
             f"MLflow does not take files at {parent.artifact_uri} ({reason(error)}): give it an artifact root that it, "
             "or this machine, can write to"
         ) from None
-    return SweepRecord(parent.run_id)
 
 
 def trial_params(config: RunConfig) -> dict[str, Any]:
@@ -100,7 +108,8 @@ def resume_sweep(
     Args:
         trials: what is to be run now, by name.
     Raises:
-        InputError: there is none, or it or one of the trials began with other settings; nothing is changed there.
+        InputError: there is none, or it or one of the trials began with other settings, or MLflow does not take files;
+            nothing is changed there.
     """
     newest = ["attributes.start_time DESC"]
     parents = client.search_runs([experiment_id], f"tags.`{SWEEP_TAG}` = '{name}'", max_results=1, order_by=newest)
@@ -117,6 +126,7 @@ def resume_sweep(
         record.runs[trial] = run.info.run_id
         if run.info.status == "FINISHED":
             record.finished.add(trial)
+    _keep_settings(client, parent.info, settings)
     client.update_run(record.parent_run_id, status="RUNNING")
     begun, now = parent.data.tags.get(COMMIT_TAG), tags.get(COMMIT_TAG)
     if begun != now:

@@ -64,7 +64,7 @@ class Outbox:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._calls or self._closing_at < float("inf"))
-                if not self._calls:
+                if not self._calls or (self._errors and time.monotonic() > self._closing_at):
                     return
                 found = self._next()
                 if found is None:

@@ -112,8 +112,8 @@ def prepare(
 ) -> PrepareReport:
     """Make the crop store of a dataset, or go on where an interrupted call stopped.
 
-    Starts Ray on this machine if it does not run in this process yet. A frame that cannot be read becomes a lost row;
-    nothing else is lost with it.
+    Starts Ray on this machine if it does not run in this process yet. A frame whose files are missing or damaged
+    becomes a lost row; nothing else is lost with it. What keeps more than one file from being read stops the job.
 
     Args:
         address: of a Ray cluster; its machines must all see the dataset and the store under the same names.

@@ -57,6 +57,7 @@ class SweepResult:
     """How a sweep ended."""
 
     parent_run_id: str
+    finished: int  # runs of the sweep that are complete, those of earlier calls included
     failed: dict[str, str]  # trial name → the sentence it failed with
     unfinished: int  # trials that were not run to their end
     undelivered: str  # why MLflow lacks some of the results; empty if it has all
@@ -151,7 +152,8 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         finally:
             unfinished = len(todo) - progress.done
             undelivered = mlflow.finish("KILLED" if unfinished else "FINISHED", patience=PATIENCE)
-    return SweepResult(record.parent_run_id, mlflow.failed, unfinished, undelivered)
+    finished = len(record.finished) + progress.done - len(mlflow.failed)
+    return SweepResult(record.parent_run_id, finished, mlflow.failed, unfinished, undelivered)
 
 
 def trial_grid(sweep: Sweep) -> list[dict[str, Any]]:

@@ -87,7 +87,7 @@ class TableActor:
         return self._schedule.draw(step)
 
     async def update(self, run: int, step: int, indices: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
-        """Takes the scores of ``step``; raises InputError for scores that are not finite and ≥ 0."""
+        """Takes the scores of ``step``; raises InputError for scores that the table refuses."""
         async with self._changed:
             if run != self._number:
                 return

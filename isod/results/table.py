@@ -359,11 +359,13 @@ def notes(runs: Runs, table: pd.DataFrame) -> list[str]:
 
 def _noise_alone(table: pd.DataFrame) -> list[str]:
     """What the baseline shows over itself: a sentence; where samplers differ in their number of seeds, by that."""
-    highs = table.groupby("null_seeds")["null_high"].first().sort_index(ascending=False)
+    others = table[table.index != BASELINE]
+    highs = (others if len(others) else table).groupby("null_seeds")["null_high"].first().sort_index(ascending=False)
     if len(highs) == 1:
         shown = interval_text(NOT_REACHED, highs.iloc[0])
         return [f"Noise alone, baseline against itself: {shown} in 95 % of studies."]
-    each = ", ".join(f"{percent(high)} with {seeds} seeds" for seeds, high in highs.items())
+    counts = ["1 seed" if seeds == 1 else f"{seeds} seeds" for seeds in highs.index]
+    each = ", ".join(f"{percent(high)} with {count}" for count, high in zip(counts, highs, strict=True))
     return [
         'Noise alone, baseline against itself, in 95 % of studies: from "not reached" to',
         *textwrap.wrap(each, 100, initial_indent="  ", subsequent_indent="  "),

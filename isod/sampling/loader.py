@@ -98,7 +98,7 @@ class ImportanceBatchSampler(Sampler[list[int]]):
         """Give the batch in training its scores, in the order of its indices.
 
         Args:
-            scores: [batch_size], finite and ≥ 0, on any device; they are copied to the host once.
+            scores: [batch_size], 0 … 10¹⁵, on any device; they are copied to the host once.
 
         Raises:
             InputError: a wrong shape, or a score that the table refuses.

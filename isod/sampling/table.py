@@ -298,6 +298,8 @@ class ImportanceTable:
         self._first.position = int(state["position"])
         self._unscored = int((e.last_step == states.UNSCORED).sum())
         self._strategy.load_state_dict({key: as_numpy(value) for key, value in state["strategy"].items()})
+        if self._unscored:
+            self._first.position = int(state["position"])  # a strategy in epochs once had a place of its own
         self._strategy.rebuild()
 
     def _signature(self) -> dict[str, Any]:

@@ -182,6 +182,21 @@ def test_an_outbox_gives_up_when_it_is_closed_and_says_what_is_left():
     assert outbox.close(patience=0.05) == (2, "nobody there")
 
 
+def test_an_outbox_gives_up_where_attempts_take_longer_than_the_time_between_them():
+    """Two runs, so that one is due again whenever the other's attempt has failed: a locked database, say."""
+
+    def slow():
+        time.sleep(0.05)
+        raise OSError("locked")
+
+    outbox = Outbox(lambda line: None, retry_after=0.01)
+    for run in ("UIS-seed0", "LIS-seed0"):
+        outbox.put(run, slow)
+    began = time.monotonic()
+    assert outbox.close(patience=0.3) == (2, "locked")
+    assert time.monotonic() - began < 5
+
+
 def test_an_outbox_is_patient_from_when_the_server_was_last_heard_of():
     """Closing takes longer than the patience, as there is much to deliver; then one call fails once."""
     failures = [OSError("locked")]
