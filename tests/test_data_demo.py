@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -136,6 +137,19 @@ def test_same_seed_same_bytes_and_an_interrupted_call_goes_on(tmp_path):
     assert digest(tmp_path / "halves") == digest(tmp_path / "whole")
     assert sum(calls) == 6
     write_demo(tmp_path / "halves", frames=6, seed=5, progress=stop)  # complete: does nothing
+
+
+def test_a_disk_that_is_full_at_the_start_does_not_lock_the_folder(small_disk):
+    disk, resize = small_disk
+    with suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+        while file.write(bytes(1024)):
+            pass
+    with pytest.raises(InputError, match=r"cannot write demo data to .*: No space left"):
+        write_demo(disk / "demo", frames=1)
+    (disk / "filler").unlink()
+    resize("64m")
+    write_demo(disk / "demo", frames=1)
+    assert is_demo(disk / "demo")
 
 
 def stop(count):

@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -137,20 +138,23 @@ def test_a_bad_frame_stops_nothing(ray_local, coco):
     assert "val 2: its image" in text
 
 
-def test_an_interrupted_job_goes_on(ray_local, coco, monkeypatch):
-    whole = run(coco, "whole")
+def interrupted(coco, which):
+    """Press Ctrl-C when these chunks are done."""
     work = prepare_module._run
 
-    def two_chunks_then_stop(uri, chunks, *rest):
-        work(uri, chunks[1:3], *rest)
+    def some_then_stop(uri, chunks, *rest):
+        work(uri, chunks[which], *rest)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare_module, "_run", two_chunks_then_stop)
-    with pytest.raises(KeyboardInterrupt):
+    with mock.patch.object(prepare_module, "_run", some_then_stop), pytest.raises(KeyboardInterrupt):
         run(coco)
+
+
+def test_an_interrupted_job_goes_on(ray_local, coco):
+    whole = run(coco, "whole")
+    interrupted(coco, slice(1, 3))
     with pytest.raises(InputError, match="not a crop store"):
         CropStore.open(str(coco / "store"))
-    monkeypatch.setattr(prepare_module, "_run", work)
     with pytest.raises(InputError, match=r"unfinished crop store .*resize was None and is now \[15, 10\]"):
         run(coco, settings=replace(CHUNKED, resize=(15, 10)))
     report = run(coco, settings=PrepareSettings())  # keeps the chunks that it began with
@@ -160,23 +164,14 @@ def test_an_interrupted_job_goes_on(ray_local, coco, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut short"])
-def test_a_chunk_whose_file_did_not_survive_is_made_again(ray_local, coco, monkeypatch, damage):
+def test_a_chunk_whose_file_did_not_survive_is_made_again(ray_local, coco, damage):
     """As after a power cut: its journal entry is there, and what it speaks of is not."""
-    work = prepare_module._run
-
-    def two_chunks_then_stop(uri, chunks, *rest):
-        work(uri, chunks[:2], *rest)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(prepare_module, "_run", two_chunks_then_stop)
-    with pytest.raises(KeyboardInterrupt):
-        run(coco)
+    interrupted(coco, slice(2))
     file = next((coco / "store/train.lance/data").iterdir())
     if damage == "gone":
         file.unlink()
     else:
         os.truncate(file, file.stat().st_size // 2)
-    monkeypatch.setattr(prepare_module, "_run", work)
     assert run(coco).resumed == 1
     assert grey(str(coco / "store"), "train", range(10)) == list(range(10))
 

@@ -48,11 +48,11 @@ class CocoReader:
     ) -> None:
         """Read and check both jsons; touch no image.
 
-        Args:
-            train, val: (folder of images, json).
         Boxes that reach beyond their image are clipped; those without an area inside it, which COCO's own sets have
         too, are left out. ``notes`` says how many.
 
+        Args:
+            train, val: (folder of images, json).
         Raises:
             InputError: whatever is wrong with a json, naming the file, the entry and the rule; a class in val that
                 train lacks; no image file at all.

@@ -193,15 +193,14 @@ def _alone(uri: str) -> Iterator[None]:
         return
     folder = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(folder)
-        raise InputError(
-            f"another job is making the crop store {uri}: let it end, and run this command again"
-        ) from None
-    except OSError:
-        pass  # a file system without locks
-    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another job is making the crop store {uri}: let it end, and run this command again"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
         yield
     finally:
         os.close(folder)
@@ -293,15 +292,15 @@ def _run(
 
     def work(batch: dict[str, Any]) -> dict[str, Any]:
         chunk = pickle.loads(batch["chunk"][0])  # our own, from the driver
+        failure = ""
         try:
             with disk_full_is_bad_input(uri):
                 make_chunk(uri, chunk, class_names, settings)
         except InputError as error:
-            return {"frames": np.array([0]), "failure": np.array([str(error)])}
+            failure = str(error)
         except MemoryError:
             failure = f"not enough memory for a frame of {chunk.split}: free some, and run the same command again"
-            return {"frames": np.array([0]), "failure": np.array([failure])}
-        return {"frames": np.array([len(chunk.frames)]), "failure": np.array([""])}
+        return {"frames": np.array([len(chunk.frames)]), "failure": np.array([failure])}
 
     with _quiet_ray_data():
         items = [{"chunk": pickle.dumps(chunk)} for chunk in chunks]

@@ -135,7 +135,7 @@ def run_in_folder(
         report(metrics, iteration)
 
     stream = make_stream(examples, None if saved is None else saved["table"])
-    share = -(-config.training.batch_size // part.ranks)  # crops of a batch that a device trains on: they fit
+    share = config.training.batch_size // part.ranks  # what this device trains on, so that it fits
     validation = ValidationCrops(store.split("val"), share, threads=workers, say=say)
     train(trainer, stream, validation, append, record=record, checkpoints=checkpoints, say=say)
     table.write()  # again, in case the last time failed
