@@ -26,7 +26,7 @@ from torch import Tensor
 
 from benchmarks.harness import comparison, installed, seconds, take_turns
 from isod.evaluation.evaluator import DetectionEvaluator
-from isod.evaluation.strata import LARGE_ABOVE, SIZES, SMALL_BELOW, metric_key
+from isod.vocabulary import LARGE_ABOVE, SIZES, SMALL_BELOW, metric_key
 
 HEIGHT, WIDTH = 384, 1280
 CLASSES = ("Vehicle", "Pedestrian", "VulnerableVehicle", "Animal")

@@ -37,14 +37,18 @@ from benchmarks.harness import medians, number, seconds, spread, take_turns, yes
 from benchmarks.overhead import random_batch
 from benchmarks.table import fill
 from benchmarks.whole_run import sweep_of_uis
-from isod.cli import exit_cleanly
-from isod.config import PRESETS, SAMPLERS, Preset, RunConfig
-from isod.data.store import CropStore, StoreMeta
+from isod.cli.main import exit_cleanly
+from isod.cli.sweep import demo_store
+from isod.config.presets import PRESETS
+from isod.config.settings import Preset, RunConfig
+from isod.data.store.meta import StoreMeta
+from isod.data.store.split import CropStore
 from isod.orchestration.cluster import connect
 from isod.sampling import DrawSchedule, table_for
-from isod.study import demo_store
-from isod.training.record import RunRecord
-from isod.training.run import Trainer, choose_device
+from isod.sampling.samplers import SAMPLERS
+from isod.training.device import choose_device
+from isod.training.statistics import RunRecord
+from isod.training.trainer import Trainer
 
 FLAT = 0.95  # share of the smallest size's iterations per second that every size has to reach
 LINEAR = 0.9  # share of one trial's rate, times the trials, up to the cores

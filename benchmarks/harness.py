@@ -12,7 +12,7 @@ from statistics import median
 
 import torch
 
-from isod.orchestration.processor import cpu_model
+from isod.training.device import cpu_model
 
 PACKAGES = ("numpy", "torch", "torchvision", "ray", "mlflow", "pylance", "numba")
 

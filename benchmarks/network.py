@@ -26,7 +26,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from benchmarks.harness import NotRun, number, seconds, spread, take_turns
 from benchmarks.scoring import random_objects
-from isod.config import DetectorConfig
+from isod.config.settings import DetectorConfig
 from isod.detector import Detector, detection_loss
 
 MATRIX = {"cuda": 8192, "cpu": 2048}  # rows and columns of the product that the machine is measured by

@@ -24,15 +24,19 @@ from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
 from benchmarks.harness import medians, seconds, take_turns
-from isod.config import PRESETS, SAMPLERS, RunConfig
-from isod.data.store import Crops, StoreMeta
+from isod.config.presets import PRESETS
+from isod.config.settings import RunConfig
+from isod.data.store.crops import Crops
+from isod.data.store.meta import StoreMeta
+from isod.sampling.samplers import SAMPLERS
 from isod.sampling.schedule import DrawSchedule
 from isod.sampling.table import Draw, table_for
-from isod.training import run as run_module
+from isod.training import trainer as trainer_module
 from isod.training.checkpoint import Checkpoints
-from isod.training.record import RunRecord
-from isod.training.run import Trainer, choose_device
+from isod.training.device import choose_device
+from isod.training.statistics import RunRecord
 from isod.training.stream import Batch
+from isod.training.trainer import Trainer
 
 EXAMPLES = 89_976  # of the thesis's training split
 
@@ -79,8 +83,8 @@ def main() -> None:
 
     def bare() -> None:
         with (
-            mock.patch.object(run_module, "example_losses", return_value=(nothing, nothing)),
-            mock.patch.object(run_module, "object_margins", return_value=nothing),
+            mock.patch.object(trainer_module, "example_losses", return_value=(nothing, nothing)),
+            mock.patch.object(trainer_module, "object_margins", return_value=nothing),
         ):
             trainer.step(batch)
 

@@ -31,15 +31,19 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from isod.cli import exit_cleanly
-from isod.config import SAMPLERS, DetectorConfig, RunConfig, TrainingConfig, require
-from isod.data.planted import PlantedSplit, planted_meta, render, with_label_errors
-from isod.orchestration.processor import cpu_model
-from isod.results.speedup import best_iteration, passing_iteration, speedup
+from isod.cli.main import exit_cleanly
+from isod.config.settings import DetectorConfig, RunConfig, TrainingConfig
+from isod.data.demo.planted import PlantedSplit, planted_meta, render, with_label_errors
+from isod.errors import require
+from isod.results.statistics.speedup import best_iteration, passing_iteration, speedup
 from isod.sampling import DrawSchedule, table_for
+from isod.sampling.samplers import SAMPLERS
+from isod.training.device import cpu_model
+from isod.training.loop import train
 from isod.training.process import settle
-from isod.training.run import Trainer, ValidationCrops, train
 from isod.training.stream import LocalStream
+from isod.training.trainer import Trainer
+from isod.training.validation import ValidationCrops
 
 SHIFTED = "LIS-shifted"
 LABELS = {"clean": 0.0, "noisy": 0.06}  # share of labels swapped, and of boxes missing

@@ -25,13 +25,13 @@ import ray
 import simplejpeg
 
 from benchmarks.harness import comparison, installed, seconds, take_turns
-from isod.cli import exit_cleanly
-from isod.data.crops import PrepareSettings
-from isod.data.demo import write_demo
-from isod.data.region import FAR
-from isod.data.zod import ZodReader
+from isod.cli.main import exit_cleanly
+from isod.data.demo.zod_layout import write_demo
+from isod.data.prepare.job import prepare
+from isod.data.prepare.region import FAR
+from isod.data.prepare.settings import PrepareSettings
+from isod.data.readers.zod import ZodReader
 from isod.orchestration.cluster import connect
-from isod.orchestration.prepare import prepare
 
 SETTINGS = PrepareSettings(roi=FAR)
 

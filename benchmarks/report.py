@@ -113,7 +113,7 @@ def main() -> None:
     uri = write_store(options.folder, seeds=options.seeds, validations=options.validations, examples=options.examples)
     print(f"store: {time.perf_counter() - start:.0f} s")
 
-    command = [sys.executable, "-m", "isod.cli", "results", "--tracking-uri", uri, "--experiment", EXPERIMENT]
+    command = [sys.executable, "-m", "isod.cli.main", "results", "--tracking-uri", uri, "--experiment", EXPERIMENT]
     start = time.perf_counter()
     process = subprocess.Popen([*command, "--out", str(options.folder / "report")])
     _, status, usage = os.wait4(process.pid, 0)

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 
 from benchmarks.harness import medians, number, seconds, take_turns, yes
-from isod.config import SAMPLERS, DetectorConfig
-from isod.detector.loss import detection_loss
-from isod.detector.network import Detector
-from isod.detector.targets import Objects
+from isod.config.settings import DetectorConfig
+from isod.detector.thesis.loss import detection_loss
+from isod.detector.thesis.network import Detector
+from isod.detector.thesis.targets import Objects
 from isod.sampling import sample_scores
+from isod.sampling.samplers import SAMPLERS
 
 MOST = 3.0  # % of the step that the scores of a batch may cost
 

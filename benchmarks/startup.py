@@ -19,10 +19,10 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import ROOT, environment, limits
-from isod.cli import exit_cleanly
-from isod.config import THESIS_SAMPLERS
-from isod.study import demo_store
-from isod.training.files import METRICS
+from isod.cli.main import exit_cleanly
+from isod.cli.sweep import demo_store
+from isod.sampling.samplers import THESIS_SAMPLERS
+from isod.vocabulary import METRICS
 
 FRAMES = 50  # of the demo data: batches of 32 out of 40, ten to validate
 MOST = {"first": 20.0, "further": 5.0}  # seconds, on two cores

@@ -36,17 +36,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from benchmarks.harness import Figures, comparison, installed, seconds, take_turns
-from isod.cli import exit_cleanly
-from isod.config import SAMPLERS, RunConfig, TrainingConfig
-from isod.data.crops import PrepareSettings
-from isod.data.demo import write_demo
-from isod.data.region import FAR
-from isod.data.store import Crops, CropSplit, CropStore
-from isod.data.zod import ZodReader
+from isod.cli.main import exit_cleanly
+from isod.config.settings import RunConfig, TrainingConfig
+from isod.data.demo.zod_layout import write_demo
+from isod.data.prepare.job import prepare
+from isod.data.prepare.region import FAR
+from isod.data.prepare.settings import PrepareSettings
+from isod.data.readers.zod import ZodReader
+from isod.data.store.crops import Crops
+from isod.data.store.split import CropSplit, CropStore
+from isod.objects import pad_objects
 from isod.orchestration.cluster import connect
-from isod.orchestration.prepare import prepare
 from isod.orchestration.stream import RayStream
-from isod.ragged import pad_objects
+from isod.sampling.samplers import SAMPLERS
 from isod.training.decode import decode_batch
 from isod.training.examples import TrainingExamples
 

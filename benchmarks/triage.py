@@ -27,15 +27,23 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from isod.cli import exit_cleanly
-from isod.config import PRESETS, SAMPLERS, DetectorConfig, RunConfig, require
-from isod.data.store import Annotations, CropSplit, CropStore
+from isod.cli.main import exit_cleanly
+from isod.config.presets import PRESETS
+from isod.config.settings import DetectorConfig, RunConfig
+from isod.data.store.crops import Annotations
+from isod.data.store.split import CropSplit, CropStore
 from isod.detector import Detector, detect
+from isod.errors import require
 from isod.evaluation.label_problems import FOUND, guess_problems, precision_at, share_inside
+from isod.sampling.samplers import SAMPLERS
 from isod.training.examples import TrainingExamples
-from isod.training.files import EXAMPLES, MODEL, RunFolder
-from isod.training.local import local_stream, run_local
-from isod.training.run import Trainer, ValidationCrops, in_batches, train
+from isod.training.folder import RunFolder
+from isod.training.loop import train
+from isod.training.run import run_local
+from isod.training.stream import local_stream
+from isod.training.trainer import Trainer
+from isod.training.validation import ValidationCrops, in_batches
+from isod.vocabulary import EXAMPLES, MODEL
 
 Prediction = dict[str, NDArray]  # boxes [n, 4] xyxy crop pixels, labels [n], scores [n]
 Table = dict[str, "dict[str, Found | None]"]  # column → row → what was found; None without cleanlab

@@ -34,21 +34,26 @@ from torch.utils.data import DataLoader
 
 from benchmarks.harness import comparison
 from benchmarks.stream import BatchDataset, unchanged
-from isod.cli import exit_cleanly, set_given
-from isod.config import PRESETS, SAMPLERS, Preset, RunConfig, require
-from isod.data.demo import write_demo
-from isod.data.store import CropStore
+from isod.cli.main import exit_cleanly, set_given
+from isod.cli.sweep import DEMO_SIZE
+from isod.config.presets import PRESETS
+from isod.config.settings import Preset, RunConfig
+from isod.data.demo.zod_layout import write_demo
+from isod.data.prepare.job import prepare_demo
+from isod.data.store.split import CropStore
 from isod.detector import detection_loss
-from isod.detector.targets import Objects
+from isod.detector.thesis.targets import Objects
+from isod.errors import require
+from isod.files import absolute
 from isod.orchestration.cluster import connect
 from isod.orchestration.mlflow_callback import EVERY_RUN, children_of
-from isod.orchestration.prepare import prepare_demo
 from isod.orchestration.sweep import Sweep, run_sweep
-from isod.orchestration.tracking import open_experiment
-from isod.study import DEMO_SIZE
+from isod.sampling.samplers import SAMPLERS
+from isod.tracking.client import open_experiment
 from isod.training.decode import decode_batch
-from isod.training.files import absolute
-from isod.training.run import Trainer, ValidationCrops, choose_device
+from isod.training.device import choose_device
+from isod.training.trainer import Trainer
+from isod.training.validation import ValidationCrops
 
 TARGETS = {"cpu": 0.95, "cuda": 0.97}  # share of the bare loop's images per second that ours has to reach
 POINTS = "points.txt"  # iteration and time of every validation, one a line

@@ -1,5 +1,7 @@
 """The one error that is meant for the person at the keyboard."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -24,3 +26,9 @@ def unknown(what: str, name: str, known: Iterable[str]) -> InputError:
     near = get_close_matches(name, names, n=1) or [n for n in names if n.lower() == name.lower()]
     guess = f" did you mean {near[0]!r}?" if near else ""
     return InputError(f"unknown {what} {name!r};{guess} choose one of {', '.join(names)}")
+
+
+def require(condition: bool, rule: str, value: object) -> None:
+    """Raise InputError("<rule>, got <value>") unless the condition holds."""
+    if not condition:
+        raise InputError(f"{rule}, got {value!r}")

@@ -13,8 +13,8 @@ choice of reduction changed the outcome much.
 import sys
 from dataclasses import replace
 
-from isod.config import SAMPLERS, SamplerConfig
-from isod.study import Study, main, under
+from isod.cli.sweep import Study, main, under
+from isod.sampling.samplers import SAMPLERS, SamplerConfig
 
 BASES = (SAMPLERS["LIS"], SAMPLERS["UIS"])
 REDUCTIONS = {"sum": "sum", "max": "max", "rms": "rms", "area": "area_mean", "masked": "masked_mean"}

@@ -26,8 +26,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from isod.config import SAMPLERS
-from isod.study import Study, main, under
+from isod.cli.sweep import Study, main, under
+from isod.sampling.samplers import SAMPLERS
 
 IMAGES = Path(__file__).resolve().parents[2] / "shared" / "data" / "traffic"
 SIZES = {"medium": (512, 288)}  # preset → width, height of the crops: those of the images at this one,
@@ -51,9 +51,9 @@ OTHER_TRAINING = [*under(CONTROLS, CONTROLLED), *under(LAGS, CHOSEN_FROM)]
 
 def traffic_store(out: Path, preset: str) -> str:
     """The crop store of the images at the preset's size, made on first use and then kept in ``out``."""
-    from isod.data.coco import CocoReader
-    from isod.data.crops import PrepareSettings
-    from isod.orchestration.prepare import prepare
+    from isod.data.prepare.job import prepare
+    from isod.data.prepare.settings import PrepareSettings
+    from isod.data.readers.coco import CocoReader
 
     reader = CocoReader(*((IMAGES / "images", IMAGES / f"{split}.json") for split in ("train", "val")))
     width, height = size = SIZES.get(preset, HALF)

@@ -11,8 +11,8 @@ data in which nearly every example is alike (ESS/N near 1 in the report) none of
 
 import sys
 
-from isod.config import SAMPLERS, THESIS_SAMPLERS
-from isod.study import Study, main
+from isod.cli.sweep import Study, main
+from isod.sampling.samplers import SAMPLERS, THESIS_SAMPLERS
 
 REFERENCES = ("baseline", "LIS", "UIS")
 STUDY = Study(

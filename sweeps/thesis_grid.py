@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import sys
 
-from isod.config import SAMPLERS, THESIS_SAMPLERS
-from isod.study import Study, main
+from isod.cli.sweep import Study, main
+from isod.sampling.samplers import SAMPLERS, THESIS_SAMPLERS
 
 STUDY = Study(name="thesis_grid", samplers=[SAMPLERS[name] for name in THESIS_SAMPLERS])
 

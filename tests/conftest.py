@@ -49,7 +49,7 @@ def ray_local():
 @pytest.fixture(scope="session")
 def demo_root(tmp_path_factory):
     """Demo data in ZOD's layout: 64 training and 16 validation frames."""
-    from isod.data.demo import write_demo
+    from isod.data.demo.zod_layout import write_demo
 
     root = tmp_path_factory.mktemp("demo") / "zod"
     write_demo(root, frames=80, seed=0)
@@ -59,7 +59,7 @@ def demo_root(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_store(ray_local, demo_root, tmp_path_factory):
     """Path of a crop store made of ``demo_root``: 64 train and 16 val crops of 160×48."""
-    from isod.orchestration.prepare import prepare_demo
+    from isod.data.prepare.job import prepare_demo
 
     store = str(tmp_path_factory.mktemp("store") / "demo")
     prepare_demo(demo_root, store, resize=(160, 48))

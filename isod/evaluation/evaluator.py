@@ -19,7 +19,7 @@ from isod.evaluation.matching import (
     match_images,
     verdict_of,
 )
-from isod.evaluation.strata import SIZES, metric_key, size_codes
+from isod.vocabulary import SIZES, metric_key, size_codes
 
 
 class DetectionEvaluator:

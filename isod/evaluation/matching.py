@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from isod.evaluation.strata import STRATA
+from isod.vocabulary import STRATA
 
 FALSE_POSITIVE, TRUE_POSITIVE, IGNORED = 0, 1, 2
 CLASS_AWARE, BINARY = 0, 1

@@ -14,8 +14,8 @@ import ray
 from ray._private import ray_constants
 
 from isod.errors import InputError
-from isod.orchestration.processor import cpu_model
 from isod.signals import handlers_kept
+from isod.training.device import cpu_model
 
 # Tune's own CSV, JSON and TensorBoard files per trial are a second record beside MLflow's
 QUIET = {

@@ -17,19 +17,24 @@ from mlflow.tracking import MlflowClient
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from isod.config import RunConfig, changes, flatten
+from isod.config.record import changes, flatten
+from isod.config.settings import RunConfig
 from isod.errors import InputError
-from isod.orchestration.metric_names import metric_key
-from isod.orchestration.outbox import Outbox, reason
 from isod.orchestration.trial import run_config, trial_folder, trial_name
-from isod.training.files import EXAMPLES, MODEL
+from isod.tracking.deliveries import Outbox, reason
+from isod.tracking.metric_names import mlflow_key
+from isod.vocabulary import (
+    COMMIT_TAG,
+    DEVICE_TAG,
+    ERROR_TAG,
+    EXAMPLES,
+    MODEL,
+    NAME_TAG,
+    PARENT_TAG,
+    RESUMED_TAG,
+    SWEEP_TAG,
+)
 
-SWEEP_TAG = "isod.sweep"
-PARENT_TAG = "mlflow.parentRunId"  # what MLflow's UI nests runs by
-NAME_TAG = "mlflow.runName"
-COMMIT_TAG = "isod.commit"
-DEVICE_TAG = "isod.device"  # of a child: what it trained on; several, in their order, where it was taken up elsewhere
-ERROR_TAG = "isod.error"  # of a child that failed: why
 PARAMS_PER_CALL = 100  # MLflow's limit for one log_batch call
 METRICS_PER_CALL = 1000  # likewise
 EVERY_RUN = "mAP"  # a metric that every validation has: its last step is how far MLflow knows a run
@@ -130,7 +135,7 @@ def resume_sweep(
     client.update_run(record.parent_run_id, status="RUNNING")
     begun, now = parent.data.tags.get(COMMIT_TAG), tags.get(COMMIT_TAG)
     if begun != now:
-        client.set_tag(record.parent_run_id, "isod.resumed", str(now))
+        client.set_tag(record.parent_run_id, RESUMED_TAG, str(now))
         print(f"note: this sweep began at commit {begun} and goes on at {now}")
     return record
 
@@ -233,7 +238,7 @@ class MLflowCallback(Callback):
             self._outbox.put(name, partial(self._tag_device, name, device))
         for step, metrics in result["rows"]:
             points = [
-                Metric(metric_key(key), float(value), now, step)
+                Metric(mlflow_key(key), float(value), now, step)
                 for key, value in metrics.items()
                 if math.isfinite(value)  # a stratum without ground truth has no point, rather than a made-up one
             ]

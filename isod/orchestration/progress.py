@@ -10,7 +10,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from isod.orchestration.mlflow_callback import failure_reason, name_of
-from isod.training.files import Row
+from isod.training.folder import Row
 
 
 def clock(seconds: float) -> str:

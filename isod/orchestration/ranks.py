@@ -16,15 +16,15 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.util.queue import Queue
 
 import isod.config
-from isod.config import ResourceConfig
-from isod.data.store import CropStore
+from isod.config.settings import ResourceConfig
+from isod.data.store.split import CropStore
 from isod.errors import InputError
-from isod.orchestration.processor import device_name
 from isod.orchestration.resources import rank_resources
 from isod.orchestration.stream import RayStream, start_table
-from isod.training.files import Row, RunFolder
-from isod.training.folder import follow_run, run_in_folder
+from isod.training.device import device_name
+from isod.training.folder import Row, RunFolder
 from isod.training.process import settle
+from isod.training.run import follow_run, run_in_folder
 from isod.training.stream import Part
 
 # How long ranks wait for rank 0, which trains a hold-out model and validates alone. A rank that is lost is noticed by
@@ -33,7 +33,7 @@ PATIENCE = 7 * 24 * 3600  # seconds
 
 
 def run_on_ranks(
-    config: isod.config.RunConfig,
+    config: isod.config.settings.RunConfig,
     *,
     store_uri: str,
     folder: RunFolder,

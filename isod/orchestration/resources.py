@@ -7,7 +7,7 @@ import math
 import ray
 from ray.tune import PlacementGroupFactory
 
-from isod.config import ResourceConfig
+from isod.config.settings import ResourceConfig
 from isod.errors import InputError
 
 SLACK = 1e-6  # fractions of a CPU add up only nearly

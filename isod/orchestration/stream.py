@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, DataContext
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from isod.config import RunConfig
-from isod.data.store import Crops, CropSplit, CropStore
+from isod.config.settings import RunConfig
+from isod.data.store.crops import Crops
+from isod.data.store.split import CropSplit, CropStore
+from isod.objects import pad_objects
 from isod.orchestration.table_actor import Assignment, TableActor
-from isod.ragged import pad_objects
 from isod.sampling.examples import as_arrays, as_tensors
 from isod.sampling.table import Draw
 from isod.training.examples import TrainingExamples
-from isod.training.memory import keep_memory
+from isod.training.process import keep_memory
 from isod.training.stream import WHOLE, Batch, Part, TableSummary
 
 

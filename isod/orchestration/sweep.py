@@ -17,15 +17,18 @@ import ray
 from ray import tune
 from ray.tune.execution import class_cache
 
-from isod.config import CONTENTS, Preset, ResourceConfig, RunConfig, SamplerConfig, flatten
-from isod.data.store import CropStore
+from isod.config.record import CONTENTS, flatten
+from isod.config.settings import Preset, ResourceConfig, RunConfig
+from isod.data.store.split import CropStore
 from isod.errors import InputError
 from isod.orchestration.cluster import connect, machine
-from isod.orchestration.metric_names import check_class_names
 from isod.orchestration.resources import concurrent_trials, reservation
 from isod.orchestration.trial import run_config, run_trial, trial_name
+from isod.sampling.samplers import SamplerConfig
 from isod.signals import handlers_kept
+from isod.tracking.metric_names import check_class_names
 from isod.training.examples import check_examples, epoch_note
+from isod.vocabulary import DEMO_TAG, MACHINE_TAG
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -102,7 +105,7 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         client, experiment_id = opened.result()
     from isod.orchestration.mlflow_callback import COMMIT_TAG, MLflowCallback, begin_sweep, resume_sweep
     from isod.orchestration.progress import ProgressView
-    from isod.orchestration.tracking import explained, impatient
+    from isod.tracking.client import explained, impatient
 
     concurrent = _concurrency(sweep, len(grid))
     _tell_idle_workers(preset.resources, configs)
@@ -110,8 +113,8 @@ def run_sweep(sweep: Sweep) -> SweepResult:
     shared = {key: value for key, value in flatten(base).items() if not key.startswith(("sampler.", "training.seed"))}
     tags = {
         COMMIT_TAG: source_commit(),
-        "isod.demo": str(store.meta.demo).lower(),
-        "isod.machine": machine(),
+        DEMO_TAG: str(store.meta.demo).lower(),
+        MACHINE_TAG: machine(),
     }
     settings = {"store": sweep.store, CONTENTS: store.meta.contents, **shared}
     parent = (client, experiment_id, sweep.name, settings, tags)
@@ -172,7 +175,7 @@ def trial_grid(sweep: Sweep) -> list[dict[str, Any]]:
 
 def _open_mlflow(sweep: Sweep) -> tuple[MlflowClient, str]:
     """Importing MLflow takes seconds too, so this module does it here alone, while Ray starts."""
-    from isod.orchestration.tracking import open_experiment
+    from isod.tracking.client import open_experiment
 
     return open_experiment(sweep.tracking_uri, sweep.experiment, sweep.out / "artifacts")
 

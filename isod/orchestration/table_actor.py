@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isod.config import SamplerConfig
 from isod.errors import InputError
+from isod.sampling.samplers import SamplerConfig
 from isod.sampling.schedule import DrawSchedule
 from isod.sampling.table import Draw
 from isod.training.examples import TrainingExamples

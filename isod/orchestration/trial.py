@@ -12,12 +12,12 @@ from typing import Any
 from ray import tune
 from ray.exceptions import RayTaskError
 
-from isod.config import ResourceConfig, RunConfig
-from isod.data.store import CropStore
+from isod.config.settings import ResourceConfig, RunConfig
+from isod.data.store.split import CropStore
 from isod.errors import InputError
-from isod.orchestration.processor import device_name
 from isod.orchestration.stream import RayStream
-from isod.training.files import Row, RunFolder
+from isod.training.device import device_name
+from isod.training.folder import Row, RunFolder
 
 
 def run_config(base: RunConfig, params: dict[str, Any]) -> RunConfig:
@@ -74,9 +74,9 @@ def run_trial(
         runs: folder for the trials' results; shared storage where the cluster has several nodes.
         holdout: folder for the hold-out models' scores.
     """
-    from isod.training.folder import run_in_folder
+    from isod.training.device import choose_device
     from isod.training.process import settle
-    from isod.training.run import choose_device
+    from isod.training.run import run_in_folder
 
     config = run_config(base, params["run"])
     said: list[str] = []

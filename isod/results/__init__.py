@@ -1,14 +1,14 @@
 """MLflow runs → tables, figures and a report."""
 
 from isod.results.command import results_command
-from isod.results.examples import load_examples
-from isod.results.guard import guard_table
-from isod.results.order import order_table
-from isod.results.report import write_report
-from isod.results.runs import Runs, joined_runs, load_runs
-from isod.results.saved import save_runs, saved_runs
-from isod.results.speedup import speedup
-from isod.results.table import format_table, speedup_table
+from isod.results.report.page import write_report
+from isod.results.statistics.guard import guard_table
+from isod.results.statistics.order import order_table
+from isod.results.statistics.speedup import speedup
+from isod.results.statistics.table import format_table, speedup_table
+from isod.tracking.examples import load_examples
+from isod.tracking.saved import save_runs, saved_runs
+from isod.tracking.sweep_reader import Runs, joined_runs, load_runs
 
 __all__ = [
     "Runs",

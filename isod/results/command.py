@@ -6,11 +6,12 @@ import textwrap
 from pathlib import Path
 
 from isod.errors import InputError
-from isod.results.guard import guard_sentence, guard_table, regressions
-from isod.results.report import write_report
-from isod.results.runs import HEADLINE, load_runs
-from isod.results.saved import save_runs
-from isod.results.table import format_table
+from isod.results.report.page import write_report
+from isod.results.statistics.guard import guard_sentence, guard_table, regressions
+from isod.results.statistics.table import format_table
+from isod.tracking.saved import save_runs
+from isod.tracking.sweep_reader import load_runs
+from isod.vocabulary import HEADLINE
 
 
 class RegressionError(Exception):

@@ -9,27 +9,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isod.config import SAMPLERS, SamplerConfig
-    from isod.sampling.heuristics import HEURISTICS
+    from isod.sampling.catalogue import STRATEGIES
     from isod.sampling.loader import ImportanceBatchSampler, prefetched
-    from isod.sampling.reductions import REDUCTIONS, sample_scores
+    from isod.sampling.samplers import SAMPLERS, SamplerConfig
     from isod.sampling.schedule import DrawSchedule
-    from isod.sampling.strategies import STRATEGIES
+    from isod.sampling.scores.heuristics import HEURISTICS
+    from isod.sampling.scores.reductions import REDUCTIONS, sample_scores
     from isod.sampling.table import HISTORIES, Draw, ImportanceTable, table_for
 
 _HOME = {
-    "SAMPLERS": "isod.config",
-    "SamplerConfig": "isod.config",
-    "HEURISTICS": "isod.sampling.heuristics",
-    "REDUCTIONS": "isod.sampling.reductions",
-    "sample_scores": "isod.sampling.reductions",
+    "SAMPLERS": "isod.sampling.samplers",
+    "SamplerConfig": "isod.sampling.samplers",
+    "HEURISTICS": "isod.sampling.scores.heuristics",
+    "REDUCTIONS": "isod.sampling.scores.reductions",
+    "sample_scores": "isod.sampling.scores.reductions",
     "Draw": "isod.sampling.table",
     "ImportanceTable": "isod.sampling.table",
     "table_for": "isod.sampling.table",
     "DrawSchedule": "isod.sampling.schedule",
     "ImportanceBatchSampler": "isod.sampling.loader",
     "prefetched": "isod.sampling.loader",
-    "STRATEGIES": "isod.sampling.strategies",
+    "STRATEGIES": "isod.sampling.catalogue",
     "HISTORIES": "isod.sampling.table",
 }
 

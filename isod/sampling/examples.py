@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isod.errors import InputError
-from isod.sampling.kernels import bitset, philox, states
+from isod.sampling.kernels import INELIGIBLE, UNSCORED, bitset, philox
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -56,7 +56,7 @@ class Examples:
         self.last_step: NDArray[np.int32] = self._records["last_step"]
         self.mean: NDArray[np.float32] = self._records["mean"]
         self.score_count: NDArray[np.uint16] = self._records["score_count"]
-        self.last_step[:] = states.UNSCORED
+        self.last_step[:] = UNSCORED
         self.extra = np.zeros(size if extra else 0, np.float32)
         self.offset = np.zeros(size if signed else 0, np.float32)
         self.words = np.zeros(0, np.uint64)  # bit set of the eligible examples; empty where all are
@@ -85,7 +85,7 @@ class Examples:
         self.words = np.packbits(mask, bitorder="little").view(np.uint64)
         counts = mask.reshape(-1, 512).sum(1)
         self.before = (np.cumsum(counts) - counts).astype(np.int32)
-        self.last_step[~mask[: self.size]] = states.INELIGIBLE
+        self.last_step[~mask[: self.size]] = INELIGIBLE
 
     def progress(self, horizon: float) -> float:
         """How far the run has come towards ``horizon``, a share in (0, 1] of its draws: 0 … 1."""

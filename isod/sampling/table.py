@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from isod.config import SamplerConfig
 from isod.errors import InputError
-from isod.sampling.epochs import Sequential
+from isod.sampling.catalogue import STRATEGIES
 from isod.sampling.examples import Examples, FloatArray, IntArray, as_numpy, as_tensors
-from isod.sampling.kernels import states, updates
-from isod.sampling.strategies import STRATEGIES
-from isod.sampling.strategy import Slots, Strategy
+from isod.sampling.kernels import INELIGIBLE, UNSCORED, updates
+from isod.sampling.samplers import SamplerConfig
+from isod.sampling.strategies.base import Slots, Strategy
+from isod.sampling.strategies.epochs import Sequential
 
 HISTORIES = {
     "latest": updates.LATEST,
@@ -165,7 +165,7 @@ class ImportanceTable:
         index, score = self.checked(indices, scores)
         e = self.examples
         if self._unscored:
-            fresh = index[e.last_step[index] == states.UNSCORED]
+            fresh = index[e.last_step[index] == UNSCORED]
             self._unscored -= len(np.unique(fresh))
         updates.apply_scores(
             self._history, self.config.momentum, index, score, e.version, e.score, e.last_step, e.score_count,
@@ -289,14 +289,14 @@ class ImportanceTable:
                 raise InputError(f"the saved table has {name} {state[name]!r}, this one {value!r}")
         e = self.examples
         arrays = {name: as_numpy(state[name]) for name in _SAVED}
-        if not np.array_equal(arrays["last_step"] == states.INELIGIBLE, e.last_step == states.INELIGIBLE):
+        if not np.array_equal(arrays["last_step"] == INELIGIBLE, e.last_step == INELIGIBLE):
             raise InputError("the saved table has other eligible examples than this one")
         for name, value in arrays.items():
             getattr(e, name)[:] = value
         self._previous = as_numpy(state["previous"]).copy()
         e.version, e.drawn, self.draws = int(state["version"]), int(state["drawn"]), int(state["draws"])
         self._first.position = int(state["position"])
-        self._unscored = int((e.last_step == states.UNSCORED).sum())
+        self._unscored = int((e.last_step == UNSCORED).sum())
         self._strategy.load_state_dict({key: as_numpy(value) for key, value in state["strategy"].items()})
         if self._unscored:
             self._first.position = int(state["position"])  # a strategy in epochs once had a place of its own

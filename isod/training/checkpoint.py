@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from isod.config import changes
+from isod.config.record import changes
 from isod.errors import InputError
-from isod.training.files import whole
+from isod.files import whole
 
 FORMAT = 1
 KEPT = 2  # newest ones; should the last be damaged, the one before it serves

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from isod.data.store import decode_all
+from isod.data.store.crops import decode_all
 from isod.errors import InputError, one_line
 
 END = b"\xff\xd9"  # of a whole JPEG file

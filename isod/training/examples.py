@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from isod.config import RunConfig, SamplerConfig, require
-from isod.data.store import CropSplit
+from isod.config.settings import RunConfig
+from isod.data.store.split import CropSplit
+from isod.errors import require
+from isod.sampling.samplers import SamplerConfig
 from isod.sampling.table import ImportanceTable, table_for
 
 HOLDOUT_STREAM = 2  # which of the seed's random streams chooses the hold-out examples

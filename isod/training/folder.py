@@ -1,182 +1,32 @@
-"""One run and the folder that it leaves its results in (see files): the same for ``isod train`` and for a trial."""
+"""The folder that a run leaves its results in, and how far the run has come there; needs neither torch nor pandas.
+
+metrics.csv        one row per validation, written as they come
+checkpoint-*.pt    while the run goes on
+examples.parquet   per-example statistics
+model.pt           the network's weights; written last: the run has finished"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pandas as pd
-import torch
-from numpy.typing import NDArray
+from isod.vocabulary import METRICS, MODEL
 
-from isod.config import CONTENTS, RunConfig, flatten
-from isod.data.store import CropSplit, CropStore
-from isod.errors import InputError
-from isod.training.checkpoint import Checkpoints, save_whole
-from isod.training.decode import check_decoder
-from isod.training.examples import TrainingExamples
-from isod.training.files import EXAMPLES, METRICS, MODEL, Row, RunFolder, whole
-from isod.training.holdout import training_examples
-from isod.training.process import check_compiler
-from isod.training.ranks import state_of_rank_0
-from isod.training.record import RunRecord
-from isod.training.run import FREE, Trainer, ValidationCrops, follow, out_of_memory, train
-from isod.training.stream import WHOLE, Part, Stream
+Row = tuple[int, dict[str, float]]  # iteration, metrics
 
 
-def run_settings(config: RunConfig, store: CropStore) -> dict[str, str | int | float | bool]:
-    """Everything that a run depends on, flat: config.json, and what a checkpoint must agree with."""
-    return {"store": store.uri, CONTENTS: store.meta.contents, **flatten(config)}
+@dataclass(frozen=True)
+class RunFolder:
+    """Where one run leaves its results, and how far it has come there."""
 
+    path: Path
 
-class MetricsTable:
-    """metrics.csv: one row per validation. Written whole each time, so that no interruption leaves half a row."""
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return (self.path / MODEL).exists()
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.rows: list[dict[str, float]] = []
-        if path.exists():
-            try:
-                self.rows = pd.read_csv(path).to_dict("records")  # type: ignore[assignment]
-            except ValueError as error:
-                raise InputError(f"{path} is damaged ({error}): start the run anew, in another folder") from None
-
-    def keep(self, iteration: int) -> None:
-        """Forget the rows after an iteration: those that the run will write again."""
-        self.rows = [row for row in self.rows if row["iteration"] <= iteration]
-
-    def append(self, metrics: dict[str, float], iteration: int) -> None:
-        """Adds the row of one validation. Raises OSError if the file cannot be written; the row is then in the next."""
-        self.rows.append({"iteration": iteration, **metrics})
-        self.write()
-
-    def write(self) -> None:
-        """Every row so far. Raises OSError if that cannot be."""
-        with whole(self._path) as part:
-            pd.DataFrame(self.rows).to_csv(part, index=False)
-
-    def history(self) -> list[Row]:
-        """(iteration, metrics) of every row."""
-        return [(int(row["iteration"]), {k: v for k, v in row.items() if k != "iteration"}) for row in self.rows]
-
-
-def write_examples(path: Path, split: CropSplit, statistics: dict[str, NDArray]) -> None:
-    """Per-example statistics as Parquet: index, frame_id, draw_count, mean_importance, last_step, margin."""
-    frame = pd.DataFrame({"index": np.arange(len(split)), "frame_id": split.annotations().frame_ids, **statistics})
-    with whole(path) as part:
-        frame.to_parquet(part, index=False)
-
-
-MakeStream = Callable[[TrainingExamples, "dict[str, Any] | None"], Stream]
-
-
-def run_in_folder(
-    config: RunConfig,
-    store: CropStore,
-    folder: RunFolder,
-    make_stream: MakeStream,
-    *,
-    device: torch.device,
-    workers: int,
-    holdout_cache: Path,
-    report: Callable[[dict[str, float], int], None],
-    replay: Callable[[list[Row]], None] = lambda rows: None,
-    checkpoint_share: float = 0.01,
-    say: Callable[[str], None] = print,
-    part: Part = WHOLE,
-) -> None:
-    """Train one run to its end, from its last checkpoint if the folder has one.
-
-    Args:
-        make_stream: the stream of the run's draws, from the examples and, after a restart, the saved table.
-        workers: threads that decode crops for validation, and for a hold-out model.
-        holdout_cache: where hold-out scores are kept for the runs that share them.
-        report: called with the metrics and the iteration of each validation.
-        replay: called once, first, with the validations that an earlier attempt left, if there was one.
-        checkpoint_share: of the training time that checkpoints may take.
-        part: rank 0's, where several processes share the run; the others ``follow_run``.
-    Raises:
-        InputError: a checkpoint of other settings, a GPU that does not decode, no compiler for a run that asks for
-            one, or a network or batch that does not fit.
-        FloatingPointError: the loss is not finite.
-    """
-    split = store.split("train")
-    folder.path.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(folder.path, run_settings(config, store), share=checkpoint_share, say=say)
-    table = MetricsTable(folder.path / METRICS)
-    if folder.finished:
-        replay(table.history())
-        return
-    if config.training.decode_on_device:
-        check_decoder(device)
-    if config.training.compiled and part.ranks == 1:
-        check_compiler(device)
-    saved = checkpoints.load()
-    examples = training_examples(config, store, device=device, workers=workers, cache=holdout_cache)
-    trainer = _trainer(config, store, device, part, saved)
-    record = RunRecord(len(split), split.wrong_examples(), examples.offset)
-    if saved is not None:
-        record.load_state_dict(saved["record"])
-        say(f"going on after iteration {record.iteration}")
-    if part.ranks > 1:
-        state_of_rank_0({"iteration": record.iteration, **trainer.state_dict()})
-    table.keep(record.reported)
-    if table.rows:
-        replay(table.history())
-
-    def append(metrics: dict[str, float], iteration: int) -> None:
-        try:
-            table.append(metrics, iteration)
-        except OSError as error:
-            reason = error.strerror or error
-            say(f"metrics of iteration {iteration} not written ({reason}): they come with the next; the run goes on")
-        report(metrics, iteration)
-
-    stream = make_stream(examples, None if saved is None else saved["table"])
-    share = config.training.batch_size // part.ranks  # what this device trains on, so that it fits
-    validation = ValidationCrops(store.split("val"), share, threads=workers, say=say)
-    train(trainer, stream, validation, append, record=record, checkpoints=checkpoints, say=say)
-    table.write()  # again, in case the last time failed
-    statistics = stream.statistics(config.training.iterations - 1) | record.examples()
-    write_examples(folder.path / EXAMPLES, split, statistics)
-    save_whole(trainer.model.state_dict(), folder.path / MODEL)
-    checkpoints.clear()
-
-
-def follow_run(
-    config: RunConfig,
-    store: CropStore,
-    make_stream: Callable[[int], Stream],
-    *,
-    device: torch.device,
-    part: Part,
-) -> None:
-    """A rank's share of the run whose rank 0 is in ``run_in_folder``, to its end.
-
-    Args:
-        make_stream: the stream of this rank's part of the batches, from the first step on.
-    Raises:
-        InputError: the network or a batch does not fit.
-        FloatingPointError: the loss is not finite.
-    """
-    trainer = _trainer(config, store, device, part)
-    state = state_of_rank_0()
-    trainer.load_state_dict(state)
-    start = int(state["iteration"])
-    follow(trainer, make_stream(start), start)
-
-
-def _trainer(
-    config: RunConfig, store: CropStore, device: torch.device, part: Part, saved: dict[str, Any] | None = None
-) -> Trainer:
-    """The trainer, as saved; out of memory becomes a sentence."""
-    try:
-        trainer = Trainer(config, store.meta, device, part)
-        if saved is not None:
-            trainer.load_state_dict(saved)
-        return trainer
-    except torch.OutOfMemoryError as error:
-        reason = str(error)
-    raise out_of_memory(reason, "with the network alone", FREE)
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything of a run."""
+        return self.finished or (self.path / METRICS).exists() or any(self.path.glob("checkpoint-*.pt"))

@@ -12,14 +12,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from isod.config import HoldoutConfig, RunConfig, SamplerConfig
-from isod.data.store import CropStore
+from isod.config.settings import HoldoutConfig, RunConfig
+from isod.data.store.split import CropStore
+from isod.files import whole
+from isod.sampling.samplers import SamplerConfig
 from isod.sampling.schedule import DrawSchedule
 from isod.sampling.table import table_for
 from isod.training.examples import TrainingExamples, check_examples, shares
-from isod.training.files import whole
-from isod.training.run import FREE, Feed, Trainer, in_batches, out_of_memory, read_ahead
+from isod.training.loop import FREE, Feed, out_of_memory
 from isod.training.stream import LocalStream
+from isod.training.trainer import Trainer
+from isod.training.validation import in_batches, read_ahead
 
 
 def training_examples(

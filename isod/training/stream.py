@@ -11,9 +11,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from isod.data.store import Crops, CropSplit
+from isod.config.settings import RunConfig
+from isod.data.store.crops import Crops
+from isod.data.store.split import CropSplit
 from isod.sampling.schedule import DrawSchedule
 from isod.sampling.table import Draw, ImportanceTable
+from isod.training.examples import TrainingExamples
 
 
 @dataclass(frozen=True)
@@ -151,3 +154,25 @@ class LocalStream:
 
     def state_dict(self, step: int) -> dict[str, Any]:
         return self._schedule.state_dict()
+
+
+def local_stream(
+    config: RunConfig,
+    split: CropSplit,
+    examples: TrainingExamples,
+    *,
+    workers: int,
+    state: dict[str, Any] | None = None,
+    part: Part = WHOLE,
+) -> LocalStream:
+    """The run's own table over its examples, and the stream of its draws; from a saved ``state`` if given.
+
+    Where several processes share a run, each has its own, and all are sent the scores of the whole batch.
+    """
+    training = config.training
+    run_length = training.iterations * training.batch_size
+    table = examples.table(config.sampler, seed=training.seed, run_length=run_length)
+    schedule = DrawSchedule(table, batch_size=training.batch_size, lag=training.lag, steps=training.iterations)
+    if state is not None:
+        schedule.load_state_dict(state)
+    return LocalStream(split, table, schedule, workers=workers, part=part, decode=not training.decode_on_device)

@@ -12,10 +12,10 @@ import math
 
 import numpy as np
 
+from isod.sampling.kernels import INELIGIBLE
 from isod.sampling.kernels.bitset import eligible_at
 from isod.sampling.kernels.compiled import compiled, inlined
 from isod.sampling.kernels.philox import INDEX, uniforms
-from isod.sampling.kernels.states import INELIGIBLE
 
 EXPONENTIAL, LINEAR, LOWEST = 0, 1, 2  # how a rank becomes a weight; see rank_weight
 KEY_SHIFT = 13  # ranks compare the upper 19 bits of a float32 score: sign, exponent, 10 bits of the fraction

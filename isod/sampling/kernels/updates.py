@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 
+from isod.sampling.kernels import INELIGIBLE
 from isod.sampling.kernels.compiled import compiled
 from isod.sampling.kernels.ranks import count_key, rank_key
-from isod.sampling.kernels.states import INELIGIBLE
 
 HIGHEST = 1e15  # of a score: sums of its square over all visits stay finite in float32
 LEAST = 1e-30  # what a difference of 0 is kept as

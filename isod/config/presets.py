@@ -1,0 +1,45 @@
+"""The sizes at which a whole grid is run, by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from isod.config.settings import DetectorConfig, HoldoutConfig, Preset, ResourceConfig, TrainingConfig
+
+_SMALL_DETECTOR = DetectorConfig(width=0.25, blocks=(1, 1, 1, 1))
+_SMALL_HOLDOUT = HoldoutConfig(batch_size=32, detector=DetectorConfig(width=0.125, blocks=(1, 1, 1, 1)))
+PRESETS: dict[str, Preset] = {
+    # two CPU cores, minutes: demo data at an eighth of the far region's size
+    "demo": Preset(
+        detector=_SMALL_DETECTOR,
+        training=TrainingConfig(iterations=450, batch_size=32, validate_every=50, lag=2),
+        resources=ResourceConfig(decode_workers=1, cpus_per_worker=0.25, cpus_per_trial=0.75),
+        holdout=_SMALL_HOLDOUT,
+        seeds=2,
+    ),
+    # two CPU cores, hours: real images of about 256×144
+    "small": Preset(
+        detector=_SMALL_DETECTOR,
+        training=TrainingConfig(iterations=1500, batch_size=32, validate_every=75, lag=2, flip=True),
+        resources=ResourceConfig(decode_workers=1, cpus_per_worker=0.25, cpus_per_trial=0.75),
+        holdout=replace(_SMALL_HOLDOUT, epochs=30),
+        seeds=5,
+    ),
+    # a GPU, minutes a run: real images of about 512×288, at the thesis's depth and width. A run alone does not fill the
+    # GPU: it waits for its validations and for its host, so several share one. Nor do its processes fill three cores:
+    # the trainer waits for its crops, and then they for its validation.
+    "medium": Preset(
+        detector=DetectorConfig(),
+        training=TrainingConfig(iterations=1500, batch_size=64, validate_every=75, flip=True, compiled=True),
+        resources=ResourceConfig(decode_workers=2, cpus_per_worker=0.5, cpus_per_trial=0.5, gpus_per_trial=0.2),
+        holdout=HoldoutConfig(epochs=30),
+        seeds=5,
+    ),
+    # §4.5 to the letter: 350 epochs of 703 batches, about 246 thousand iterations; a lag that feeds every worker
+    "thesis": Preset(
+        detector=DetectorConfig(),
+        training=TrainingConfig(iterations=350 * 703, validate_every=703, lag=10, compiled=True),
+        resources=ResourceConfig(decode_workers=6, cpus_per_trial=1.0, gpus_per_trial=1.0),
+        seeds=10,
+    ),
+}

@@ -1,0 +1,170 @@
+"""From a frame to its rows in the store: read, decode, cut the region of interest or its tiles, resize, encode."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from isod.data.faults import Fault
+from isod.data.objects import Objects
+from isod.data.prepare.decode import Decoded, decode_image
+from isod.data.prepare.region import Region, clip, scale
+from isod.data.prepare.settings import PrepareSettings
+from isod.data.readers.base import FrameRef, LostFrame, unreadable
+from isod.data.store.writer import Row
+from isod.files import MAX_IMAGE, read_file
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image file, decoded down to the last row of the region of interest."""
+
+    path: str
+    data: bytes  # the file
+    image: Decoded
+
+
+def make_rows(ref: FrameRef, place: int, settings: PrepareSettings) -> list[Row]:
+    """The rows of a frame: one, or one per tile, decoded once. Tile t of the frame at ``place`` is row place · T + t.
+
+    A tile that cannot be used becomes a lost row with the reason, whatever is wrong with it; a frame that cannot be
+    used does so with all of its tiles.
+    """
+    count = settings.tiles_per_frame
+    first = place * count
+    try:
+        objects = ref.objects()
+        frame = read_frame(ref.image_path, ref.size, settings.roi)
+        regions = crop_regions(frame, settings)
+    except LostFrame as reason:
+        return [_lost_row(ref, first + tile, reason) for tile in range(count)]
+    rows = []
+    for index, region in enumerate(regions, first):
+        try:
+            encoded, size, kept = make_crop(frame, objects, region, settings)
+            rows.append(Row(index, ref.frame_id, encoded, None, kept, size))
+        except LostFrame as reason:
+            rows.append(_lost_row(ref, index, reason))
+    return rows
+
+
+def _lost_row(ref: FrameRef, index: int, reason: LostFrame) -> Row:
+    return Row(index, ref.frame_id, None, str(reason), Objects.build([], [], []), (0, 0))
+
+
+def read_frame(image_path: str, expected: tuple[int, int] | None, roi: Region | None = None) -> Frame:
+    """Read and decode an image.
+
+    Args:
+        expected: (height, width) that the annotation speaks of; None if it does not say.
+        roi: what is needed of it; None for all.
+    Raises:
+        LostFrame: the image is missing, damaged, or not of the expected size.
+        InputError: it cannot be read, for a reason that may pass.
+    """
+    if not image_path:
+        raise LostFrame("the dataset lists no image for it")
+    try:
+        data = read_file(image_path, MAX_IMAGE)
+    except OSError as error:
+        raise unreadable("its image", image_path, error) from None
+    except ValueError as error:
+        raise LostFrame(f"its image {image_path} {error}") from None
+    try:
+        return Frame(image_path, data, decode_image(data, expected, None if roi is None else roi.y1))
+    except LostFrame as reason:
+        raise LostFrame(f"its image {image_path} {reason}") from None
+
+
+def crop_regions(frame: Frame, settings: PrepareSettings) -> list[Region]:
+    """What is cut from the frame: the region of interest or the whole image, or its tiles.
+
+    Raises:
+        LostFrame: the whole image has fewer pixels than tiles.
+    """
+    height, width = frame.image.size
+    region = settings.roi or Region(0, 0, width, height)
+    columns, rows = settings.tiles or (1, 1)
+    if columns > region.width or rows > region.height:
+        raise LostFrame(f"its image {frame.path} has {width}×{height} pixels, too few for {columns}×{rows} tiles")
+    return region.tiles(columns, rows)
+
+
+def make_crop(
+    frame: Frame, objects: Objects, region: Region, settings: PrepareSettings
+) -> tuple[bytes, tuple[int, int], Objects]:
+    """Cut one region out of a frame and its objects, and resize it.
+
+    An RGB JPEG that needs neither keeps its bytes.
+
+    Args:
+        objects: in full-image pixels.
+    Returns:
+        JPEG, its (height, width), and the objects in its pixels.
+    Raises:
+        LostFrame: the image ends before the region.
+    """
+    height, width = frame.image.size
+    crop = region.cut(frame.image.pixels)
+    if crop.size == 0:
+        raise LostFrame(f"its image {frame.path} has {width}×{height} pixels and ends before the region of interest")
+    objects, size = objects_in_crop(objects, region, (height, width), settings)
+    if size == (height, width) == crop.shape[:2] and frame.image.is_rgb_jpeg:
+        return frame.data, size, objects
+    if size != crop.shape[:2]:
+        # PIL's bilinear filter widens with the reduction, so that no pixel is skipped.
+        crop = np.asarray(Image.fromarray(crop).resize(size[::-1], Image.Resampling.BILINEAR))
+    encoded = simplejpeg.encode_jpeg(np.ascontiguousarray(crop), quality=settings.jpeg_quality, colorsubsampling="420")
+    return encoded, size, objects
+
+
+def objects_in_crop(
+    objects: Objects, region: Region, image_size: tuple[int, int], settings: PrepareSettings
+) -> tuple[Objects, tuple[int, int]]:
+    """What a crop keeps of the objects of an image, in its own pixels, and the crop's (height, width).
+
+    Args:
+        region: begins inside the image; where the image ends sooner, the crop does.
+        image_size: (height, width), pixels.
+    """
+    seen = Region(region.x0, region.y0, min(region.x1, image_size[1]), min(region.y1, image_size[0]))
+    objects = clip(objects, seen, settings.min_visible)
+    if settings.resize is None:
+        return objects, (seen.height, seen.width)
+    width, height = (
+        max(1, round(side * new / old))
+        for side, new, old in zip(
+            (seen.width, seen.height), settings.resize, (region.width, region.height), strict=True
+        )
+    )
+    return scale(objects, width / seen.width, height / seen.height), (height, width)
+
+
+def faults_in_crops(
+    faults: Sequence[Fault], frames: Sequence[FrameRef], settings: PrepareSettings, lost: Container[int]
+) -> list[Fault]:
+    """Known faults of frames as the crops show them: clipped, moved and resized as the crops' objects are.
+
+    Args:
+        faults: of frames, boxes in full-image pixels.
+        frames: of the whole split.
+        lost: the rows that have no image; their faults are left out.
+    Returns:
+        For each fault an entry per crop that keeps enough of its box, so none outside of the region of interest.
+    """
+    columns, rows = settings.tiles or (1, 1)
+    found = []
+    for fault in faults:
+        size, count = frames[fault.index].size, settings.tiles_per_frame
+        readable = [tile for tile in range(count) if fault.index * count + tile not in lost]
+        if not readable or size is None:
+            continue
+        regions = (settings.roi or Region(0, 0, size[1], size[0])).tiles(columns, rows)
+        for tile in readable:
+            kept, _ = objects_in_crop(Objects.build([fault.box], [0], [False]), regions[tile], size, settings)
+            found += [replace(fault, index=fault.index * count + tile, box=tuple(box)) for box in kept.boxes.tolist()]
+    return found

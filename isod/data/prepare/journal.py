@@ -1,0 +1,158 @@
+"""The chunks of a prepare job, and what its journal keeps of those that are done."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.fs
+
+from isod.data.readers.base import FrameRef
+from isod.data.store.address import filesystem, read_text, write_text
+from isod.data.store.writer import is_disk_full
+from isod.errors import InputError, one_line
+from isod.files import parse_json
+from isod.vocabulary import SPLITS, Split
+
+JOURNAL = "_prepare"
+JOB_FILE = f"{JOURNAL}/job.json"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive frames of a split: one unit of work, one fragment, one journal entry."""
+
+    split: Split
+    number: int
+    start: int  # place of the first frame in the split
+    frames: Sequence[FrameRef]
+
+    @property
+    def entry(self) -> str:
+        """Its journal entry's name."""
+        return f"{JOURNAL}/{self.split}-{self.number:06d}.json"
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """What the journal keeps of a chunk."""
+
+    fragment: str  # Lance's description, JSON
+    lost: dict[int, str]  # index → reason
+    counts: dict[str, dict[str, int]]  # class name or DONT_CARE → size → objects
+    size: tuple[int, int]  # largest (height, width) of its crops, pixels
+
+    @classmethod
+    def from_json(cls, text: str) -> ChunkResult:
+        fields = parse_json(text)
+        lost = {int(index): reason for index, reason in fields["lost"].items()}
+        return cls(fields["fragment"], lost, fields["counts"], (fields["size"][0], fields["size"][1]))
+
+
+@contextmanager
+def alone(uri: str) -> Iterator[None]:
+    """Refuse a folder of this machine that another job is filling: the first to end would take the other's chunks."""
+    files, path = filesystem(uri)
+    with suppress(OSError):
+        if isinstance(files, pyarrow.fs.LocalFileSystem):
+            os.makedirs(path, exist_ok=True)
+    if not os.path.isdir(path):
+        yield  # object storage has no locks; what else is no folder is told where the job begins
+        return
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another job is making the crop store {uri}: let it end, and run this command again"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(folder)
+
+
+def begin(
+    uri: str, job: dict[str, Any], frames: dict[Split, Sequence[FrameRef]], chunk_frames: int | None
+) -> list[Chunk]:
+    """Claim the folder for this job, or take up its journal; the job's chunks."""
+    written = read_text(uri, JOB_FILE)
+    if written is None:
+        files, path = filesystem(uri)
+        if files.get_file_info(path).type == pyarrow.fs.FileType.File:
+            raise InputError(f"{uri} is a file: a crop store needs a folder of its own")
+        found = files.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True))
+        if any(info.base_name != JOURNAL for info in found):
+            raise InputError(f"{uri} is not empty and holds no crop store: choose a new folder")
+        size = chunk_frames or _chunk_size(sum(map(len, frames.values())))
+        try:
+            write_text(uri, JOB_FILE, json.dumps({"chunk_frames": size, "job": job}, indent=1))
+        except OSError as error:
+            if is_disk_full(error):
+                raise
+            raise InputError(f"cannot write to {uri}: {error.strerror or error}") from None
+    else:
+        with _damage_named(uri):
+            begun = parse_json(written)
+            before, size = dict(begun["job"]), int(begun["chunk_frames"])
+        require_same_job(job, before, f"{uri} holds an unfinished crop store")
+    return [
+        Chunk(split, number, start, frames[split][start : start + size])
+        for split in SPLITS
+        for number, start in enumerate(range(0, len(frames[split]), size))
+    ]
+
+
+def _chunk_size(frames: int) -> int:
+    """Few enough fragments to read from (at most about 400), small enough chunks for all cores and little lost work."""
+    return min(max(frames // 400, 16), 256)
+
+
+def require_same_job(job: dict[str, Any], before: dict[str, Any], what: str) -> None:
+    job = json.loads(json.dumps(job))
+    different = sorted(key for key in job.keys() | before.keys() if job.get(key) != before.get(key))
+    if different:
+        changes = "; ".join(f"{key} was {before.get(key)} and is now {job.get(key)}" for key in different)
+        raise InputError(f"{what} of other settings or data ({changes}): use the same settings, or another folder")
+
+
+def finished_chunks(uri: str, chunks: Sequence[Chunk]) -> dict[str, ChunkResult]:
+    """Journal entry → result, of the chunks that are done: their files are there as they were written."""
+    files, path = filesystem(uri)
+    folders = {split: f"{path}/{split}.lance/data" for split in SPLITS}
+    sizes = {
+        (split, info.base_name): info.size
+        for split, folder in folders.items()
+        for info in files.get_file_info(pyarrow.fs.FileSelector(folder, allow_not_found=True))
+    }
+    found = {info.base_name for info in files.get_file_info(pyarrow.fs.FileSelector(f"{path}/{JOURNAL}"))}
+    done = {}
+    for chunk in chunks:
+        if os.path.basename(chunk.entry) in found:
+            text = read_text(uri, chunk.entry)
+            assert text is not None, f"{chunk.entry} was listed a moment ago"
+            with _damage_named(uri):
+                result = ChunkResult.from_json(text)
+                written = parse_json(result.fragment)["files"]
+                if all(sizes.get((chunk.split, file["path"])) == file["file_size_bytes"] for file in written):
+                    done[chunk.entry] = result
+    return done
+
+
+@contextmanager
+def _damage_named(uri: str) -> Iterator[None]:
+    """Turn what a damaged journal leads to into one sentence."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, IndexError) as error:
+        raise InputError(
+            f"the journal {uri}/{JOURNAL} is damaged ({type(error).__name__}: {one_line(error)}): "
+            f"delete the folder {uri} and prepare it again"
+        ) from None

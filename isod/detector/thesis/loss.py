@@ -1,0 +1,136 @@
+"""The training loss as a scalar, and everything that the sampling scores read of it as dense maps (thesis eq. 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from isod.detector.thesis.targets import Objects, assign_targets, decode_boxes
+from isod.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class DetectionLoss:
+    """Scalars of one batch; ``total`` carries the gradient."""
+
+    total: Tensor  # λ_cls · class_loss + λ_reg · box_loss
+    class_loss: Tensor  # detached; mean over the locations whose class is known, or over objects
+    box_loss: Tensor  # detached; mean over the positive locations, or over objects
+
+
+def paired_iou(boxes: Tensor, targets: Tensor, eps: float = 1e-7) -> tuple[Tensor, Tensor]:
+    """IoU and GIoU loss of each box with the target beside it.
+
+    torchvision's losses give either number but not both from one pass, and its ``box_iou`` gives all pairs; the tests
+    hold this against them.
+
+    Args:
+        boxes, targets: [..., 4] float32, xyxy pixels.
+    Returns:
+        IoU in 0…1 and 1 − GIoU in 0…2 (thesis §2.2.5.2), each [...] float32.
+    """
+    (x1, y1, x2, y2), (u1, v1, u2, v2) = boxes.unbind(-1), targets.unbind(-1)
+    width = (torch.minimum(x2, u2) - torch.maximum(x1, u1)).clamp(min=0)
+    height = (torch.minimum(y2, v2) - torch.maximum(y1, v1)).clamp(min=0)
+    intersection = width * height
+    union = (x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - intersection
+    hull = (torch.maximum(x2, u2) - torch.minimum(x1, u1)) * (torch.maximum(y2, v2) - torch.minimum(y1, v1))
+    iou = intersection / (union + eps)
+    return iou, 1 - iou + (hull - union) / (hull + eps)
+
+
+def count_locations(counted: Tensor, object_index: Tensor, num_objects: int) -> tuple[Tensor | float, Tensor]:
+    """Every location counts as one: eq. 4.1. Arguments and result as of ``count_objects``."""
+    return 1.0, counted.sum()
+
+
+def count_objects(counted: Tensor, object_index: Tensor, num_objects: int) -> tuple[Tensor | float, Tensor]:
+    """Every object counts as one, however many locations it owns, and so does the background of every image.
+
+    Location x of object o in image b gets 1/n(b, o), n(b, o) being how many of its locations count, so that a part of
+    the loss becomes the mean of object means,
+
+        (1/K) · Σ_b w_b · Σ_o (1/n(b, o)) · Σ_{x ∈ o} ℓ(x),
+
+    with K objects in the batch that have a location that counts, and w_b the example weights. A large object then no
+    longer outweighs a small one, which is what §6.3.1 of the thesis means by object normalisation; it gives no formula.
+    The objects are those of its object-wise reduction (§4.2.4): of one image, this is its LIS score.
+
+    Args:
+        counted: [B, h, w] bool, locations that have a loss.
+        object_index: [B, h, w] int64, owner of the location, −1 for the background.
+        num_objects: M, most objects of an image.
+    Returns:
+        weights: what each location's loss is multiplied by, [B, h, w] float32 or a number.
+        count: [] int64, what the weighted sum is divided by.
+    """
+    owner = torch.where(object_index >= 0, object_index, num_objects).flatten(1)  # [B, h·w]; the background comes last
+    counts = counted.new_zeros((len(owner), num_objects + 1), dtype=torch.float32)
+    counts = counts.scatter_add(1, owner, counted.flatten(1).float())  # [B, M+1]
+    weights = (counted.flatten(1) / counts.clamp(min=1).gather(1, owner)).view(counted.shape)
+    return weights, (counts > 0).sum()
+
+
+NORMALISATIONS: dict[str, Callable[[Tensor, Tensor, int], tuple[Tensor | float, Tensor]]] = {
+    "location": count_locations,
+    "object": count_objects,
+}
+
+
+def detection_loss(
+    logits: Tensor,
+    offsets: Tensor,
+    objects: Objects,
+    *,
+    class_weight: float = 1.0,
+    box_weight: float = 1.0,
+    example_weights: Tensor | None = None,
+    normalisation: str = "location",
+    sum_counts: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[DetectionLoss, Outcome]:
+    """Eq. 4.1: softmax cross-entropy averaged over the locations whose class is known, plus GIoU loss averaged over the
+    positive locations, don't-care objects included. A part with no location to average over is 0. With the
+    normalisation "object" either part is instead averaged over objects, see ``count_objects``.
+
+    Everything is float32, also under autocast, and nothing waits for the host.
+
+    Args:
+        logits: [B, 1+C, h, w]; offsets: [B, 4, h, w] ≥ 0 in strides.
+        objects: the batch's objects, on the same device.
+        class_weight, box_weight: λ_cls and λ_reg.
+        example_weights: [B], multiplies both parts of each image's loss (1/(N·p) of the draw); None for ones.
+        normalisation: a key of NORMALISATIONS. The outcome, and so the sample scores, do not depend on it.
+        sum_counts: where these images are a part of a larger batch, makes the counts [2] int64 of the part those of the
+            whole: either loss is then this part's share of the batch's, and the shares of all parts add up to it.
+    """
+    logits, offsets = logits.float(), offsets.float()
+    targets = assign_targets(objects, (logits.shape[2], logits.shape[3]))
+    positive = targets.object_index >= 0
+    class_loss = functional.cross_entropy(logits, targets.labels, reduction="none") * targets.care
+    iou, box_loss = paired_iou(decode_boxes(offsets), targets.boxes)
+    iou, box_loss = torch.where(positive, iou, 0.0), torch.where(positive, box_loss, 0.0)
+
+    weights = 1.0 if example_weights is None else example_weights.float().view(-1, 1, 1)
+    num_objects = objects.boxes.shape[1]
+    class_shares, class_count = NORMALISATIONS[normalisation](targets.care, targets.object_index, num_objects)
+    box_shares, box_count = NORMALISATIONS[normalisation](positive, targets.object_index, num_objects)
+    counts = torch.stack([class_count, box_count])
+    class_count, box_count = (counts if sum_counts is None else sum_counts(counts)).clamp(min=1)
+    mean_class = (class_loss * weights * class_shares).sum() / class_count
+    mean_box = (box_loss * weights * box_shares).sum() / box_count
+    loss = DetectionLoss(class_weight * mean_class + box_weight * mean_box, mean_class.detach(), mean_box.detach())
+    outcome = Outcome(
+        logits=logits.detach(),
+        labels=targets.labels,
+        care=targets.care,
+        object_index=targets.object_index,
+        class_loss=class_loss.detach(),
+        box_loss=box_loss.detach(),
+        iou=iou.detach(),
+        object_area=objects.area(),
+    )
+    return loss, outcome

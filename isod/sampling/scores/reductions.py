@@ -1,0 +1,140 @@
+"""Reductions: score maps → object scores → one score per image (thesis §4.2.4).
+
+Locations are first averaged per object, so that a large object counts no more than a small one; then the objects of an
+image are reduced to one number, the class part and the box part each for itself. Which locations count:
+
+* class part: locations whose class is known (``care``). All background locations of an image together are one more
+  object. An object all of whose locations are don't-care has no class part.
+* box part: locations that an object owns, don't-care objects included. The background has none.
+
+An object with no location that counts is left out; an image with no such object scores 0 in that part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from isod.outcome import Outcome
+from isod.sampling.samplers import SamplerConfig
+from isod.sampling.scores.heuristics import HEURISTICS
+
+LOCATION_SIDE = 8.0  # pixels; side of one location of the stride-8 map (spec §2)
+
+
+@dataclass(frozen=True)
+class ObjectScores:
+    """One part (class or box) of the scores of every object in the batch; the last column is the background."""
+
+    means: Tensor  # [B, M+1] float32; mean of the map over the object's locations that count, 0 where there are none
+    counts: Tensor  # [B, M+1] float32; how many locations those are
+    values: Tensor  # [B, h·w] float32; the map where it counts, else 0
+    scale: Tensor  # [B, M+1] float32; √area of the object in location sides; 1 for the background
+
+    @property
+    def present(self) -> Tensor:
+        """[B, M+1] float32: 1 for the objects that have a location that counts, else 0."""
+        return (self.counts > 0).float()
+
+
+def object_scores(score_map: Tensor, counted: Tensor, object_index: Tensor, object_area: Tensor) -> ObjectScores:
+    """Mean of ``score_map`` [B, h, w] over the ``counted`` [B, h, w] locations of each object and of the background.
+
+    Args:
+        object_index: [B, h, w] int64; owner of the location, −1 for background.
+        object_area: [B, M] float32; pixels².
+    """
+    images, objects = object_area.shape
+    weights = counted.flatten(1).float()
+    values = torch.where(counted, score_map.float(), 0.0).flatten(1)
+    both = torch.stack([values, weights], dim=1)  # [B, 2, h·w]; every operation is a kernel for a GPU's host to launch
+    owner = object_index.flatten(1).unsqueeze(1)
+    owned = both * (owner >= 0)
+    sums = both.new_zeros(images, 2, objects + 1)
+    if objects:
+        sums[..., :objects].scatter_add_(2, owner.clamp(min=0).expand_as(owned), owned)
+    sums[..., objects] = (both - owned).sum(2)  # background, summed densely: one after the other it would lose digits
+    total, counts = sums.unbind(1)
+    scale = torch.cat([object_area.float().sqrt() / LOCATION_SIDE, torch.ones_like(total[:, :1])], dim=1)
+    return ObjectScores(total / counts.clamp(min=1), counts, values, scale)
+
+
+def mean(part: ObjectScores) -> Tensor:
+    """Mean over objects: the thesis's own."""
+    return part.means.sum(1) / part.present.sum(1).clamp(min=1)
+
+
+def total(part: ObjectScores) -> Tensor:
+    """Sum over objects: favours images with many."""
+    return part.means.sum(1)
+
+
+def largest(part: ObjectScores) -> Tensor:
+    """The highest object score."""
+    return part.means.amax(1)
+
+
+def rms(part: ObjectScores) -> Tensor:
+    """Root of the mean of the squared object scores."""
+    return (part.means.square().sum(1) / part.present.sum(1).clamp(min=1)).sqrt()
+
+
+def area_mean(part: ObjectScores) -> Tensor:
+    """Mean over objects of √area · score, √area in location sides: favours images with large, hard objects.
+
+    Scaled and then averaged, as §4.2.4 has it: the weights are not normalised to 1. The background has no box and
+    counts as one location.
+    """
+    return (part.means * part.scale).sum(1) / part.present.sum(1).clamp(min=1)
+
+
+def masked_mean(part: ObjectScores) -> Tensor:
+    """Mean over locations, objects ignored: eq. 4.4 as printed."""
+    return (part.means * part.counts).sum(1) / part.counts.sum(1).clamp(min=1)
+
+
+def norm(part: ObjectScores) -> Tensor:
+    """Root of the sum of squares over locations, divided by their number.
+
+    With the gradient norm per location it is the norm of the gradient of the image's mean loss (Katharopoulos &
+    Fleuret 2018).
+    """
+    return part.values.square().sum(1).sqrt() / part.counts.sum(1).clamp(min=1)
+
+
+REDUCTIONS: dict[str, Callable[[ObjectScores], Tensor]] = {
+    "mean": mean,
+    "sum": total,
+    "max": largest,
+    "rms": rms,
+    "area_mean": area_mean,
+    "masked_mean": masked_mean,
+    "norm": norm,
+}
+
+
+@torch.no_grad()
+def sample_scores(outcome: Outcome, sampler: SamplerConfig) -> Tensor:
+    """Score of every image of the batch: w_cls · class part + w_reg · box part (§4.2.4, §4.3).
+
+    Computed in float32 whatever autocast says, on the outcome's device, with no host synchronisation.
+
+    Returns:
+        [B] float32, ≥ 0. Zeros for a sampler without a heuristic (the baseline).
+    """
+    if sampler.heuristic is None:
+        return torch.zeros(len(outcome.labels), dtype=torch.float32, device=outcome.labels.device)
+    with torch.autocast(outcome.labels.device.type, enabled=False):
+        class_map, box_map = HEURISTICS[sampler.heuristic](outcome)
+        parts = [
+            (sampler.class_weight, class_map, outcome.care),
+            (sampler.box_weight, box_map, outcome.object_index >= 0),
+        ]
+        weights, maps, counted = zip(*(part for part in parts if part[0]), strict=True)
+        copies = len(maps)  # the parts as one batch, of twice the images where there are both
+        index, area = outcome.object_index.repeat(copies, 1, 1), outcome.object_area.repeat(copies, 1)
+        reduced = REDUCTIONS[sampler.reduction](object_scores(torch.cat(maps), torch.cat(counted), index, area))
+        return sum(weight * part for weight, part in zip(weights, reduced.chunk(copies), strict=True))

@@ -1,0 +1,68 @@
+"""A sweep's runs and curves as two small Parquet files, for where the MLflow store is not at hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from isod.errors import InputError
+from isod.tracking.sweep_reader import Runs, stores_by_name
+
+RUNS, CURVES = "runs.parquet", "curves.parquet"
+SWEEP = b"isod.sweep"  # key of the Parquet metadata that holds what is neither run nor curve
+
+
+def save_runs(runs: Runs, folder: Path) -> None:
+    """Write ``runs.parquet`` and ``curves.parquet`` into a folder, which is made.
+
+    They may be given away: of the store and of a database's file only the name is kept, of a server only the scheme of
+    its address, and of the sweep's tags those of isod, so that they tell no folder, user or password. What asks the
+    MLflow store itself, as ``load_examples`` and ``write_report`` do, cannot use them.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+    runs = _without_places(runs)
+    sweep = {
+        **{key: value for key, value in vars(runs).items() if isinstance(value, str)},
+        "tags": runs.tags,
+        "left_out": runs.left_out.to_dict("list"),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        table = pa.Table.from_pandas(runs.runs)
+        table = table.replace_schema_metadata({**(table.schema.metadata or {}), SWEEP: json.dumps(sweep).encode()})
+        pq.write_table(table, folder / RUNS, compression="zstd")
+        curves = runs.curves.astype({"metric": "category", "sampler": "category"})
+        curves.to_parquet(folder / CURVES, compression="zstd", index=False)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+
+def saved_runs(folder: Path) -> Runs:
+    """What ``save_runs`` wrote.
+
+    Raises:
+        InputError: the folder holds no such files.
+    """
+    try:
+        table = pq.read_table(folder / RUNS)
+        curves = pd.read_parquet(folder / CURVES)
+        sweep = json.loads(table.schema.metadata[SWEEP])
+    except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
+        raise InputError(f"{folder} holds no saved runs ({RUNS}, {CURVES}): {error}") from None
+    left_out = pd.DataFrame(sweep.pop("left_out"))
+    return Runs(**sweep, runs=table.to_pandas(), curves=curves, left_out=left_out)
+
+
+def _without_places(runs: Runs) -> Runs:
+    tags = {key: value for key, value in runs.tags.items() if key.startswith("isod.")}
+    address = urlsplit(runs.tracking_uri)
+    database = "" if address.netloc else PurePosixPath(address.path).name
+    return replace(runs, tracking_uri=database or address.scheme, tags=tags, runs=stores_by_name(runs.runs))

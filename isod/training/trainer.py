@@ -1,0 +1,268 @@
+"""Network and optimizer of one run: one step, one validation (thesis §4.5)."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from isod.config.settings import RunConfig, TrainingConfig
+from isod.data.store.crops import Crops
+from isod.data.store.meta import StoreMeta
+from isod.detector import Detector, Objects, detect, detection_loss
+from isod.detector.batch_norm import over_all_ranks
+from isod.evaluation.evaluator import DetectionEvaluator
+from isod.sampling import sample_scores
+from isod.sampling.table import Draw
+from isod.training.decode import decode_batch
+from isod.training.ranks import gather_step, sum_gradients, sum_over_ranks
+from isod.training.statistics import StepResult, example_losses, object_margins
+from isod.training.stream import WHOLE, Batch, Part
+from isod.training.validation import ValidationCrops
+
+FLIP_STREAM = 1  # which of the seed's random streams mirrors crops; the draws have their own
+
+
+def flips(config: TrainingConfig, step: int) -> NDArray[np.bool_]:
+    """[B] bool, which slots of the step's batch are mirrored; the same for every sampler of one seed."""
+    return np.random.default_rng([config.seed, FLIP_STREAM, step]).random(config.batch_size) < 0.5
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """Of the optimizer at ``step`` (from 0). Cosine: lr · (1 + cos(π·step/T)) / 2, and 0 from step T on, T being
+    ``lr_decayed_at`` of the iterations (Loshchilov & Hutter 2017, eq. 5, without restarts)."""
+    if config.lr_schedule == "constant":
+        return config.lr
+    progress = min(1.0, step / (config.lr_decayed_at * config.iterations))
+    return config.lr * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Loaded(NamedTuple):
+    """What a step reads of a batch's crops."""
+
+    images: Tensor  # [B, 3, H, W] uint8 in channels-last memory, on the device
+    objects: Objects  # on the device
+    unreadable: NDArray[np.bool_]  # [B]; crops that did not decode, black and without objects
+
+
+def to_device(crops: Crops, size: tuple[int, int], device: torch.device) -> Loaded:
+    """Crops on their way to the device, moved without waiting for the host; or decoded there if they are not yet.
+
+    Args:
+        size: (H, W), pixels.
+    """
+    if crops.images.ndim == 2:
+        images, bad = decode_batch(crops.images, size, device)
+        crops = crops.quarantined(bad)
+    else:
+        # one copy out of Ray's read-only shared memory, into pages that the GPU can fetch from while the host goes on
+        pixels = torch.empty(crops.images.shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        pixels.numpy()[...] = crops.images
+        images = pixels.permute(0, 3, 1, 2).to(device, non_blocking=True)  # HWC is channels-last
+    objects = Objects.from_lists(crops.boxes, crops.labels, crops.dont_care)
+    return Loaded(images, objects.to(device), crops.unreadable)
+
+
+class Trainer:
+    """Network, optimizer and evaluator of one run.
+
+    Args:
+        config: what to run.
+        meta: of the store: class names and crop size.
+        device: where to run; on CUDA the forward pass is bfloat16 and channels-last.
+        part: of every batch that this process trains on. Where it is not the whole, every rank of torch.distributed's
+            default group has a trainer, and every step is taken by all of them together.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        meta: StoreMeta,
+        device: torch.device,
+        part: Part = WHOLE,
+    ) -> None:
+        self.config = config
+        self.meta = meta
+        self.device = device
+        self.part = part
+        training = config.training
+        model = Detector(len(meta.class_names), config.detector, seed=training.seed)
+        if part.ranks > 1:
+            over_all_ranks(model)
+        self.model = model.to(device).to(memory_format=torch.channels_last)
+        self._trained: torch.nn.Module = self.model
+        if training.compiled and part.ranks == 1:
+            torch.compiler.reset()  # what an earlier run of this process compiled counts against a limit
+            self._trained = torch.compile(self.model, dynamic=False)  # type: ignore[assignment]
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=training.lr, betas=training.betas, eps=training.eps, fused=True
+        )
+
+    @property
+    def compiled(self) -> bool:
+        """Whether training runs through torch.compile, whose work the first step does."""
+        return self._trained is not self.model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits and box offsets of images [B, 3, H, W], as the network's docstring has them; in training mode by
+        the compiled network if the run asks for it."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            return (self._trained if self.model.training else self.model)(images)
+
+    def load(self, batch: Batch) -> Loaded:
+        """The batch's crops, on the way to the device. On a GPU they travel beside what it computes."""
+        with torch.cuda.stream(self._copies) if self._copies is not None else contextlib.nullcontext():
+            return to_device(batch.crops, self.meta.crop_size, self.device)
+
+    def step(
+        self, batch: Batch, loaded: Loaded | None = None, meanwhile: Callable[[], None] = lambda: None
+    ) -> StepResult:
+        """One optimizer step. All that it returns is one copy to the host.
+
+        A crop that did not decode weighs nothing in the loss and scores 0.
+
+        Args:
+            loaded: what ``load`` made of the batch, if it was called before.
+            meanwhile: called once all of the pass is under way on the device, before its numbers are waited for.
+        Raises:
+            FloatingPointError: if the loss is not finite; the weights are then those before the step.
+        """
+        training = self.config.training
+        self.model.train()
+        images, objects, unreadable = loaded or self.load(batch)
+        if self._copies is not None:
+            present = torch.cuda.current_stream(self.device)
+            present.wait_stream(self._copies)
+            for tensor in (images, objects.boxes, objects.labels, objects.dont_care, objects.valid):
+                tensor.record_stream(present)
+        if training.flip:
+            flip = torch.from_numpy(self.part.of(flips(training, batch.step))).to(self.device)
+            images = torch.where(flip[:, None, None, None], images.flip(-1), images)
+            objects = objects.mirrored(flip, images.shape[-1])
+        weights = None
+        shares = np.where(unreadable, 0.0, self.part.of(batch.draw.weights))
+        if (shares != 1).any():
+            weights = torch.from_numpy(shares).to(self.device)
+        loss, outcome = detection_loss(
+            *self.forward(images),
+            objects,
+            class_weight=training.class_weight,
+            box_weight=training.box_weight,
+            example_weights=weights,
+            normalisation=training.loss_normalisation,
+            sum_counts=sum_over_ranks if self.part.ranks > 1 else None,
+        )
+        self.optimizer.zero_grad()
+        loss.total.backward()
+        scores = sample_scores(outcome, self.config.sampler)
+        rows = torch.stack([scores, *example_losses(outcome), object_margins(outcome)])
+        losses = torch.stack([loss.total.detach(), loss.class_loss, loss.box_loss])
+        if self.part.ranks > 1:
+            sum_gradients(self.model.parameters())
+        meanwhile()
+        if self.part.ranks > 1:
+            host_rows, host_losses, unreadable = gather_step(rows, losses, unreadable)
+        else:
+            values = torch.cat([rows.flatten(), losses]).cpu().double().numpy()
+            host_rows, host_losses = values[:-3].reshape(4, -1), values[-3:]
+        total, class_loss, box_loss = host_losses.tolist()
+        if not math.isfinite(total):
+            raise FloatingPointError(f"loss is {total} at step {batch.step}, examples {batch.draw.indices.tolist()}")
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(training, batch.step)
+        self.optimizer.step()
+        return StepResult(
+            scores=np.where(unreadable, 0.0, host_rows[0]),
+            class_losses=host_rows[1],
+            box_losses=host_rows[2],
+            margins=host_rows[3],
+            losses={"train/loss": total, "train/class_loss": class_loss, "train/box_loss": box_loss},
+            unreadable=unreadable,
+        )
+
+    def largest_batch(self, batch: Batch) -> int:
+        """How many crops of this process's part fit where they were too many, by trying half, a quarter …; 0 if not
+        even one does.
+        """
+        size = len(batch.crops.indices) // 2
+        while size:
+            try:
+                with contextlib.suppress(FloatingPointError):  # that is no question of memory
+                    self._try(batch, size)
+                return size
+            except torch.OutOfMemoryError:
+                size //= 2
+        return 0
+
+    def _try(self, batch: Batch, size: int) -> None:
+        """Two steps of another trainer, alone and not compiled, on the first ``size`` crops: the first one takes the
+        optimizer's own memory, so the second has what every later one has; the batch that comes next is there too, and
+        what compiling takes where the run is compiled."""
+        draw = batch.draw
+        indices, probabilities, weights = (
+            self.part.of(values)[:size] for values in (draw.indices, draw.probabilities, draw.weights)
+        )
+        crops = batch.crops.without(np.arange(len(batch.crops.indices)) >= size)
+        batch = Batch(batch.step, Draw(indices, probabilities, weights, draw.step, draw.version), crops)
+        room = 0  # torch.compile overwrites as much memory as there is L2 cache while it times kernels
+        if self.compiled and self.device.type == "cuda":
+            room = torch.cuda.get_device_properties(self.device).L2_cache_size
+        held = torch.empty(room, dtype=torch.uint8, device=self.device)
+        training = replace(self.config.training, batch_size=size, compiled=False)
+        trainer = type(self)(replace(self.config, training=training), self.meta, self.device)
+        following = []
+        for _ in range(2):
+            trainer.step(batch, meanwhile=lambda: following.append(trainer.load(batch)))
+            del following[:-1]
+        del held
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network and optimizer."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state_dict`` was taken."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    @torch.inference_mode()
+    def score(self, crops: Crops) -> NDArray[np.float64]:
+        """The sampler's scores [B] of crops that are not trained on, in evaluation mode."""
+        self.model.eval()
+        images, objects, _ = to_device(crops, self.meta.crop_size, self.device)
+        _, outcome = detection_loss(*self.forward(images), objects)
+        return sample_scores(outcome, self.config.sampler).cpu().double().numpy()
+
+    @torch.inference_mode()
+    def validate(self, crops: ValidationCrops) -> dict[str, float]:
+        """Every metric of spec §8 on the validation split; NaN where a stratum has no ground truth."""
+        self.model.eval()
+        evaluator = DetectionEvaluator(
+            self.meta.class_names,
+            image_size=self.meta.crop_size,
+            display_threshold=self.config.detector.display_threshold,
+        )
+        for batch in crops:
+            images = to_device(batch, self.meta.crop_size, self.device).images
+            detections = detect(*self.forward(images), self.meta.crop_size, self.config.detector)
+            targets = [
+                {
+                    "boxes": torch.from_numpy(boxes),
+                    "labels": torch.from_numpy(labels),
+                    "dont_care": torch.from_numpy(dont_care),
+                    "image_size": torch.from_numpy(crops.sizes[index]),
+                }
+                for index, boxes, labels, dont_care in zip(
+                    batch.indices, batch.boxes, batch.labels, batch.dont_care, strict=True
+                )
+            ]
+            evaluator.update(detections, targets)
+        return evaluator.compute()
