@@ -1,8 +1,8 @@
 """The same seeds give what they gave at commit 2c226b9: the draws of every named sampler, and short runs.
 
-draws.npz and run.json were recorded there. Draws are held exactly. The floats of a run are held exactly on the processor
-and the torch that they were recorded with; elsewhere sums may round otherwise, so there only the draws and the first
-validation's losses are, to one in a thousand.
+draws.npz and run.json were recorded there. Draws are held exactly. The floats of a run are held exactly on the
+processor and the torch that they were recorded with; elsewhere sums may round otherwise, so there only the first
+validation's losses are compared, to one in a thousand.
 """
 
 import hashlib
