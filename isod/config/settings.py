@@ -16,6 +16,7 @@ from isod.sampling.samplers import SamplerConfig
 class DetectorConfig:
     """The network and its inference (thesis §4.1)."""
 
+    name: str = "thesis"  # a key of isod.detector.model.DETECTORS, or package.module:function
     width: float = (
         0.5  # feature multiplier: every ResNet channel count is multiplied by it; 0.25 for the hold-out model
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from isod.evaluation.average_precision import average_precision
@@ -19,6 +20,7 @@ from isod.evaluation.matching import (
     match_images,
     verdict_of,
 )
+from isod.objects import Objects
 from isod.vocabulary import SIZES, metric_key, size_codes
 
 
@@ -69,61 +71,69 @@ class DetectionEvaluator:
         self._verdicts: list[np.ndarray] = []  # uint16, as match_images packs them
         self._ground_truth = np.zeros((len(self.class_names), len(SIZES)), dtype=np.int64)  # [C, size]
 
-    def update(self, predictions: Sequence[Mapping[str, Tensor]], targets: Sequence[Mapping[str, Tensor]]) -> None:
-        """Add a batch of images: one dict each, on any device.
+    def update(
+        self,
+        predictions: Sequence[Mapping[str, Tensor]],
+        objects: Objects,
+        *,
+        image_sizes: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Add a batch of images.
 
         Args:
-            predictions: ``boxes`` [n, 4] xyxy pixels, ``labels`` [n] 1…C, ``scores`` [n].
-            targets: ``boxes`` [m, 4] xyxy pixels, ``labels`` [m] 1…C (any where don't-care), and ``dont_care`` [m]
-                bool, all False if absent; ``image_size`` (H, W) of this image, if it is not the evaluator's.
+            predictions: one dict an image, on any device: ``boxes`` [n, 4] xyxy pixels, ``labels`` [n] 1…C, ``scores``
+                [n].
+            objects: of the same images, numpy; ``Objects.from_targets`` makes them of torchvision's target dicts.
+            image_sizes: [B, 2] (H, W) of each image, pixels; the evaluator's image_size by default.
         Raises:
             ValueError: lengths or shapes that do not fit, values not finite, labels out of range, boxes with corners
                 exchanged, objects without area. Nothing of the batch has then been added.
         """
-        if len(predictions) != len(targets):
-            raise ValueError(f"got predictions for {len(predictions)} images but targets for {len(targets)}")
-        if not targets:
+        if len(predictions) != len(objects):
+            raise ValueError(f"got predictions for {len(predictions)} images but objects of {len(objects)}")
+        if not predictions:
             return
-        detections = _Boxes.gather(predictions, "predictions", "scores")
-        objects = _Boxes.gather(targets, "targets", "dont_care")
+        detections = _Boxes.of_predictions(predictions)
+        truth = _Boxes.of_objects(objects)
         detections.check(len(self.class_names))
-        objects.check(len(self.class_names))
+        truth.check(len(self.class_names))
 
         # By image, then from the highest score, equal scores in the order given: lexsort is stable.
         order = np.lexsort((-detections.extra, detections.image))
         order = order[detections.extra[order] >= self.score_floor]
         boxes, labels, scores = detections.boxes[order], detections.labels[order], detections.extra[order]
-        of_image = self._image_sizes(targets)
+        of_image = self._image_sizes(len(objects), image_sizes)
         sizes = size_codes(boxes, of_image[detections.image[order]])
-        true_sizes = size_codes(objects.boxes, of_image[objects.image])
-        dont_care = objects.extra.astype(bool)
-        images = np.arange(len(targets) + 1)
+        true_sizes = size_codes(truth.boxes, of_image[truth.image])
+        dont_care = truth.extra.astype(bool)
+        images = np.arange(len(objects) + 1)
         verdicts = match_images(
             boxes,
             labels,
             sizes,
             np.searchsorted(detections.image[order], images),
-            objects.boxes,
-            objects.labels,
+            truth.boxes,
+            truth.labels,
             true_sizes,
             dont_care,
-            np.searchsorted(objects.image, images),
+            np.searchsorted(truth.image, images),
             float(self.iou_threshold),
         )
         self._scores.append(scores)
         self._labels.append(labels.astype(np.uint16))
         self._sizes.append(sizes)
         self._verdicts.append(verdicts)
-        np.add.at(self._ground_truth, (objects.labels[~dont_care] - 1, true_sizes[~dont_care]), 1)
-        self.num_images += len(targets)
+        np.add.at(self._ground_truth, (truth.labels[~dont_care] - 1, true_sizes[~dont_care]), 1)
+        self.num_images += len(objects)
 
-    def _image_sizes(self, targets: Sequence[Mapping[str, Tensor]]) -> np.ndarray:
-        """[B, 2] (H, W) of each image, pixels."""
-        sizes = [tuple(int(n) for n in target.get("image_size", self.image_size)) for target in targets]
-        for number, size in enumerate(sizes):
-            if len(size) != 2 or min(size) <= 0:
-                raise ValueError(f"targets[{number}]: image_size must be (height, width), both positive, got {size}")
-        return np.array(sizes, dtype=np.int64)
+    def _image_sizes(self, images: int, sizes: NDArray[np.int64] | None) -> NDArray[np.int64]:
+        """Return [B, 2] (H, W) of each image, pixels."""
+        if sizes is None:
+            return np.tile(np.array(self.image_size, np.int64), (images, 1))
+        sizes = np.asarray(sizes, np.int64)
+        if sizes.shape != (images, 2) or sizes.min(initial=1) <= 0:
+            raise ValueError(f"image_sizes must be [{images}, 2] (height, width), all positive, got {sizes.tolist()}")
+        return sizes
 
     def compute(self) -> dict[str, float]:
         """All metrics under their stable names; every value a float.
@@ -183,42 +193,47 @@ class _Boxes:
     """The boxes of a batch of images end to end: one transfer from the device per key, not one per image."""
 
     def __init__(self, name: str, image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, extra: np.ndarray) -> None:
-        self.name = name  # "predictions" or "targets", for messages
+        self.name = name  # "predictions" or "objects", for messages
         self.image = image  # [n] int64, non-decreasing
         self.boxes = boxes  # [n, 4] float64
         self.labels = labels  # [n] int64
         self.extra = extra  # [n] float64: scores or dont_care
 
     @classmethod
-    def gather(cls, images: Sequence[Mapping[str, Tensor]], name: str, extra_key: str) -> _Boxes:
+    def of_predictions(cls, images: Sequence[Mapping[str, Tensor]]) -> _Boxes:
         """Join the dicts of a batch; ValueError names the image whose tensors do not fit together."""
-        required = {"boxes", "labels", "scores"} if extra_key == "scores" else {"boxes", "labels"}
-        boxes, labels, extra, counts = [], [], [], []
+        boxes, labels, scores, counts = [], [], [], []
         for i, entry in enumerate(images):
-            missing = required - set(entry)
-            if missing:
-                raise ValueError(f"{name}[{i}] lacks {', '.join(sorted(missing))}")
-            box, label = torch.as_tensor(entry["boxes"]), torch.as_tensor(entry["labels"])
+            if missing := sorted({"boxes", "labels", "scores"} - set(entry)):
+                raise ValueError(f"predictions[{i}] lacks {', '.join(missing)}")
+            box, label, score = (torch.as_tensor(entry[key]) for key in ("boxes", "labels", "scores"))
             n = len(label) if label.ndim == 1 else -1
-            value = torch.as_tensor(entry[extra_key]) if extra_key in entry else torch.zeros_like(label)
             if box.numel() == 0 and n == 0:
                 box = box.reshape(0, 4)  # torchvision accepts [0] for no boxes
-            if box.shape != (n, 4) or value.shape != (n,):
+            if box.shape != (n, 4) or score.shape != (n,):
                 raise ValueError(
-                    f"{name}[{i}]: boxes, labels and {extra_key} must have shapes [n, 4], [n] and [n], "
-                    f"got {list(box.shape)}, {list(label.shape)} and {list(value.shape)}"
+                    f"predictions[{i}]: boxes, labels and scores must have shapes [n, 4], [n] and [n], "
+                    f"got {list(box.shape)}, {list(label.shape)} and {list(score.shape)}"
                 )
             boxes.append(box)
             labels.append(label)
-            extra.append(value)
+            scores.append(score)
             counts.append(n)
         return cls(
-            name,
+            "predictions",
             np.repeat(np.arange(len(images)), counts),
             torch.cat(boxes).detach().to("cpu", torch.float64).numpy(),
             torch.cat(labels).detach().to("cpu", torch.int64).numpy(),
-            torch.cat(extra).detach().to("cpu", torch.float64).numpy(),
+            torch.cat(scores).detach().to("cpu", torch.float64).numpy(),
         )
+
+    @classmethod
+    def of_objects(cls, objects: Objects) -> _Boxes:
+        """Take the padding out."""
+        valid = objects.valid
+        image = np.repeat(np.arange(len(objects)), objects.counts)
+        boxes, dont_care = objects.boxes[valid].astype(np.float64), objects.dont_care[valid].astype(np.float64)
+        return cls("objects", image, boxes, objects.labels[valid], dont_care)
 
     def check(self, num_classes: int) -> None:
         """ValueError names the first box that breaks a rule."""
@@ -228,7 +243,7 @@ class _Boxes:
         self._refuse(~np.isfinite(self.extra), "scores must be finite")
         self._refuse((x1 < x0) | (y1 < y0), "boxes must be xyxy with x1 ≥ x0 and y1 ≥ y0")
         self._refuse(known & ((self.labels < 1) | (self.labels > num_classes)), f"labels must be in 1…{num_classes}")
-        if self.name == "targets":
+        if self.name == "objects":
             self._refuse(known & ((x1 == x0) | (y1 == y0)), "objects must have an area")
 
     def _refuse(self, broken: np.ndarray, rule: str) -> None:

@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from isod.config.settings import RunConfig
 from isod.data.store.crops import Crops
 from isod.data.store.split import CropSplit, CropStore
-from isod.objects import pad_objects
+from isod.objects import Objects
 from isod.orchestration.table_actor import Assignment, TableActor
 from isod.sampling.examples import as_arrays, as_tensors
 from isod.sampling.table import Draw
@@ -58,8 +58,7 @@ class DecodeWorker:
 
 
 def pack(run: int, step: int, draw: Draw, crops: Crops) -> dict[str, NDArray]:
-    """One batch as a row of fixed-shape tensors; ragged objects are padded to the batch's largest count."""
-    boxes, labels, dont_care, counts = pad_objects(crops.boxes, crops.labels, crops.dont_care)
+    """Return one batch as a row of fixed-shape tensors."""
     row = {
         "run": np.int64(run),
         "step": np.int64(step),
@@ -68,10 +67,7 @@ def pack(run: int, step: int, draw: Draw, crops: Crops) -> dict[str, NDArray]:
         "weights": draw.weights,
         "version": np.int64(draw.version),
         "images": crops.images,
-        "boxes": boxes,
-        "labels": labels,
-        "dont_care": dont_care,
-        "counts": counts,
+        **vars(crops.objects),
         "unreadable": crops.unreadable,
     }
     return {name: np.asarray(value)[None] for name, value in row.items()}
@@ -88,13 +84,10 @@ def unpack(row: dict[str, NDArray], part: Part) -> tuple[int, Batch]:
         step=int(value["step"]),
         version=int(value["version"]),
     )
-    counts = value["counts"].tolist()
     crops = Crops(
         indices=part.of(draw.indices),
         images=value["images"],
-        boxes=[value["boxes"][b, :n] for b, n in enumerate(counts)],
-        labels=[value["labels"][b, :n] for b, n in enumerate(counts)],
-        dont_care=[value["dont_care"][b, :n] for b, n in enumerate(counts)],
+        objects=Objects(value["boxes"], value["labels"], value["dont_care"], value["counts"]),
         unreadable=value["unreadable"],
     )
     return int(value["run"]), Batch(int(value["step"]), draw, crops)

@@ -16,9 +16,10 @@ from torch import Tensor
 from isod.config.settings import RunConfig, TrainingConfig
 from isod.data.store.crops import Crops
 from isod.data.store.meta import StoreMeta
-from isod.detector import Detector, Objects, detect, detection_loss
 from isod.detector.batch_norm import over_all_ranks
+from isod.detector.model import build_detector, configure_loss
 from isod.evaluation.evaluator import DetectionEvaluator
+from isod.objects import Objects
 from isod.sampling import sample_scores
 from isod.sampling.table import Draw
 from isod.training.decode import decode_batch
@@ -66,8 +67,7 @@ def to_device(crops: Crops, size: tuple[int, int], device: torch.device) -> Load
         pixels = torch.empty(crops.images.shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
         pixels.numpy()[...] = crops.images
         images = pixels.permute(0, 3, 1, 2).to(device, non_blocking=True)  # HWC is channels-last
-    objects = Objects.from_lists(crops.boxes, crops.labels, crops.dont_care)
-    return Loaded(images, objects.to(device), crops.unreadable)
+    return Loaded(images, crops.objects.to(device), crops.unreadable)
 
 
 class Trainer:
@@ -93,29 +93,23 @@ class Trainer:
         self.device = device
         self.part = part
         training = config.training
-        model = Detector(len(meta.class_names), config.detector, seed=training.seed)
+        model = build_detector(config.detector, len(meta.class_names), seed=training.seed)
+        configure_loss(model, training, sum_counts=sum_over_ranks if part.ranks > 1 else None)
         if part.ranks > 1:
             over_all_ranks(model)
         self.model = model.to(device).to(memory_format=torch.channels_last)
-        self._trained: torch.nn.Module = self.model
-        if training.compiled and part.ranks == 1:
+        self.compiled = training.compiled and part.ranks == 1  # then the first step takes a minute
+        if self.compiled:
             torch.compiler.reset()  # what an earlier run of this process compiled counts against a limit
-            self._trained = torch.compile(self.model, dynamic=False)  # type: ignore[assignment]
+            self.model.compile(dynamic=False)
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=training.lr, betas=training.betas, eps=training.eps, fused=True
         )
 
-    @property
-    def compiled(self) -> bool:
-        """Whether training runs through torch.compile, whose work the first step does."""
-        return self._trained is not self.model
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits and box offsets of images [B, 3, H, W], as the network's docstring has them; in training mode by
-        the compiled network if the run asks for it."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            return (self._trained if self.model.training else self.model)(images)
+    def _autocast(self) -> torch.autocast:
+        """bfloat16 where the device is a GPU."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
 
     def load(self, batch: Batch) -> Loaded:
         """The batch's crops, on the way to the device. On a GPU they travel beside what it computes."""
@@ -123,7 +117,7 @@ class Trainer:
             return to_device(batch.crops, self.meta.crop_size, self.device)
 
     def step(
-        self, batch: Batch, loaded: Loaded | None = None, meanwhile: Callable[[], None] = lambda: None
+        self, batch: Batch, loaded: Loaded | None = None, while_computing: Callable[[], None] = lambda: None
     ) -> StepResult:
         """One optimizer step. All that it returns is one copy to the host.
 
@@ -131,7 +125,7 @@ class Trainer:
 
         Args:
             loaded: what ``load`` made of the batch, if it was called before.
-            meanwhile: called once all of the pass is under way on the device, before its numbers are waited for.
+            while_computing: called once all of the pass is under way on the device, before its numbers are waited for.
         Raises:
             FloatingPointError: if the loss is not finite; the weights are then those before the step.
         """
@@ -141,7 +135,7 @@ class Trainer:
         if self._copies is not None:
             present = torch.cuda.current_stream(self.device)
             present.wait_stream(self._copies)
-            for tensor in (images, objects.boxes, objects.labels, objects.dont_care, objects.valid):
+            for tensor in (images, objects.boxes, objects.labels, objects.dont_care, objects.counts):
                 tensor.record_stream(present)
         if training.flip:
             flip = torch.from_numpy(self.part.of(flips(training, batch.step))).to(self.device)
@@ -151,31 +145,29 @@ class Trainer:
         shares = np.where(unreadable, 0.0, self.part.of(batch.draw.weights))
         if (shares != 1).any():
             weights = torch.from_numpy(shares).to(self.device)
-        loss, outcome = detection_loss(
-            *self.forward(images),
-            objects,
-            class_weight=training.class_weight,
-            box_weight=training.box_weight,
-            example_weights=weights,
-            normalisation=training.loss_normalisation,
-            sum_counts=sum_over_ranks if self.part.ranks > 1 else None,
-        )
+        with self._autocast():
+            loss, outcome = self.model.loss(images, objects, example_weights=weights)
+        total = training.class_weight * loss.class_loss + training.box_weight * loss.box_loss
+        if loss.extra is not None:
+            total = total + loss.extra
         self.optimizer.zero_grad()
-        loss.total.backward()
+        total.backward()
         scores = sample_scores(outcome, self.config.sampler)
         rows = torch.stack([scores, *example_losses(outcome), object_margins(outcome)])
-        losses = torch.stack([loss.total.detach(), loss.class_loss, loss.box_loss])
+        losses = torch.stack([total, loss.class_loss, loss.box_loss]).detach()
         if self.part.ranks > 1:
             sum_gradients(self.model.parameters())
-        meanwhile()
+        while_computing()
         if self.part.ranks > 1:
             host_rows, host_losses, unreadable = gather_step(rows, losses, unreadable)
         else:
             values = torch.cat([rows.flatten(), losses]).cpu().double().numpy()
             host_rows, host_losses = values[:-3].reshape(4, -1), values[-3:]
-        total, class_loss, box_loss = host_losses.tolist()
-        if not math.isfinite(total):
-            raise FloatingPointError(f"loss is {total} at step {batch.step}, examples {batch.draw.indices.tolist()}")
+        total_loss, class_loss, box_loss = host_losses.tolist()
+        if not math.isfinite(total_loss):
+            raise FloatingPointError(
+                f"loss is {total_loss} at step {batch.step}, examples {batch.draw.indices.tolist()}"
+            )
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(training, batch.step)
         self.optimizer.step()
@@ -184,7 +176,7 @@ class Trainer:
             class_losses=host_rows[1],
             box_losses=host_rows[2],
             margins=host_rows[3],
-            losses={"train/loss": total, "train/class_loss": class_loss, "train/box_loss": box_loss},
+            losses={"train/loss": total_loss, "train/class_loss": class_loss, "train/box_loss": box_loss},
             unreadable=unreadable,
         )
 
@@ -220,7 +212,7 @@ class Trainer:
         trainer = type(self)(replace(self.config, training=training), self.meta, self.device)
         following = []
         for _ in range(2):
-            trainer.step(batch, meanwhile=lambda: following.append(trainer.load(batch)))
+            trainer.step(batch, while_computing=lambda: following.append(trainer.load(batch)))
             del following[:-1]
         del held
 
@@ -238,7 +230,8 @@ class Trainer:
         """The sampler's scores [B] of crops that are not trained on, in evaluation mode."""
         self.model.eval()
         images, objects, _ = to_device(crops, self.meta.crop_size, self.device)
-        _, outcome = detection_loss(*self.forward(images), objects)
+        with self._autocast():
+            _, outcome = self.model.loss(images, objects)
         return sample_scores(outcome, self.config.sampler).cpu().double().numpy()
 
     @torch.inference_mode()
@@ -252,17 +245,7 @@ class Trainer:
         )
         for batch in crops:
             images = to_device(batch, self.meta.crop_size, self.device).images
-            detections = detect(*self.forward(images), self.meta.crop_size, self.config.detector)
-            targets = [
-                {
-                    "boxes": torch.from_numpy(boxes),
-                    "labels": torch.from_numpy(labels),
-                    "dont_care": torch.from_numpy(dont_care),
-                    "image_size": torch.from_numpy(crops.sizes[index]),
-                }
-                for index, boxes, labels, dont_care in zip(
-                    batch.indices, batch.boxes, batch.labels, batch.dont_care, strict=True
-                )
-            ]
-            evaluator.update(detections, targets)
+            with self._autocast():
+                detections = self.model.detect(images)
+            evaluator.update(detections, batch.objects, image_sizes=crops.sizes[batch.indices])
         return evaluator.compute()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from isod.data.store.crops import Crops
 from isod.data.store.meta import StoreMeta
+from isod.objects import Objects
 
 CLASS_NAMES = ("bright", "level", "upright", "diagonal")
 HEIGHT, WIDTH = 64, 128  # pixels
@@ -56,9 +57,7 @@ class PlantedSplit:
         return Crops(
             indices=indices,
             images=np.repeat(self.images[indices, :, :, None], 3, axis=3),
-            boxes=[self.boxes[i] for i in chosen],
-            labels=[self.labels[i] for i in chosen],
-            dont_care=[np.zeros(len(self.labels[i]), dtype=bool) for i in chosen],
+            objects=Objects.from_lists([self.boxes[i] for i in chosen], [self.labels[i] for i in chosen]),
             unreadable=np.zeros(len(chosen), dtype=bool),
         )
 

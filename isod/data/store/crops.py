@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs
 import simplejpeg
 
-from isod.data.objects import Objects
-
-if TYPE_CHECKING:
-    pass
+from isod.objects import Objects
 
 
 @dataclass(frozen=True)
@@ -24,24 +20,17 @@ class Crops:
 
     indices: np.ndarray  # [B] int64
     images: np.ndarray  # [B, H, W, 3] uint8, RGB; if not decoded yet, [B, L] uint8: JPEG files, zeros behind their ends
-    boxes: list[np.ndarray]  # B × [n, 4] float32, xyxy, crop pixels
-    labels: list[np.ndarray]  # B × [n] int64, 1…C; 0 for don't-care
-    dont_care: list[np.ndarray]  # B × [n] bool
+    objects: Objects  # of the B crops, numpy, boxes in crop pixels
     unreadable: np.ndarray  # [B] bool; crops that did not decode and were let through, black and without objects
 
     def quarantined(self, mask: np.ndarray) -> Crops:
-        """The crops, those that a mask [B] names marked as unreadable and without objects; the images as they are."""
-        boxes, labels, dont_care = (
-            [of_one[:0] if bad else of_one for of_one, bad in zip(part, mask, strict=True)]
-            for part in (self.boxes, self.labels, self.dont_care)
-        )
-        return replace(self, boxes=boxes, labels=labels, dont_care=dont_care, unreadable=mask)
+        """Return the crops with those that a mask [B] names marked as unreadable and without objects."""
+        return replace(self, objects=self.objects.emptied(mask), unreadable=mask)
 
     def without(self, mask: np.ndarray) -> Crops:
-        """The crops that a mask [B] does not name."""
-        keep = np.flatnonzero(~mask)
-        boxes, labels, dont_care = ([part[i] for i in keep] for part in (self.boxes, self.labels, self.dont_care))
-        return Crops(self.indices[keep], self.images[keep], boxes, labels, dont_care, self.unreadable[keep])
+        """Return the crops that a mask [B] does not name."""
+        keep = ~mask
+        return Crops(self.indices[keep], self.images[keep], self.objects[keep], self.unreadable[keep])
 
 
 @dataclass(frozen=True)
@@ -101,25 +90,29 @@ def decode_all(
     return images, {position: reason for position, reason in enumerate(reasons) if reason is not None}
 
 
-def _padded(files: Sequence[bytes | pa.Buffer]) -> np.ndarray:
-    """[B, L] uint8: files one below the other, zeros behind their ends."""
+def padded_files(files: Sequence[bytes | pa.Buffer]) -> np.ndarray:
+    """Return [B, L] uint8: files one below the other, zeros behind their ends."""
     padded = np.zeros((len(files), max(map(len, files), default=0)), dtype=np.uint8)
     for place, file in zip(padded, files, strict=True):
         place[: len(file)] = np.frombuffer(file, dtype=np.uint8)
     return padded
 
 
-def _objects(table: pa.Table, classes: int) -> list[Objects]:
-    """The objects of each row. Copies: arrays that Arrow owns are read-only. Raises ValueError if they are damaged."""
+def flat_objects(table: pa.Table, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the objects of a table's rows, one row after the other.
+
+    Returns:
+        boxes [N, 4] float32, labels [N] int64, don't-care marks [N] bool, and the number of objects of each row.
+    Raises:
+        ValueError: they are damaged.
+    """
     boxes, labels, dont_care = (table[name].combine_chunks() for name in ("boxes", "labels", "dont_care"))
-    numbers, marks, fours = (
+    counts, marks, fours = (
         column.value_lengths().to_numpy(zero_copy_only=False) for column in (labels, dont_care, boxes)
     )
     values = labels.flatten().to_numpy()
-    together = (marks == numbers).all() and (fours == 4 * numbers).all()
+    together = (marks == counts).all() and (fours == 4 * counts).all()
     if not together or values.min(initial=0) < 0 or values.max(initial=0) > classes:
         raise ValueError("a row's boxes, labels and don't-care marks do not belong together")
-    return [
-        Objects.build(b.values.to_numpy(), n.values.to_numpy(), d.values.to_numpy(zero_copy_only=False))
-        for b, n, d in zip(boxes, labels, dont_care, strict=True)
-    ]
+    flags = dont_care.flatten().to_numpy(zero_copy_only=False).astype(bool)
+    return boxes.flatten().to_numpy().reshape(-1, 4), values, flags, counts.astype(np.int64)

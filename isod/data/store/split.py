@@ -28,13 +28,14 @@ import pyarrow.fs
 from isod.data.faults import Fault
 from isod.data.store.checksums import check_seals
 from isod.errors import InputError, one_line
+from isod.objects import Objects
 from isod.vocabulary import SPLITS, Split
 
 if TYPE_CHECKING:
     import lance
 from isod.data.faults import faults_from_json
 from isod.data.store.address import filesystem, read_text
-from isod.data.store.crops import Annotations, Crops, _objects, _padded, decode_all
+from isod.data.store.crops import Annotations, Crops, decode_all, flat_objects, padded_files
 from isod.data.store.meta import FAULTS_FILE, META_FILE, SCHEMA, StoreMeta
 
 
@@ -117,7 +118,7 @@ class CropSplit:
         table = self._take(indices, ["frame_id", "image", "boxes", "labels", "dont_care"])
         wanted = np.asarray(indices, dtype=np.int64)
         files = [image.as_buffer() or b"" for image in table["image"]]
-        images, faults = decode_all(files, self.meta.crop_size, threads) if decode else (_padded(files), {})
+        images, faults = decode_all(files, self.meta.crop_size, threads) if decode else (padded_files(files), {})
         if faults and not quarantine:
             position, reason = next(iter(faults.items()))
             frame_id = table["frame_id"][position].as_py()
@@ -128,10 +129,8 @@ class CropSplit:
         unreadable = np.zeros(len(wanted), dtype=bool)
         unreadable[list(faults)] = True
         with self._damage_named():
-            objects = _objects(table, len(self.meta.class_names))
-        crops = Crops(wanted, images, [o.boxes for o in objects], [o.labels for o in objects],
-                      [o.dont_care for o in objects], unreadable)  # fmt: skip
-        return crops.quarantined(unreadable)
+            objects = Objects.from_flat(*flat_objects(table, len(self.meta.class_names)))
+        return Crops(wanted, images, objects, unreadable).quarantined(unreadable)
 
     def read_encoded(self, indices: Sequence[int] | np.ndarray) -> list[bytes]:
         """The JPEG files of crops, in the order asked for, without their objects."""
@@ -142,12 +141,13 @@ class CropSplit:
         dataset = self._dataset()
         with self._damage_named():
             table = dataset.to_table(columns=["frame_id", "boxes", "labels", "dont_care"], scan_in_order=True)
-            objects = _objects(table, len(self.meta.class_names))
+            boxes, labels, dont_care, counts = flat_objects(table, len(self.meta.class_names))
         columns, rows = self.meta.tiles
         tile = np.arange(len(self), dtype=np.int64) % (columns * rows)
         tiles = np.stack([tile % columns, tile // columns], axis=1)
-        return Annotations(table["frame_id"].to_pylist(), tiles, [o.boxes for o in objects],
-                           [o.labels for o in objects], [o.dont_care for o in objects])  # fmt: skip
+        ends = np.cumsum(counts)[:-1]
+        return Annotations(table["frame_id"].to_pylist(), tiles, np.split(boxes.copy(), ends),
+                           np.split(labels.copy(), ends), np.split(dont_care, ends))  # fmt: skip
 
     def sizes(self) -> np.ndarray:
         """[N, 2] int64: height and width of every crop as it was cut, pixels, without padding; 0, 0 if lost."""

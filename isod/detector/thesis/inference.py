@@ -15,7 +15,7 @@ from isod.detector.thesis.targets import decode_boxes
 CANDIDATES_PER_IMAGE = 1000
 
 
-def detect(
+def detections(
     logits: Tensor, offsets: Tensor, image_size: tuple[int, int], config: DetectorConfig
 ) -> list[dict[str, Tensor]]:
     """Detections above ``config.score_floor`` after per-class NMS: what AP needs.

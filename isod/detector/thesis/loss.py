@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from isod.detector.thesis.targets import Objects, assign_targets, decode_boxes
+from isod.detector.model import DetectionLoss
+from isod.detector.thesis.targets import assign_targets, decode_boxes
+from isod.objects import Objects
 from isod.outcome import Outcome
-
-
-@dataclass(frozen=True)
-class DetectionLoss:
-    """Scalars of one batch; ``total`` carries the gradient."""
-
-    total: Tensor  # λ_cls · class_loss + λ_reg · box_loss
-    class_loss: Tensor  # detached; mean over the locations whose class is known, or over objects
-    box_loss: Tensor  # detached; mean over the positive locations, or over objects
 
 
 def paired_iou(boxes: Tensor, targets: Tensor, eps: float = 1e-7) -> tuple[Tensor, Tensor]:
@@ -86,8 +78,6 @@ def detection_loss(
     offsets: Tensor,
     objects: Objects,
     *,
-    class_weight: float = 1.0,
-    box_weight: float = 1.0,
     example_weights: Tensor | None = None,
     normalisation: str = "location",
     sum_counts: Callable[[Tensor], Tensor] | None = None,
@@ -101,7 +91,6 @@ def detection_loss(
     Args:
         logits: [B, 1+C, h, w]; offsets: [B, 4, h, w] ≥ 0 in strides.
         objects: the batch's objects, on the same device.
-        class_weight, box_weight: λ_cls and λ_reg.
         example_weights: [B], multiplies both parts of each image's loss (1/(N·p) of the draw); None for ones.
         normalisation: a key of NORMALISATIONS. The outcome, and so the sample scores, do not depend on it.
         sum_counts: where these images are a part of a larger batch, makes the counts [2] int64 of the part those of the
@@ -122,7 +111,6 @@ def detection_loss(
     class_count, box_count = (counts if sum_counts is None else sum_counts(counts)).clamp(min=1)
     mean_class = (class_loss * weights * class_shares).sum() / class_count
     mean_box = (box_loss * weights * box_shares).sum() / box_count
-    loss = DetectionLoss(class_weight * mean_class + box_weight * mean_box, mean_class.detach(), mean_box.detach())
     outcome = Outcome(
         logits=logits.detach(),
         labels=targets.labels,
@@ -133,4 +121,4 @@ def detection_loss(
         iou=iou.detach(),
         object_area=objects.area(),
     )
-    return loss, outcome
+    return DetectionLoss(mean_class, mean_box), outcome

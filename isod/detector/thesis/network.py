@@ -79,7 +79,7 @@ class AggregationNode(nn.Module):
         return self.join(torch.cat([fine, lifted], dim=1))
 
 
-class Detector(nn.Module):
+class Network(nn.Module):
     """Images in, one dense prediction map out (thesis §4.1.2): class logits and box offsets per location.
 
     Args:

@@ -2,54 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from isod.objects import pad_objects
+from isod.objects import Objects
 
 STRIDE = 8  # pixels between neighbouring locations of the prediction map
 MARGIN = 0.5  # strides that a location may lie outside of the box it predicts; see decode_boxes
-
-
-@dataclass(frozen=True)
-class Objects:
-    """The annotated objects of a batch, padded to the largest count M."""
-
-    boxes: Tensor  # [B, M, 4] float32, xyxy pixels of the crop; 0 where padded
-    labels: Tensor  # [B, M] int64, 1…C; 0 for don't-care and padding
-    dont_care: Tensor  # [B, M] bool, class unknown
-    valid: Tensor  # [B, M] bool, False where padded
-
-    @classmethod
-    def from_lists(
-        cls, boxes: Sequence[np.ndarray], labels: Sequence[np.ndarray], dont_care: Sequence[np.ndarray]
-    ) -> Objects:
-        """From one [n_i, 4], one [n_i] and one [n_i] array per image. The label of a don't-care object becomes 0."""
-        padded_boxes, padded_labels, padded_dont_care, counts = pad_objects(boxes, labels, dont_care)
-        valid = np.arange(padded_labels.shape[1]) < counts[:, None]
-        padded_labels[padded_dont_care] = 0
-        return cls(*map(torch.from_numpy, (padded_boxes, padded_labels, padded_dont_care, valid)))
-
-    def to(self, device: torch.device) -> Objects:
-        """The same objects on another device; the copy does not wait for the host where memory is pinned."""
-        move = (item.to(device, non_blocking=True) for item in (self.boxes, self.labels, self.dont_care, self.valid))
-        return Objects(*move)
-
-    def area(self) -> Tensor:
-        """[B, M] float32, area of each box in pixels², 0 where padded."""
-        width, height = (self.boxes[..., 2:] - self.boxes[..., :2]).unbind(-1)
-        return width * height
-
-    def mirrored(self, flip: Tensor, width: int) -> Objects:
-        """The objects after the images with ``flip`` [B] bool were mirrored left to right; ``width`` is in pixels."""
-        x1, y1, x2, y2 = self.boxes.unbind(-1)
-        boxes = torch.stack([width - x2, y1, width - x1, y2], dim=-1)
-        mirrored = torch.where((flip[:, None] & self.valid)[..., None], boxes, self.boxes)
-        return Objects(mirrored, self.labels, self.dont_care, self.valid)
 
 
 @dataclass(frozen=True)
@@ -84,9 +45,10 @@ def assign_targets(objects: Objects, size: tuple[int, int]) -> Targets:
     """
     h, w = size
     y, x = location_centres(size, objects.boxes.device)
-    order = torch.where(objects.valid, objects.area(), torch.inf).argsort(dim=1, stable=True)  # [B, M] smallest first
+    every = objects.valid
+    order = torch.where(every, objects.area(), torch.inf).argsort(dim=1, stable=True)  # [B, M] smallest first
     boxes = objects.boxes.gather(1, order[..., None].expand(-1, -1, 4))
-    valid = objects.valid.gather(1, order)
+    valid = every.gather(1, order)
     dont_care = objects.dont_care.gather(1, order)
     x1, y1, x2, y2 = boxes[..., None].unbind(2)  # each [B, M, 1]
     in_x = (x > x1) & (x < x2)  # [B, M, w]
