@@ -26,6 +26,7 @@ from torch import Tensor
 
 from benchmarks.harness import comparison, installed, seconds, take_turns
 from isod.evaluation.evaluator import DetectionEvaluator
+from isod.objects import Objects
 from isod.vocabulary import LARGE_ABOVE, SIZES, SMALL_BELOW, metric_key
 
 HEIGHT, WIDTH = 384, 1280
@@ -72,7 +73,7 @@ def ours(predictions: Images, targets: Images) -> dict[str, float]:
     """All metrics, batch by batch as a validation does it."""
     evaluator = DetectionEvaluator(CLASSES, (HEIGHT, WIDTH))
     for first in range(0, len(targets), BATCH):
-        evaluator.update(predictions[first : first + BATCH], targets[first : first + BATCH])
+        evaluator.update(predictions[first : first + BATCH], Objects.from_targets(targets[first : first + BATCH]))
     return evaluator.compute()
 
 

@@ -47,7 +47,7 @@ from isod.orchestration.cluster import connect
 from isod.sampling import DrawSchedule, table_for
 from isod.sampling.samplers import SAMPLERS
 from isod.training.device import choose_device
-from isod.training.statistics import RunRecord
+from isod.training.statistics import RunStatistics
 from isod.training.trainer import Trainer
 
 FLAT = 0.95  # share of the smallest size's iterations per second that every size has to reach
@@ -63,7 +63,7 @@ class GrowingRun:
         self.table = table_for(trainer.config.sampler, examples, seed=0)
         fill(self.table, rng.random(examples))
         self._schedule = DrawSchedule(self.table, batch_size=training.batch_size, lag=training.lag)
-        self._trainer, self._record = trainer, RunRecord(examples)
+        self._trainer, self._record = trainer, RunStatistics(examples)
         self._batch = random_batch(training.batch_size, *trainer.meta.crop_size)
         self._step = 0
         self.table_seconds: list[float] = []  # of each step's draw and update

@@ -27,7 +27,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from benchmarks.harness import NotRun, number, seconds, spread, take_turns
 from benchmarks.scoring import random_objects
 from isod.config.settings import DetectorConfig
-from isod.detector import Detector, detection_loss
+from isod.detector.thesis.model import build
 
 MATRIX = {"cuda": 8192, "cpu": 2048}  # rows and columns of the product that the machine is measured by
 EAGER, COMPILED = "isod", "isod, torch.compile"
@@ -37,15 +37,15 @@ Pass = Callable[[], None]
 def our_pass(images: Tensor, objects: object, *, compiled: bool) -> Pass:
     """Our detector and its loss."""
     device = images.device
-    model: nn.Module = Detector(4, DetectorConfig(), seed=0).to(device).to(memory_format=torch.channels_last)
-    network = torch.compile(model) if compiled else model
+    model = build(DetectorConfig(), 4, 0).to(device).to(memory_format=torch.channels_last)
+    if compiled:
+        model.compile()
 
     def run() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits, offsets = network(images)
-        loss, _ = detection_loss(logits, offsets, objects)  # type: ignore[arg-type]
+            loss, _ = model.loss(images, objects)  # type: ignore[arg-type]
         model.zero_grad()
-        loss.total.backward()
+        (loss.class_loss + loss.box_loss).backward()
 
     return run
 

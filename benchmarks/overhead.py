@@ -28,13 +28,14 @@ from isod.config.presets import PRESETS
 from isod.config.settings import RunConfig
 from isod.data.store.crops import Crops
 from isod.data.store.meta import StoreMeta
+from isod.objects import Objects
 from isod.sampling.samplers import SAMPLERS
 from isod.sampling.schedule import DrawSchedule
 from isod.sampling.table import Draw, table_for
 from isod.training import trainer as trainer_module
 from isod.training.checkpoint import Checkpoints
 from isod.training.device import choose_device
-from isod.training.statistics import RunRecord
+from isod.training.statistics import RunStatistics
 from isod.training.stream import Batch
 from isod.training.trainer import Trainer
 
@@ -50,9 +51,7 @@ def random_batch(batch_size: int, height: int, width: int) -> Batch:
     crops = Crops(
         indices=indices,
         images=rng.integers(0, 256, (batch_size, height, width, 3), dtype=np.uint8),
-        boxes=list(boxes.astype(np.float32)),
-        labels=list(rng.integers(1, 5, (batch_size, 3))),
-        dont_care=list(np.zeros((batch_size, 3), bool)),
+        objects=Objects.from_lists(list(boxes), list(rng.integers(1, 5, (batch_size, 3)))),
         unreadable=np.zeros(batch_size, bool),
     )
     ones = np.ones(batch_size)
@@ -73,7 +72,7 @@ def main() -> None:
     config = RunConfig(sampler=SAMPLERS["UIS"], detector=preset.detector, training=preset.training)
     meta = StoreMeta(class_names=("a", "b", "c", "d"), crop_size=(options.height, options.width), source="random",
                      demo=True, settings={}, rows={}, lost={}, counts={})  # fmt: skip
-    trainer, record = Trainer(config, meta, device), RunRecord(EXAMPLES)
+    trainer, record = Trainer(config, meta, device), RunStatistics(EXAMPLES)
     batch = random_batch(preset.training.batch_size, options.height, options.width)
     size = preset.training.batch_size
     nothing = torch.zeros(size, device=device)

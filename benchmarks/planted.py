@@ -40,7 +40,7 @@ from isod.sampling import DrawSchedule, table_for
 from isod.sampling.samplers import SAMPLERS
 from isod.training.device import cpu_model
 from isod.training.loop import train
-from isod.training.process import settle
+from isod.training.process import configure_process
 from isod.training.stream import LocalStream
 from isod.training.trainer import Trainer
 from isod.training.validation import ValidationCrops
@@ -108,7 +108,7 @@ def planted_stream(config: RunConfig, split: PlantedSplit, *, shifted: bool) -> 
 
 def run(job: Job) -> Result:
     """Trains once, on one thread."""
-    settle(1)
+    configure_process(1)
     began = time.perf_counter()
     shifted = job.sampler == SHIFTED
     config = RunConfig(

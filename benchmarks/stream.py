@@ -45,7 +45,7 @@ from isod.data.prepare.settings import PrepareSettings
 from isod.data.readers.zod import ZodReader
 from isod.data.store.crops import Crops
 from isod.data.store.split import CropSplit, CropStore
-from isod.objects import pad_objects
+from isod.objects import Objects
 from isod.orchestration.cluster import connect
 from isod.orchestration.stream import RayStream
 from isod.sampling.samplers import SAMPLERS
@@ -69,7 +69,7 @@ class BatchDataset:
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
         crops = self.split.read(indices, decode=self.decode)
-        objects = pad_objects(crops.boxes, crops.labels, crops.dont_care)
+        objects = vars(crops.objects).values()
         return tuple(map(torch.from_numpy, (crops.images, *objects)))  # tensors travel in shared memory, arrays do not
 
 
@@ -162,7 +162,8 @@ def decode_sample(sample: dict[str, Any]) -> tuple[np.ndarray, ...]:
 def join_samples(samples: list[tuple[np.ndarray, ...]]) -> tuple[Tensor, ...]:
     """A batch of them, as BatchDataset gives it."""
     images, boxes, labels, dont_care = map(list, zip(*samples, strict=True))
-    return tuple(map(torch.from_numpy, (np.stack(images), *pad_objects(boxes, labels, dont_care))))
+    objects = vars(Objects.from_lists(boxes, labels, dont_care)).values()
+    return tuple(map(torch.from_numpy, (np.stack(images), *objects)))
 
 
 def web_dataset(shards: Path, store: CropStore, batch_size: int, steps: int, workers: int) -> float:

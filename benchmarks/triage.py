@@ -29,17 +29,18 @@ from numpy.typing import NDArray
 
 from isod.cli.main import exit_cleanly
 from isod.config.presets import PRESETS
-from isod.config.settings import DetectorConfig, RunConfig
+from isod.config.settings import DetectorConfig, ResourceConfig, RunConfig
 from isod.data.store.crops import Annotations
 from isod.data.store.split import CropSplit, CropStore
-from isod.detector import Detector, detect
+from isod.detector.model import DetectorModel
+from isod.detector.saved import load_model
 from isod.errors import require
 from isod.evaluation.label_problems import FOUND, guess_problems, precision_at, share_inside
 from isod.sampling.samplers import SAMPLERS
 from isod.training.examples import TrainingExamples
 from isod.training.folder import RunFolder
 from isod.training.loop import train
-from isod.training.run import run_local
+from isod.training.run import Run
 from isod.training.stream import local_stream
 from isod.training.trainer import Trainer
 from isod.training.validation import ValidationCrops, in_batches
@@ -58,17 +59,23 @@ class Found:
     ranked: int  # how many it ranks, at most k
 
 
+class Unheard:
+    """A reporter that keeps nothing."""
+
+    def report(self, metrics: dict[str, float], iteration: int) -> None: ...
+
+    def replay(self, rows: list[tuple[int, dict[str, float]]]) -> None: ...
+
+
 def predict(
-    model: Detector, config: DetectorConfig, split: CropSplit, indices: NDArray[np.int64], rows: Annotations
+    model: DetectorModel, split: CropSplit, indices: NDArray[np.int64], rows: Annotations
 ) -> dict[int, Prediction]:
     """What the network predicts on each example, without what lies mostly in a don't-care box."""
     out: dict[int, Prediction] = {}
-    model.eval()
     for batch in in_batches(indices, 32):
         images = torch.from_numpy(split.read(batch).images).permute(0, 3, 1, 2)
         with torch.inference_mode():
-            logits, offsets = model(images)
-            found = detect(logits, offsets, (images.shape[2], images.shape[3]), config)
+            found = model.detect(images)
         for index, item in zip(batch.tolist(), found, strict=True):
             prediction = {name: value.numpy() for name, value in item.items()}
             unclear = rows.boxes[index][rows.dont_care[index]]
@@ -115,15 +122,15 @@ def by_cleanlab(
     return np.array(list(predictions))[np.argsort(quality, kind="stable")].tolist()
 
 
-def trained(name: str, seed: int, options: argparse.Namespace) -> tuple[pd.DataFrame, Detector, DetectorConfig]:
+def trained(name: str, seed: int, options: argparse.Namespace) -> tuple[pd.DataFrame, DetectorModel, DetectorConfig]:
     """A run of ``isod train --preset demo``, made unless it is there: statistics, network, its settings."""
     config = run_config(name, seed, options)
     folder = options.out / f"{name}-seed{seed}"
     if not RunFolder(folder).finished:
+        store, resources = CropStore.open(options.store), ResourceConfig(decode_workers=1)
         cpu = torch.device("cpu")
-        run_local(config, options.store, folder, device=cpu, workers=1, threads=1, say=lambda line: None)
-    model = Detector(len(CropStore.open(options.store).meta.class_names), config.detector, seed=seed)
-    model.load_state_dict(torch.load(folder / MODEL, weights_only=True))
+        Run(config=config, store=store, folder=RunFolder(folder), device=cpu, resources=resources).start(Unheard())
+    model, _ = load_model(folder / MODEL)
     return pd.read_parquet(folder / EXAMPLES), model, config.detector
 
 

@@ -41,10 +41,9 @@ from isod.config.settings import Preset, RunConfig
 from isod.data.demo.zod_layout import write_demo
 from isod.data.prepare.job import prepare_demo
 from isod.data.store.split import CropStore
-from isod.detector import detection_loss
-from isod.detector.thesis.targets import Objects
 from isod.errors import require
 from isod.files import absolute
+from isod.objects import Objects
 from isod.orchestration.cluster import connect
 from isod.orchestration.mlflow_callback import EVERY_RUN, children_of
 from isod.orchestration.sweep import Sweep, run_sweep
@@ -95,11 +94,10 @@ def bare(store: CropStore, preset: Preset, device: torch.device) -> Iterator[tup
     validation = ValidationCrops(store.split("val"), training.batch_size)
     for step, (images, boxes, labels, dont_care, counts) in enumerate(uniform(split, preset, device), 1):
         model.train()
-        valid = torch.arange(labels.shape[1], device=device) < counts[:, None]
-        objects = Objects(boxes, labels.masked_fill(dont_care, 0), dont_care, valid)
-        loss, _ = detection_loss(*trainer.forward(images), objects)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss, _ = model.loss(images, Objects(boxes, labels, dont_care, counts))
         optimizer.zero_grad()
-        loss.total.backward()
+        (loss.class_loss + loss.box_loss).backward()
         optimizer.step()
         if step % training.validate_every == 0:
             trainer.validate(validation)

@@ -62,7 +62,9 @@ def ess_in_words(ess: float) -> str:
 
 # --- files of a run --------------------------------------------------------------------------------------------------
 
-METRICS, EXAMPLES, MODEL = "metrics.csv", "examples.parquet", "model.pt"
+METRICS, EXAMPLES = "metrics.csv", "examples.parquet"
+MODEL = "model"  # the folder of the trained detector; see isod.detector.saved
+OLD_MODEL = "model.pt"  # what it was until isod 0.1
 
 # --- MLflow tags -----------------------------------------------------------------------------------------------------
 

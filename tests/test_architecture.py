@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "isod"
 
-GROUND_FLOOR = {"errors", "files", "objects", "outcome", "plugins", "signals", "vocabulary"}
+GROUND_FLOOR = {"errors", "files", "messages", "objects", "outcome", "plugins", "signals", "version", "vocabulary"}
 LIBRARY = GROUND_FLOOR | {"sampling"}  # what `pip install isod` without extras runs
 CONFIGURED = LIBRARY | {"config"}
 COMPUTING = {"data", "detector", "evaluation"}

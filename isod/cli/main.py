@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 from isod.config.presets import PRESETS
 from isod.config.settings import Preset, RunConfig
 from isod.errors import InputError, unknown
+from isod.messages import messages_to
 from isod.sampling.samplers import SAMPLERS, SamplerConfig
 from isod.signals import sigterm_as_ctrl_c
 
@@ -123,20 +125,39 @@ def _train(options: argparse.Namespace) -> None:
         training=set_given(preset.training, seed=options.seed),
         holdout=preset.holdout,
     )
+    from isod.data.store.split import CropStore
+    from isod.files import absolute
     from isod.training.device import choose_device
-    from isod.training.run import run_local
+    from isod.training.folder import RunFolder
+    from isod.training.run import Run
 
-    run_local(
-        config,
-        options.store,
-        options.out,
+    run = Run(
+        config=config,
+        store=CropStore.open(absolute(options.store)),
+        folder=RunFolder(options.out),
         device=choose_device(options.device),
-        workers=preset.resources.decode_workers,
-        threads=preset.resources.threads,
-        resume=options.resume,
-        checkpoint_share=preset.resources.checkpoint_share,
+        resources=preset.resources,
     )
-    print(f"config.json, metrics.csv, examples.parquet, model.pt: {options.out}")
+    with messages_to(print):
+        run.start(ConsoleReporter(config.training.iterations), resume=options.resume)
+    print(f"config.json, metrics.csv, examples.parquet, model/: {options.out}")
+
+
+class ConsoleReporter:
+    """Prints a line for each validation."""
+
+    def __init__(self, iterations: int) -> None:
+        self._iterations = iterations
+
+    def report(self, metrics: dict[str, float], iteration: int) -> None:
+        ess = "–" if math.isnan(metrics["sampler/ess"]) else f"{metrics['sampler/ess']:.3f}"
+        print(
+            f"iteration {iteration:>7}/{self._iterations}  loss {metrics['train/loss']:.4f}"
+            f"  mAP {metrics['mAP']:.4f}  ESS/N {ess}  {metrics['time/seconds']:.1f} s"
+        )
+
+    def replay(self, rows: list[tuple[int, dict[str, float]]]) -> None:
+        """Print nothing: these were printed when they came."""
 
 
 def _results(options: argparse.Namespace) -> int:

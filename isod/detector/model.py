@@ -72,7 +72,7 @@ def build_detector(config: DetectorConfig, num_classes: int, *, seed: int) -> An
     Raises:
         InputError: there is no such detector, or what was built is none.
     """
-    builder = resolve("detector", config.name, DETECTORS)
+    builder: Any = resolve("detector", config.name, DETECTORS)
     if isinstance(builder, str):
         builder = resolve("detector", builder, {})
     model = builder(config, num_classes, seed)

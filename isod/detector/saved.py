@@ -84,7 +84,9 @@ def describe_model(folder: Path | str) -> ModelDescription:
         detector = content.pop("detector")
         if strange := sorted(detector.keys() - known):
             raise InputError(f"{path}: this isod knows no detector setting {strange[0]!r}: use the isod that wrote it")
-        settings = {name: tuple(value) if isinstance(value, list) else value for name, value in detector.items()}
+        settings: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in detector.items()
+        }
         class_names, (height, width) = tuple(content.pop("class_names")), content.pop("crop_size")
         return ModelDescription(
             detector=DetectorConfig(**settings), class_names=class_names, crop_size=(height, width), **content

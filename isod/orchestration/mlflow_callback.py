@@ -267,8 +267,8 @@ class MLflowCallback(Callback):
 
         def finish() -> None:
             run_id = self._record.runs[name]
-            for file in (EXAMPLES, MODEL):
-                self._client.log_artifact(run_id, str(folder / file))
+            self._client.log_artifact(run_id, str(folder / EXAMPLES))
+            self._client.log_artifacts(run_id, str(folder / MODEL), MODEL)
             self._end(name, "FINISHED")
 
         self._outbox.put(name, finish)

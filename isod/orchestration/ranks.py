@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,15 @@ import isod.config
 from isod.config.settings import ResourceConfig
 from isod.data.store.split import CropStore
 from isod.errors import InputError
+from isod.messages import messages_to
 from isod.orchestration.resources import rank_resources
 from isod.orchestration.stream import RayStream, start_table
+from isod.orchestration.trial import TuneReporter
 from isod.training.device import device_name
 from isod.training.folder import Row, RunFolder
-from isod.training.process import settle
-from isod.training.run import follow_run, run_in_folder
-from isod.training.stream import Part
+from isod.training.process import configure_process
+from isod.training.run import Run
+from isod.training.stream import BatchPart
 
 # How long ranks wait for rank 0, which trains a hold-out model and validates alone. A rank that is lost is noticed by
 # Ray, not by the others' waiting.
@@ -39,16 +40,13 @@ def run_on_ranks(
     folder: RunFolder,
     holdout: str,
     resources: ResourceConfig,
-    send: Callable[[list[Row], str], None],
-    say: Callable[[str], None],
+    reporter: TuneReporter,
 ) -> None:
     """Trains a trial's run on ``workers_per_trial`` ranks, from its last checkpoint if there is one. To be called in a
     trial.
 
     Args:
-        send: called with the rows of each validation as rank 0 reports it, and the devices; after a restart first with
-            all rows of the earlier attempt.
-        say: where to tell what rank 0 says.
+        reporter: receives what rank 0 reports, and its messages.
     Raises:
         InputError, FloatingPointError: of a rank; the run cannot succeed.
         WorkerGroupError: a rank was lost.
@@ -81,12 +79,13 @@ def run_on_ranks(
     )
 
     def forward() -> None:
-        while (message := messages.get()) is not None:
-            rows, sentences, device = message
-            for sentence in sentences:
-                say(sentence)
+        while (received := messages.get()) is not None:
+            rows, message, device = received
+            reporter.device = f"{resources.workers_per_trial} × {device}"
+            if message:
+                reporter.messages.append(message)
             if rows:
-                send(rows, f"{resources.workers_per_trial} × {device}")
+                reporter.send(rows)
 
     forwarding = threading.Thread(target=forward, daemon=True)
     forwarding.start()
@@ -105,31 +104,47 @@ def run_on_ranks(
         shutil.rmtree(state, ignore_errors=True)
 
 
-def _run_rank(settings: dict[str, Any]) -> None:
-    """What each worker of Ray Train does: rank 0 has the run, the others follow it."""
-    config, resources, messages = settings["config"], settings["resources"], settings["messages"]
-    context = ray.train.get_context()
-    part = Part(context.get_world_rank(), context.get_world_size())
-    device = get_device() if resources.gpus_per_trial > 0 else torch.device("cpu")
-    settle(resources.threads)
-    store = CropStore.open(settings["store_uri"])
-    stream = RayStream(workers=resources.decode_workers, cpus_per_worker=0, table=settings["table"], part=part)
-    if part.rank > 0:
-        follow_run(config, store, lambda start: stream.join(), device=device, part=part)
-        return
+class RankReporter:
+    """Sends what rank 0 reports to the trial that started it.
 
-    name = device_name(device)
-    run_in_folder(
-        config,
-        store,
-        settings["folder"],
-        lambda examples, state: stream.begin(store.uri, config, examples, state),
+    Args:
+        messages: queue of (rows, message, device).
+        device: what it trains on.
+    """
+
+    def __init__(self, messages: Queue, device: str) -> None:
+        self._messages, self._device = messages, device
+
+    def report(self, metrics: dict[str, float], iteration: int) -> None:
+        self.replay([(iteration, metrics)])
+
+    def replay(self, rows: list[Row]) -> None:
+        self._messages.put((rows, "", self._device))
+
+    def message(self, text: str) -> None:
+        """Send a message that was logged."""
+        self._messages.put(([], text, self._device))
+
+
+def _run_rank(settings: dict[str, Any]) -> None:
+    """Train as one of Ray Train's workers: rank 0 has the run, the others follow it."""
+    resources = settings["resources"]
+    context = ray.train.get_context()
+    device = get_device() if resources.gpus_per_trial > 0 else torch.device("cpu")
+    configure_process(resources.threads)
+    run = Run(
+        config=settings["config"],
+        store=CropStore.open(settings["store_uri"]),
+        folder=settings["folder"],
         device=device,
-        workers=resources.decode_workers,
+        resources=resources,
+        part=BatchPart(context.get_world_rank(), context.get_world_size()),
         holdout_cache=Path(settings["holdout"]),
-        report=lambda metrics, iteration: messages.put(([(iteration, metrics)], [], name)),
-        replay=lambda rows: messages.put((rows, [], name)),
-        checkpoint_share=resources.checkpoint_share,
-        say=lambda sentence: messages.put(([], [sentence], name)),
-        part=part,
     )
+    stream = RayStream(workers=resources.decode_workers, cpus_per_worker=0, table=settings["table"], part=run.part)
+    if run.part.rank > 0:
+        run.follow(lambda first: stream.join())
+        return
+    reporter = RankReporter(settings["messages"], device_name(device))
+    with messages_to(reporter.message):
+        run.train(lambda examples, state: stream.begin(run.store.uri, run.config, examples, state), reporter)

@@ -21,7 +21,7 @@ from isod.sampling.examples import as_arrays, as_tensors
 from isod.sampling.table import Draw
 from isod.training.examples import TrainingExamples
 from isod.training.process import keep_memory
-from isod.training.stream import WHOLE, Batch, Part, TableSummary
+from isod.training.stream import WHOLE_BATCH, Batch, BatchPart, TableSummary
 
 
 class DecodeWorker:
@@ -32,7 +32,7 @@ class DecodeWorker:
     it exceeds ``target_max_block_size``, which the stream sets to a single byte.
     """
 
-    def __init__(self, table: Any, workers: int, part: Part) -> None:
+    def __init__(self, table: Any, workers: int, part: BatchPart) -> None:
         self._table = table
         self._workers = workers
         self._part = part
@@ -73,7 +73,7 @@ def pack(run: int, step: int, draw: Draw, crops: Crops) -> dict[str, NDArray]:
     return {name: np.asarray(value)[None] for name, value in row.items()}
 
 
-def unpack(row: dict[str, NDArray], part: Part) -> tuple[int, Batch]:
+def unpack(row: dict[str, NDArray], part: BatchPart) -> tuple[int, Batch]:
     """The run and the batch that ``pack`` made a row of, from the crops of a part of it; images stay in shared memory,
     and are read-only."""
     value = {name: column[0] for name, column in row.items()}
@@ -98,7 +98,7 @@ def start_table() -> Any:
     return ray.remote(TableActor).options(num_cpus=0, max_concurrency=1000).remote()
 
 
-def workers_place(part: Part) -> dict[str, Any]:
+def workers_place(part: BatchPart) -> dict[str, Any]:
     """Where decode workers run: in the CPUs that their trial reserved for them, if this is a trial; those of a rank
     beside it, in the CPUs that the rank reserved for itself and them.
 
@@ -124,7 +124,9 @@ class RayStream:
             rank 0's stream begins the run and sends the scores, those of the others ``join`` it.
     """
 
-    def __init__(self, *, workers: int, cpus_per_worker: float, table: Any = None, part: Part = WHOLE) -> None:
+    def __init__(
+        self, *, workers: int, cpus_per_worker: float, table: Any = None, part: BatchPart = WHOLE_BATCH
+    ) -> None:
         self.workers = workers
         self.cpus_per_worker = cpus_per_worker
         self._run = 0

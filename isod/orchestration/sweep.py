@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from isod.sampling.samplers import SamplerConfig
 from isod.signals import handlers_kept
 from isod.tracking.metric_names import check_class_names
 from isod.training.examples import check_examples, epoch_note
+from isod.version import source_commit
 from isod.vocabulary import DEMO_TAG, MACHINE_TAG
 
 if TYPE_CHECKING:
@@ -64,17 +64,6 @@ class SweepResult:
     failed: dict[str, str]  # trial name → the sentence it failed with
     unfinished: int  # trials that were not run to their end
     undelivered: str  # why MLflow lacks some of the results; empty if it has all
-
-
-def source_commit() -> str:
-    """The git commit that this code was checked out at, with ``-dirty`` after changes; "unknown" outside of git."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return commit + ("-dirty" if changed.stdout.strip() else "")
 
 
 def run_sweep(sweep: Sweep) -> SweepResult:

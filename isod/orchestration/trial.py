@@ -15,6 +15,7 @@ from ray.exceptions import RayTaskError
 from isod.config.settings import ResourceConfig, RunConfig
 from isod.data.store.split import CropStore
 from isod.errors import InputError
+from isod.messages import messages_to
 from isod.orchestration.stream import RayStream
 from isod.training.device import device_name
 from isod.training.folder import Row, RunFolder
@@ -59,15 +60,42 @@ def drop_stream() -> None:
         _stream = None
 
 
+class TuneReporter:
+    """Reports a trial's validations to Tune, each with the messages that came since the last one.
+
+    A report is ``{"iteration": …, "rows": [(iteration, metrics), …], "said": [message, …], "device": name, "failed":
+    reason}``: one row, or after a restart first all those of the earlier attempt.
+    """
+
+    def __init__(self) -> None:
+        self.device = ""  # what the trial trains on
+        self.messages: list[str] = []
+        self._iteration = 0
+
+    def report(self, metrics: dict[str, float], iteration: int) -> None:
+        self.send([(iteration, metrics)])
+
+    def replay(self, rows: list[Row]) -> None:
+        self.send(rows)
+
+    def fail(self, reason: str) -> None:
+        """Report that the trial cannot succeed, however often it is tried."""
+        self.send([], failed=reason)
+
+    def send(self, rows: list[Row], *, failed: str = "") -> None:
+        """Report rows and the messages so far."""
+        self._iteration = rows[-1][0] if rows else self._iteration
+        said, self.messages[:] = self.messages[:], []
+        tune.report({"iteration": self._iteration, "rows": rows, "said": said, "device": self.device, "failed": failed})
+
+
 def run_trial(
     params: dict[str, Any], *, base: RunConfig, store_uri: str, runs: str, holdout: str, resources: ResourceConfig
 ) -> None:
-    """Trains, from the last checkpoint if there is one, and reports to Tune at every validation.
+    """Train a trial, from the last checkpoint if there is one, and report to Tune at every validation.
 
-    A report is ``{"iteration": …, "rows": [(iteration, metrics), …], "said": [sentence, …], "device": name}``: one row,
-    or after a restart first all those of the earlier attempt. A run that cannot succeed, however often it is tried (bad
-    input, a loss that is not finite), ends with a report that has ``"failed": sentence``; anything else that is raised
-    is for Tune to try again.
+    A run that cannot succeed (bad input, a loss that is not finite) ends with a report that says why; whatever else is
+    raised is for Tune to try again.
 
     Args:
         params: ``{"run": {"sampler": SamplerConfig, "seed": int}}``, from the sweep's grid.
@@ -75,53 +103,43 @@ def run_trial(
         holdout: folder for the hold-out models' scores.
     """
     from isod.training.device import choose_device
-    from isod.training.process import settle
-    from isod.training.run import run_in_folder
+    from isod.training.process import configure_process
+    from isod.training.run import Run
 
     config = run_config(base, params["run"])
-    said: list[str] = []
-    last = 0
-
-    def send(rows: list[Row], device: str = "", failed: str = "") -> None:
-        nonlocal last
-        last = rows[-1][0] if rows else last
-        tune.report({"iteration": last, "rows": rows, "said": said.copy(), "device": device, "failed": failed})
-        said.clear()
-
     folder = trial_folder(runs, config)
-    settle(resources.threads)
+    reporter = TuneReporter()
+    configure_process(resources.threads)
     try:
-        if resources.workers_per_trial > 1 and not folder.finished:
-            from isod.orchestration.ranks import run_on_ranks  # imports Ray Train, which other trials do without
+        with messages_to(reporter.messages.append):
+            if resources.workers_per_trial > 1 and not folder.finished:
+                from isod.orchestration.ranks import run_on_ranks  # imports Ray Train, which other trials do without
 
-            run_on_ranks(
-                config,
-                store_uri=store_uri,
+                run_on_ranks(
+                    config,
+                    store_uri=store_uri,
+                    folder=folder,
+                    holdout=holdout,
+                    resources=resources,
+                    reporter=reporter,
+                )
+                return
+            device = choose_device("cuda" if resources.gpus_per_trial > 0 else "cpu")
+            reporter.device = device_name(device)
+            run = Run(
+                config=config,
+                store=CropStore.open(store_uri),
                 folder=folder,
-                holdout=holdout,
+                device=device,
                 resources=resources,
-                send=send,
-                say=said.append,
+                holdout_cache=Path(holdout),
             )
-            return
-        device = choose_device("cuda" if resources.gpus_per_trial > 0 else "cpu")
-        name = device_name(device)
-        run_in_folder(
-            config,
-            CropStore.open(store_uri),
-            folder,
-            lambda examples, state: kept_stream(resources).begin(store_uri, config, examples, state),
-            device=device,
-            workers=resources.decode_workers,
-            holdout_cache=Path(holdout),
-            report=lambda metrics, iteration: send([(iteration, metrics)], name),
-            replay=lambda rows: send(rows, name),
-            checkpoint_share=resources.checkpoint_share,
-            say=said.append,
-        )
+            run.train(
+                lambda examples, state: kept_stream(resources).begin(store_uri, config, examples, state), reporter
+            )
     except BaseException as error:
         drop_stream()
         cause = error.cause if isinstance(error, RayTaskError) else error  # a worker's own exception
         if not isinstance(cause, InputError | FloatingPointError):
-            raise  # a lost process or machine: the next attempt goes on from the checkpoint
-        send([], failed=str(cause).splitlines()[0])  # Ray Data adds lines of advice to a worker's own words
+            raise  # a lost process or machine: the next attempt resumes from the checkpoint
+        reporter.fail(str(cause).splitlines()[0])  # Ray Data adds lines of advice to a worker's own words

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import torch
 from isod.config.record import changes
 from isod.errors import InputError
 from isod.files import whole
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 KEPT = 2  # newest ones; should the last be damaged, the one before it serves
@@ -41,7 +43,6 @@ class Checkpoints:
         folder: is made when the first one is written.
         settings: everything that the run depends on, flat; a checkpoint of other settings is refused.
         share: of the training time that checkpoints may take. One that comes too soon after the last is left out.
-        say: where to tell that one could not be written, or read.
     """
 
     def __init__(
@@ -50,12 +51,10 @@ class Checkpoints:
         settings: dict[str, str | int | float | bool],
         *,
         share: float = 0.01,
-        say: Callable[[str], None] = print,
     ) -> None:
         self._folder = folder
         self._settings = settings
         self._share = share
-        self._say = say
         self._saved_at = 0.0  # training seconds at the last one
         self.cost = 0.0  # seconds that all of them took
         self._last_cost = 0.0
@@ -80,7 +79,9 @@ class Checkpoints:
             for old in self._paths()[KEPT:]:
                 old.unlink()
         except OSError as error:
-            self._say(f"checkpoint at iteration {iteration} not written ({error.strerror or error}); the run goes on")
+            log.warning(
+                "checkpoint at iteration %s not written (%s); the run continues", iteration, error.strerror or error
+            )
         self._last_cost = time.perf_counter() - began
         self.cost += self._last_cost
         self._saved_at = seconds
@@ -104,7 +105,7 @@ class Checkpoints:
             except Exception as error:  # torch raises whatever a damaged file leads it to
                 if isinstance(error, MemoryError) or "allocate memory" in str(error):
                     raise InputError(f"there is not enough memory to read {path}: free some, and resume") from None
-                self._say(f"{path} is damaged and left out ({type(error).__name__})")
+                log.warning("%s is damaged and ignored (%s)", path, type(error).__name__)
                 path.rename(path.with_suffix(".damaged"))
                 continue
             if found != FORMAT:

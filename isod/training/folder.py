@@ -1,9 +1,10 @@
 """The folder that a run leaves its results in, and how far the run has come there; needs neither torch nor pandas.
 
 metrics.csv        one row per validation, written as they come
-checkpoint-*.pt    while the run goes on
+checkpoint-*.pt    until the run has finished
 examples.parquet   per-example statistics
-model.pt           the network's weights; written last: the run has finished"""
+model/             the trained detector (isod.detector.saved); written last: the run has finished
+"""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has come to its end."""
-        return (self.path / MODEL).exists()
+        """Whether the run has ended: the trained model is written last."""
+        return (self.path / MODEL).is_dir()
 
     @property
     def begun(self) -> bool:

@@ -19,7 +19,7 @@ from isod.sampling.samplers import SamplerConfig
 from isod.sampling.schedule import DrawSchedule
 from isod.sampling.table import table_for
 from isod.training.examples import TrainingExamples, check_examples, shares
-from isod.training.loop import FREE, Feed, out_of_memory
+from isod.training.loop import FREE, BatchFeed, out_of_memory
 from isod.training.stream import LocalStream
 from isod.training.trainer import Trainer
 from isod.training.validation import in_batches, read_ahead
@@ -99,7 +99,7 @@ def holdout_scores(
     where = "in the training of the hold-out model"
     try:
         trainer = Trainer(run, store.meta, device)
-        feed = Feed(trainer, stream, 0)
+        feed = BatchFeed(trainer, stream, 0)
         for batch, loaded in feed:
             stream.send_scores(batch.step, batch.draw.indices, trainer.step(batch, loaded, feed.fetch).scores)
         where = "while the hold-out model scored the training examples"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -15,11 +16,13 @@ from isod.errors import InputError
 from isod.sampling.samplers import IN_PROPORTION
 from isod.signals import ctrl_c_waits
 from isod.training.checkpoint import Checkpoints
-from isod.training.statistics import RunRecord, StepResult
+from isod.training.statistics import RunStatistics, StepResult
 from isod.training.stream import Batch, Stream
 from isod.training.trainer import Loaded, Trainer
 from isod.training.validation import ValidationCrops
 from isod.vocabulary import UNIFORM_ABOVE, ess_in_words
+
+log = logging.getLogger(__name__)
 
 FREE = "free memory on the device: let fewer runs share it, or prepare smaller crops"  # where no smaller batch helps
 
@@ -30,10 +33,9 @@ def train(
     validation: ValidationCrops,
     report: Callable[[dict[str, float], int], None],
     *,
-    record: RunRecord | None = None,
+    record: RunStatistics | None = None,
     checkpoints: Checkpoints | None = None,
-    say: Callable[[str], None] = print,
-) -> RunRecord:
+) -> RunStatistics:
     """The loop: fetch, step, send scores back, sometimes validate, report and write a checkpoint.
 
     Where several processes share the run, this is rank 0's, and the others ``follow``.
@@ -45,12 +47,11 @@ def train(
         record: of this run; a fresh one if not given. Training goes on after the ``record.iteration`` steps done.
         checkpoints: written after a report, and when the run is interrupted (KeyboardInterrupt), for which a Ctrl-C
             waits until the step or the write under way is done; none if not given.
-        say: where to tell what the person who waits should know.
     Returns:
         The record at the end.
     """
     training = trainer.config.training
-    record = record or RunRecord(stream.num_examples)
+    record = record or RunStatistics(stream.num_examples)
     clock = Clock(record)
 
     def save() -> None:
@@ -87,7 +88,8 @@ def train(
                 in_proportion = sampler.heuristic and sampler.strategy in IN_PROPORTION
                 if in_proportion and summary.effective_sample_size > UNIFORM_ABOVE:
                     ess = summary.effective_sample_size
-                    say(f"effective sample size over N once all have a score: {ess:.2f}, {ess_in_words(ess)}")
+                    words = ess_in_words(ess)
+                    log.info("effective sample size over N once all have a score: %.2f, %s", ess, words)
             report(metrics, done)
             if checkpoints is not None and (done == training.iterations or checkpoints.due(record.seconds)):
                 save()
@@ -96,7 +98,7 @@ def train(
     try:
         if record.iteration > record.reported and validates_after(record.iteration, training):
             validate()  # a Ctrl-C came in the middle of this one
-        feed = Feed(trainer, stream, record.iteration)
+        feed = BatchFeed(trainer, stream, record.iteration)
         for batch, loaded in feed:
             if not compiling:
                 clock.start()  # at the first batch, as a stream takes seconds to start, once
@@ -108,11 +110,11 @@ def train(
                 between_steps = True
             compiling = False
             if result.unreadable.any():
-                _tell_unreadable(batch.draw.indices[result.unreadable], record, say)
+                _log_unreadable(batch.draw.indices[result.unreadable], record)
             if validates_after(record.iteration, training):
                 validate()
             clock.start()
-    except (KeyboardInterrupt, BrokenPipeError):  # of a pipe, say to `head`, that ``say`` or ``report`` writes to
+    except (KeyboardInterrupt, BrokenPipeError):  # of a pipe, to `head` for example, that a report is written to
         if between_steps:  # in the middle of one, the network's running statistics are ahead of its weights
             with ctrl_c_waits():
                 save()
@@ -128,17 +130,17 @@ def validates_after(iteration: int, training: TrainingConfig) -> bool:
 class Clock:
     """Adds to the record's seconds the time from each ``start`` to the ``stop`` that follows it."""
 
-    def __init__(self, record: RunRecord) -> None:
+    def __init__(self, record: RunStatistics) -> None:
         self._record = record
         self._began: float | None = None
 
     def start(self) -> None:
-        """Does nothing while it runs."""
+        """No-op if running."""
         if self._began is None:
             self._began = time.perf_counter()
 
     def stop(self) -> None:
-        """Does nothing while it stands."""
+        """No-op if not running."""
         if self._began is not None:
             self._record.seconds += time.perf_counter() - self._began
             self._began = None
@@ -150,7 +152,7 @@ def follow(trainer: Trainer, stream: Stream, start: int) -> None:
     Args:
         start: steps done before.
     """
-    feed = Feed(trainer, stream, start)
+    feed = BatchFeed(trainer, stream, start)
     for batch, loaded in feed:
         result = _step(trainer, batch, loaded, feed.fetch)
         stream.send_scores(batch.step, batch.draw.indices, result.scores)
@@ -161,7 +163,7 @@ def fetches_early(device: torch.device, lag: int) -> bool:
     return device.type == "cuda" and lag >= 1
 
 
-class Feed:
+class BatchFeed:
     """The batches of a run from step ``start`` on, each with what the trainer has loaded of it, or None.
 
     On a GPU the next one is fetched and copied while the device computes: the draw that it waits for needs no score of
@@ -190,10 +192,10 @@ class Feed:
             yield batch, None
 
 
-def _step(trainer: Trainer, batch: Batch, loaded: Loaded | None, meanwhile: Callable[[], None]) -> StepResult:
+def _step(trainer: Trainer, batch: Batch, loaded: Loaded | None, while_computing: Callable[[], None]) -> StepResult:
     """The trainer's step; out of memory becomes the sentence that says what to do."""
     try:
-        return trainer.step(batch, loaded, meanwhile)
+        return trainer.step(batch, loaded, while_computing)
     except torch.OutOfMemoryError as error:
         reason = str(error)
     trainer.optimizer.zero_grad()  # the failed step's tensors are gone with its traceback, this is the rest
@@ -215,11 +217,12 @@ def out_of_memory(reason: str, where: str, advice: str) -> InputError:
     return InputError(f"out of memory {where} ({reason.partition('.')[0]}); {advice}")
 
 
-def _tell_unreadable(indices: NDArray[np.int64], record: RunRecord, say: Callable[[str], None]) -> None:
-    """Each crop that does not decode, once."""
+def _log_unreadable(indices: NDArray[np.int64], record: RunStatistics) -> None:
+    """Log each crop that does not decode, once."""
     for index in set(indices.tolist()) - record.unreadable:
         record.unreadable.add(index)
-        say(
-            f"the image of training example {index} does not decode: it keeps its index, weighs nothing and scores 0 "
-            f"({len(record.unreadable)} so far)"
+        log.warning(
+            "the image of training example %s does not decode: it keeps its index, loss weight 0, score 0 (%s so far)",
+            index,
+            len(record.unreadable),
         )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 SWITCH_INTERVAL = 5e-4  # seconds; Python's own is 5e-3
 
 
-def settle(threads: int) -> None:
+def configure_process(threads: int) -> None:
     """Torch's CPU threads, memory that stays with the process, and how soon the interpreter changes between threads.
 
     Ray Data schedules and unpacks in threads of the process that trains, and each operation of torch gives the

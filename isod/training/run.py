@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -14,251 +15,209 @@ import torch
 from numpy.typing import NDArray
 
 from isod.config.record import CONTENTS, changes, flatten
-from isod.config.settings import RunConfig
+from isod.config.settings import ResourceConfig, RunConfig
 from isod.data.store.split import CropSplit, CropStore
+from isod.detector.saved import ModelDescription, save_model
 from isod.errors import InputError, require
 from isod.files import absolute, output_folder, whole
-from isod.training.checkpoint import Checkpoints, save_whole
+from isod.training.checkpoint import Checkpoints
 from isod.training.decode import check_decoder
 from isod.training.examples import TrainingExamples, check_examples, epoch_note
 from isod.training.folder import Row, RunFolder
 from isod.training.holdout import training_examples
 from isod.training.loop import FREE, follow, out_of_memory, train
-from isod.training.process import check_compiler, settle
+from isod.training.metrics_table import MetricsTable
+from isod.training.process import check_compiler, configure_process
 from isod.training.ranks import state_of_rank_0
-from isod.training.statistics import RunRecord
-from isod.training.stream import WHOLE, Part, Stream, local_stream
+from isod.training.statistics import RunStatistics
+from isod.training.stream import WHOLE_BATCH, BatchPart, LocalStream, Stream, local_stream
 from isod.training.trainer import Trainer
 from isod.training.validation import ValidationCrops
-from isod.vocabulary import EXAMPLES, METRICS, MODEL
+from isod.version import source_commit
+from isod.vocabulary import EXAMPLES, METRICS, MODEL, OLD_MODEL
 
+log = logging.getLogger(__name__)
 
-def run_settings(config: RunConfig, store: CropStore) -> dict[str, str | int | float | bool]:
-    """Everything that a run depends on, flat: config.json, and what a checkpoint must agree with."""
-    return {"store": store.uri, CONTENTS: store.meta.contents, **flatten(config)}
+CONFIG = "config.json"  # of a run that ``Run.start`` began: its settings, flat
 
-
-class MetricsTable:
-    """metrics.csv: one row per validation. Written whole each time, so that no interruption leaves half a row."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.rows: list[dict[str, float]] = []
-        if path.exists():
-            try:
-                self.rows = pd.read_csv(path).to_dict("records")  # type: ignore[assignment]
-            except ValueError as error:
-                raise InputError(f"{path} is damaged ({error}): start the run anew, in another folder") from None
-
-    def keep(self, iteration: int) -> None:
-        """Forget the rows after an iteration: those that the run will write again."""
-        self.rows = [row for row in self.rows if row["iteration"] <= iteration]
-
-    def append(self, metrics: dict[str, float], iteration: int) -> None:
-        """Adds the row of one validation. Raises OSError if the file cannot be written; the row is then in the next."""
-        self.rows.append({"iteration": iteration, **metrics})
-        self.write()
-
-    def write(self) -> None:
-        """Every row so far. Raises OSError if that cannot be."""
-        with whole(self._path) as part:
-            pd.DataFrame(self.rows).to_csv(part, index=False)
-
-    def history(self) -> list[Row]:
-        """(iteration, metrics) of every row."""
-        return [(int(row["iteration"]), {k: v for k, v in row.items() if k != "iteration"}) for row in self.rows]
-
-
-def write_examples(path: Path, split: CropSplit, statistics: dict[str, NDArray]) -> None:
-    """Per-example statistics as Parquet: index, frame_id, draw_count, mean_importance, last_step, margin."""
-    frame = pd.DataFrame({"index": np.arange(len(split)), "frame_id": split.annotations().frame_ids, **statistics})
-    with whole(path) as part:
-        frame.to_parquet(part, index=False)
-
-
+# Makes the stream of a run's draws from its examples and, after a restart, the saved table.
 MakeStream = Callable[[TrainingExamples, "dict[str, Any] | None"], Stream]
 
 
-def run_in_folder(
-    config: RunConfig,
-    store: CropStore,
-    folder: RunFolder,
-    make_stream: MakeStream,
-    *,
-    device: torch.device,
-    workers: int,
-    holdout_cache: Path,
-    report: Callable[[dict[str, float], int], None],
-    replay: Callable[[list[Row]], None] = lambda rows: None,
-    checkpoint_share: float = 0.01,
-    say: Callable[[str], None] = print,
-    part: Part = WHOLE,
-) -> None:
-    """Train one run to its end, from its last checkpoint if the folder has one.
+class Reporter(Protocol):
+    """Receives what a run measures."""
 
-    Args:
-        make_stream: the stream of the run's draws, from the examples and, after a restart, the saved table.
-        workers: threads that decode crops for validation, and for a hold-out model.
-        holdout_cache: where hold-out scores are kept for the runs that share them.
-        report: called with the metrics and the iteration of each validation.
-        replay: called once, first, with the validations that an earlier attempt left, if there was one.
-        checkpoint_share: of the training time that checkpoints may take.
-        part: rank 0's, where several processes share the run; the others ``follow_run``.
-    Raises:
-        InputError: a checkpoint of other settings, a GPU that does not decode, no compiler for a run that asks for
-            one, or a network or batch that does not fit.
-        FloatingPointError: the loss is not finite.
-    """
-    split = store.split("train")
-    folder.path.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(folder.path, run_settings(config, store), share=checkpoint_share, say=say)
-    table = MetricsTable(folder.path / METRICS)
-    if folder.finished:
-        replay(table.history())
-        return
-    if config.training.decode_on_device:
-        check_decoder(device)
-    if config.training.compiled and part.ranks == 1:
-        check_compiler(device)
-    saved = checkpoints.load()
-    examples = training_examples(config, store, device=device, workers=workers, cache=holdout_cache)
-    trainer = _trainer(config, store, device, part, saved)
-    record = RunRecord(len(split), split.wrong_examples(), examples.offset)
-    if saved is not None:
-        record.load_state_dict(saved["record"])
-        say(f"going on after iteration {record.iteration}")
-    if part.ranks > 1:
-        state_of_rank_0({"iteration": record.iteration, **trainer.state_dict()})
-    table.keep(record.reported)
-    if table.rows:
-        replay(table.history())
+    def report(self, metrics: dict[str, float], iteration: int) -> None:
+        """Receive the metrics of one validation, after ``iteration`` steps."""
+        ...
 
-    def append(metrics: dict[str, float], iteration: int) -> None:
-        try:
-            table.append(metrics, iteration)
-        except OSError as error:
-            reason = error.strerror or error
-            say(f"metrics of iteration {iteration} not written ({reason}): they come with the next; the run goes on")
-        report(metrics, iteration)
-
-    stream = make_stream(examples, None if saved is None else saved["table"])
-    share = config.training.batch_size // part.ranks  # what this device trains on, so that it fits
-    validation = ValidationCrops(store.split("val"), share, threads=workers, say=say)
-    train(trainer, stream, validation, append, record=record, checkpoints=checkpoints, say=say)
-    table.write()  # again, in case the last time failed
-    statistics = stream.statistics(config.training.iterations - 1) | record.examples()
-    write_examples(folder.path / EXAMPLES, split, statistics)
-    save_whole(trainer.model.state_dict(), folder.path / MODEL)
-    checkpoints.clear()
+    def replay(self, rows: list[Row]) -> None:
+        """Receive the (iteration, metrics) of an earlier attempt's validations; called at most once, first."""
+        ...
 
 
-def follow_run(
-    config: RunConfig,
-    store: CropStore,
-    make_stream: Callable[[int], Stream],
-    *,
-    device: torch.device,
-    part: Part,
-) -> None:
-    """A rank's share of the run whose rank 0 is in ``run_in_folder``, to its end.
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One sampler with one seed on one store, and where its results go."""
 
-    Args:
-        make_stream: the stream of this rank's part of the batches, from the first step on.
-    Raises:
-        InputError: the network or a batch does not fit.
-        FloatingPointError: the loss is not finite.
-    """
-    trainer = _trainer(config, store, device, part)
-    state = state_of_rank_0()
-    trainer.load_state_dict(state)
-    start = int(state["iteration"])
-    follow(trainer, make_stream(start), start)
+    config: RunConfig
+    store: CropStore
+    folder: RunFolder
+    device: torch.device
+    resources: ResourceConfig = field(default_factory=ResourceConfig)
+    part: BatchPart = WHOLE_BATCH  # of every batch that this process trains on, where several share the run
+    holdout_cache: Path | None = None  # hold-out scores that runs share; None: in the run's own folder
 
+    @property
+    def settings(self) -> dict[str, str | int | float | bool]:
+        """Everything that the run depends on, flat: config.json, and what a checkpoint must agree with."""
+        return {"store": self.store.uri, CONTENTS: self.store.meta.contents, **flatten(self.config)}
 
-def _trainer(
-    config: RunConfig, store: CropStore, device: torch.device, part: Part, saved: dict[str, Any] | None = None
-) -> Trainer:
-    """The trainer, as saved; out of memory becomes a sentence."""
-    try:
-        trainer = Trainer(config, store.meta, device, part)
-        if saved is not None:
-            trainer.load_state_dict(saved)
-        return trainer
-    except torch.OutOfMemoryError as error:
-        reason = str(error)
-    raise out_of_memory(reason, "with the network alone", FREE)
+    def local_stream(self, examples: TrainingExamples, state: dict[str, Any] | None = None) -> LocalStream:
+        """Return the stream of the run's draws in this process, read by threads; without Ray."""
+        split, workers = self.store.split("train"), self.resources.decode_workers
+        return local_stream(self.config, split, examples, workers=workers, state=state, part=self.part)
 
+    def start(self, reporter: Reporter, *, resume: bool = False) -> None:
+        """Train in this process alone, from the beginning or, with ``resume``, from the folder's last checkpoint.
 
-def run_local(
-    config: RunConfig,
-    store_uri: str,
-    out: Path,
-    *,
-    device: torch.device,
-    workers: int,
-    threads: int,
-    resume: bool = False,
-    checkpoint_share: float = 0.01,
-    say: Callable[[str], None] = print,
-) -> None:
-    """Trains one sampler with one seed and writes config.json and the files of isod.training.files to ``out``.
+        Raises:
+            InputError: a batch larger than the data set, a folder that holds another run, or with ``resume`` none; and
+                what ``train`` raises.
+        """
+        path = self.folder.path
+        if resume:
+            require((path / CONFIG).exists(), "--resume needs a run in --out, and there is none", str(path))
+            self._require_same_settings(path / CONFIG)
+            if self.folder.finished:
+                log.info("the run in %s has finished", path)
+                return
+        else:
+            require(not self.folder.begun, "--out must be a folder without an earlier run, unless you --resume it",
+                    str(path))  # fmt: skip
+        split = self.store.split("train")
+        check_examples(self.config, split)
+        if note := epoch_note(self.config, split):
+            log.info(note)
+        output_folder(path)
+        if not resume:
+            with whole(path / CONFIG) as file:
+                file.write_text(json.dumps(self.settings, indent=2) + "\n")
+        configure_process(self.resources.threads)
+        self.train(self.local_stream, reporter)
 
-    Args:
-        workers: threads that read and decode crops.
-        threads: torch's CPU threads; part of what makes two runs equal to the last bit.
-        store_uri: a folder, relative to the present one if it is not absolute, or an address.
-        resume: go on with the run that ``out`` holds, from its last checkpoint.
-    Raises:
-        InputError: a store that cannot be used, a batch larger than the data set, a folder that holds another run, or
-            with ``resume`` none.
-    """
-    store = CropStore.open(absolute(store_uri))
-    folder = RunFolder(out)
-    settings = run_settings(config, store)
-    if resume:
-        require((out / "config.json").exists(), "--resume goes on with the run in --out, and there is none", str(out))
-        _require_same(settings, out / "config.json")
-        if folder.finished:
-            say(f"the run in {out} has finished")
+    def train(self, make_stream: MakeStream, reporter: Reporter) -> None:
+        """Train to the end, from the last checkpoint if the folder has one. With a part of each batch, as rank 0.
+
+        Raises:
+            InputError: a checkpoint of other settings, a GPU that does not decode, no compiler for a run that asks for
+                one, or a network or batch that does not fit.
+            FloatingPointError: the loss is not finite.
+        """
+        config, path, split = self.config, self.folder.path, self.store.split("train")
+        path.mkdir(parents=True, exist_ok=True)
+        table = MetricsTable(path / METRICS)
+        if self.folder.finished:
+            reporter.replay(table.history())
             return
-    else:
-        require(not folder.begun, "--out must be a folder without an earlier run, unless you --resume it", str(out))
-    split = store.split("train")
-    check_examples(config, split)
-    if note := epoch_note(config, split):
-        say(note)
-    out = output_folder(out)
-    if not resume:
-        with whole(out / "config.json") as part:
-            part.write_text(json.dumps(settings, indent=2) + "\n")
-    settle(threads)
+        if (path / OLD_MODEL).exists():
+            raise InputError(
+                f"{path} holds a run that an isod before 0.2 finished ({OLD_MODEL}): use the isod that trained it, or "
+                "another folder"
+            )
+        checkpoints = Checkpoints(path, self.settings, share=self.resources.checkpoint_share)
+        if config.training.decode_on_device:
+            check_decoder(self.device)
+        if config.training.compiled and self.part.ranks == 1:
+            check_compiler(self.device)
+        saved = checkpoints.load()
+        threads = self.resources.decode_workers
+        cache = self.holdout_cache or path / "holdout"
+        examples = training_examples(config, self.store, device=self.device, workers=threads, cache=cache)
+        trainer = self._trainer(saved)
+        statistics = RunStatistics(len(split), split.wrong_examples(), examples.offset)
+        if saved is not None:
+            statistics.load_state_dict(saved["record"])
+            log.info("resuming after iteration %s", statistics.iteration)
+        if self.part.ranks > 1:
+            state_of_rank_0({"iteration": statistics.iteration, **trainer.state_dict()})
+        table.keep(statistics.reported)
+        if table.rows:
+            reporter.replay(table.history())
 
-    def report(metrics: dict[str, float], iteration: int) -> None:
-        ess = "–" if math.isnan(metrics["sampler/ess"]) else f"{metrics['sampler/ess']:.3f}"
-        say(
-            f"iteration {iteration:>7}/{config.training.iterations}  loss {metrics['train/loss']:.4f}"
-            f"  mAP {metrics['mAP']:.4f}  ESS/N {ess}  {metrics['time/seconds']:.1f} s"
+        def report(metrics: dict[str, float], iteration: int) -> None:
+            try:
+                table.append(metrics, iteration)
+            except OSError as error:
+                log.warning(
+                    "metrics of iteration %s not written (%s): they come with the next; the run continues",
+                    iteration,
+                    error.strerror or error,
+                )
+            reporter.report(metrics, iteration)
+
+        stream = make_stream(examples, None if saved is None else saved["table"])
+        batch_size = config.training.batch_size // self.part.ranks  # what this device trains on, so that it fits
+        validation = ValidationCrops(self.store.split("val"), batch_size, threads=threads)
+        train(trainer, stream, validation, report, record=statistics, checkpoints=checkpoints)
+        table.write()  # again, in case the last time failed
+        of_examples = stream.statistics(config.training.iterations - 1) | statistics.examples()
+        write_examples(path / EXAMPLES, split, of_examples)
+        save_model(path / MODEL, trainer.model, self.describe_model())
+        checkpoints.clear()
+
+    def follow(self, make_stream: Callable[[int], Stream]) -> None:
+        """Train on this rank's part of the batches of a run that rank 0 trains, to its end.
+
+        Args:
+            make_stream: the stream of this rank's part of the batches, from the first step on.
+        Raises:
+            InputError: the network or a batch does not fit.
+            FloatingPointError: the loss is not finite.
+        """
+        trainer = self._trainer()
+        state = state_of_rank_0()
+        trainer.load_state_dict(state)
+        first = int(state["iteration"])
+        follow(trainer, make_stream(first), first)
+
+    def describe_model(self) -> ModelDescription:
+        """Return what model.json says of the detector that this run trains."""
+        meta, training = self.store.meta, self.config.training
+        preparation = {name: meta.settings.get(name) for name in ("source", "roi", "tiles", "resize")}
+        return ModelDescription(
+            detector=self.config.detector,
+            class_names=meta.class_names,
+            crop_size=meta.crop_size,
+            preparation=preparation,
+            demo=meta.demo,
+            commit=source_commit(),
+            run={"sampler": self.config.sampler.name, "seed": training.seed, "iterations": training.iterations},
         )
 
-    run_in_folder(
-        config,
-        store,
-        RunFolder(out),
-        lambda examples, state: local_stream(config, split, examples, workers=workers, state=state),
-        device=device,
-        workers=workers,
-        holdout_cache=out / "holdout",
-        report=report,
-        checkpoint_share=checkpoint_share,
-        say=say,
-    )
+    def _trainer(self, saved: dict[str, Any] | None = None) -> Trainer:
+        """Return the trainer, as saved; out of memory becomes a sentence."""
+        try:
+            trainer = Trainer(self.config, self.store.meta, self.device, self.part)
+            if saved is not None:
+                trainer.load_state_dict(saved)
+            return trainer
+        except torch.OutOfMemoryError as error:
+            reason = str(error)
+        raise out_of_memory(reason, "with the network alone", FREE)
+
+    def _require_same_settings(self, path: Path) -> None:
+        try:
+            saved = json.loads(path.read_text())
+            saved["store"] = absolute(saved["store"])
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise InputError(f"{path} is damaged: start the run anew, in another folder") from None
+        if text := changes(saved, self.settings):
+            raise InputError(f"--resume needs the settings that the run began with, see {path}: {text}")
 
 
-def _require_same(settings: dict[str, str | int | float | bool], path: Path) -> None:
-    try:
-        saved = json.loads(path.read_text())
-        saved["store"] = absolute(saved["store"])
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise InputError(f"{path} is damaged: start the run anew, in another folder") from None
-    if text := changes(saved, settings):
-        raise InputError(f"--resume needs the settings that the run began with, see {path}: {text}")
+def write_examples(path: Path, split: CropSplit, statistics: dict[str, NDArray]) -> None:
+    """Write per-example statistics as Parquet: index, frame_id, draw_count, mean_importance, last_step, margin."""
+    frame = pd.DataFrame({"index": np.arange(len(split)), "frame_id": split.annotations().frame_ids, **statistics})
+    with whole(path) as part:
+        frame.to_parquet(part, index=False)

@@ -64,7 +64,7 @@ class Moments:
         return [self.count, self.mean_x, self.mean_y, self.xx, self.yy, self.xy]
 
 
-class RunRecord:
+class RunStatistics:
     """How far a run has come, and what it knows that neither network nor table holds.
 
     Args:

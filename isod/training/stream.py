@@ -20,7 +20,7 @@ from isod.training.examples import TrainingExamples
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchPart:
     """Which part of every batch a process trains on: of equal, contiguous parts the one numbered as its rank."""
 
     rank: int = 0
@@ -32,7 +32,7 @@ class Part:
         return slots[self.rank * size : (self.rank + 1) * size]
 
 
-WHOLE = Part()  # of a run in one process
+WHOLE_BATCH = BatchPart()  # of a run in one process
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class LocalStream:
         schedule: DrawSchedule,
         *,
         workers: int = 1,
-        part: Part = WHOLE,
+        part: BatchPart = WHOLE_BATCH,
         decode: bool = True,
     ) -> None:
         self._split = split
@@ -163,7 +163,7 @@ def local_stream(
     *,
     workers: int,
     state: dict[str, Any] | None = None,
-    part: Part = WHOLE,
+    part: BatchPart = WHOLE_BATCH,
 ) -> LocalStream:
     """The run's own table over its examples, and the stream of its draws; from a saved ``state`` if given.
 

@@ -25,7 +25,7 @@ from isod.sampling.table import Draw
 from isod.training.decode import decode_batch
 from isod.training.ranks import gather_step, sum_gradients, sum_over_ranks
 from isod.training.statistics import StepResult, example_losses, object_margins
-from isod.training.stream import WHOLE, Batch, Part
+from isod.training.stream import WHOLE_BATCH, Batch, BatchPart
 from isod.training.validation import ValidationCrops
 
 FLIP_STREAM = 1  # which of the seed's random streams mirrors crops; the draws have their own
@@ -86,7 +86,7 @@ class Trainer:
         config: RunConfig,
         meta: StoreMeta,
         device: torch.device,
-        part: Part = WHOLE,
+        part: BatchPart = WHOLE_BATCH,
     ) -> None:
         self.config = config
         self.meta = meta

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from isod.data.store.crops import Crops
 from isod.data.store.split import CropSplit
+
+log = logging.getLogger(__name__)
 
 CACHE_BYTES = 512 * 2**20  # decoded validation crops are kept in memory up to this size
 
@@ -42,17 +45,13 @@ def read_ahead(
 class ValidationCrops:
     """The validation split in fixed batches; decoded once where it fits in memory.
 
-    A crop that does not decode is left out, and told.
+    A crop that does not decode is left out, and logged.
 
     Args:
         threads: how many decode.
-        say: where to tell.
     """
 
-    def __init__(
-        self, split: CropSplit, batch_size: int, *, threads: int = 1, say: Callable[[str], None] = print
-    ) -> None:
-        self._say = say
+    def __init__(self, split: CropSplit, batch_size: int, *, threads: int = 1) -> None:
         self._threads = threads
         self._unreadable: set[int] = set()
         self._split = split
@@ -68,7 +67,7 @@ class ValidationCrops:
         kept: list[Crops] = []
         for crops in read_ahead(self._split, self._batches, threads=self._threads, quarantine=True):
             if crops.unreadable.any():
-                self._tell(crops)
+                self._log_unreadable(crops)
                 crops = crops.without(crops.unreadable)
             if self._cache is not None:
                 kept.append(crops)
@@ -79,7 +78,7 @@ class ValidationCrops:
         if self._cache is not None:
             self._cache = kept
 
-    def _tell(self, crops: Crops) -> None:
+    def _log_unreadable(self, crops: Crops) -> None:
         for index in set(crops.indices[crops.unreadable].tolist()) - self._unreadable:
             self._unreadable.add(index)
-            self._say(f"the image of validation example {index} does not decode: it is left out of every metric")
+            log.warning("the image of validation example %s does not decode: it is left out of every metric", index)

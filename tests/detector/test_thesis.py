@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from isod.config.settings import DetectorConfig
-from isod.detector import Detector, Objects, detect, detection_loss
-from isod.detector.thesis.loss import paired_iou
-from isod.detector.thesis.network import Backbone, projection
+from isod.detector.thesis.inference import detections
+from isod.detector.thesis.loss import detection_loss, paired_iou
+from isod.detector.thesis.network import Backbone, Network, projection
 from isod.detector.thesis.targets import assign_targets, decode_boxes, encode_boxes
+from isod.objects import Objects
 
 TINY = DetectorConfig(width=0.125, blocks=(1, 1, 1, 1))
 
@@ -27,7 +28,7 @@ def objects(*images: list[tuple[list[float], int]]) -> Objects:
     """One list of (box, label) per image; label 0 is don't-care."""
     boxes = [np.array([box for box, _ in image], np.float32).reshape(-1, 4) for image in images]
     labels = [np.array([label for _, label in image], np.int64) for image in images]
-    return Objects.from_lists(boxes, labels, [item == 0 for item in labels])
+    return Objects.from_lists(boxes, labels, [item == 0 for item in labels]).to(torch.device("cpu"))
 
 
 def test_locations_strictly_inside_a_box_are_positive():
@@ -93,7 +94,7 @@ def test_dont_care_trains_the_box_and_never_the_class():
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
     offsets = torch.ones(1, 4, 4, 4, requires_grad=True)
     loss, outcome = detection_loss(logits, offsets, objects([([0, 0, 16, 16], 0), ([4, 4, 28, 28], 1)]))
-    loss.total.backward()
+    (loss.class_loss + loss.box_loss).backward()
     assert (logits.grad[0, :, inside] == 0).all()
     assert (logits.grad[0, :, ~inside] != 0).any()
     assert (offsets.grad[0][:, inside] != 0).any()
@@ -105,13 +106,10 @@ def test_loss_by_hand():
     # 2×2 map; the prediction there is the 16×16 box around it, the target its right half: IoU ½, hull = union
     logits = torch.zeros(1, 3, 2, 2)
     offsets = torch.full((1, 4, 2, 2), 1.0 + 0.5)
-    loss, outcome = detection_loss(
-        logits, offsets, objects([([12 - 0.5, 4, 20, 20], 1)]), class_weight=2.0, box_weight=3.0
-    )
+    loss, outcome = detection_loss(logits, offsets, objects([([12 - 0.5, 4, 20, 20], 1)]))
     # target 8.5 wide, 16 high = 136; prediction (4, 4, 20, 20) = 256, contains it: IoU = GIoU = 136/256
     assert loss.class_loss.item() == pytest.approx(math.log(3))
     assert loss.box_loss.item() == pytest.approx(1 - 136 / 256)
-    assert loss.total.item() == pytest.approx(2 * math.log(3) + 3 * (1 - 136 / 256))
     assert outcome.iou[0, 1, 1].item() == pytest.approx(136 / 256)
     assert outcome.object_area.tolist() == [[pytest.approx(136)]]
 
@@ -121,7 +119,7 @@ def test_a_part_with_nothing_to_average_is_zero(image):
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
     offsets = torch.rand(1, 4, 4, 4, requires_grad=True)
     loss, _ = detection_loss(logits, offsets, objects(image))
-    loss.total.backward()
+    (loss.class_loss + loss.box_loss).backward()
     assert (loss.class_loss if image else loss.box_loss).item() == 0
     assert torch.isfinite(logits.grad).all()
     assert torch.isfinite(offsets.grad).all()
@@ -135,8 +133,8 @@ def test_example_weights_scale_each_image_s_gradient():
         logits, torch.ones(2, 4, 4, 4), objects(image, image), example_weights=torch.tensor([1.0, 3.0])
     )
     plain, _ = detection_loss(logits, torch.ones(2, 4, 4, 4), objects(image, image))
-    (by_weight,) = torch.autograd.grad(weighted.total, logits)
-    (by_none,) = torch.autograd.grad(plain.total, logits)
+    (by_weight,) = torch.autograd.grad(weighted.class_loss, logits)
+    (by_none,) = torch.autograd.grad(plain.class_loss, logits)
     torch.testing.assert_close(by_weight, by_none * torch.tensor([1.0, 3.0]).view(2, 1, 1, 1))
 
 
@@ -195,7 +193,7 @@ for _ in range(10):
 
 @pytest.mark.parametrize(("height", "width"), [(48, 160), (144, 256), (100, 90)])
 def test_one_map_at_stride_8_for_any_image_size(height, width):
-    logits, offsets = Detector(4, TINY, seed=0).eval()(torch.zeros(2, 3, height, width, dtype=torch.uint8))
+    logits, offsets = Network(4, TINY, seed=0).eval()(torch.zeros(2, 3, height, width, dtype=torch.uint8))
     size = (math.ceil(height / 8), math.ceil(width / 8))
     assert logits.shape == (2, 5, *size)
     assert offsets.shape == (2, 4, *size)
@@ -207,11 +205,11 @@ def test_one_map_at_stride_8_for_any_image_size(height, width):
 def test_the_seed_alone_decides_the_initial_weights_and_no_global_state_moves():
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = Detector(2, TINY, seed=7).state_dict()
+    first = Network(2, TINY, seed=7).state_dict()
     assert torch.get_rng_state().equal(before)
     torch.manual_seed(2)
-    second = Detector(2, TINY, seed=7).state_dict()
-    other = Detector(2, TINY, seed=8).state_dict()
+    second = Network(2, TINY, seed=7).state_dict()
+    other = Network(2, TINY, seed=8).state_dict()
     assert all(first[name].equal(second[name]) for name in first)
     assert not first["head.weight"].equal(other["head.weight"])
 
@@ -223,7 +221,7 @@ def test_detections_by_hand():
     logits[:, 0] = 0.0
     logits[0, 1, 1, 1], logits[0, 1, 1, 2], logits[0, 2, 2, 1], logits[0, 1, 3, 3] = 3.0, 2.0, 1.0, -6.0
     boxes = torch.tensor([0.0, 0, 32, 32]).expand(2, 4, 4, 4)
-    found = detect(logits, encode_boxes(boxes).clamp(min=0), (30, 32), DetectorConfig())
+    found = detections(logits, encode_boxes(boxes).clamp(min=0), (30, 32), DetectorConfig())
     assert [len(item["scores"]) for item in found] == [2, 0]
     assert found[0]["labels"].tolist() == [1, 2]
     assert found[0]["scores"].tolist() == [pytest.approx(1 / (1 + math.exp(-3))), pytest.approx(1 / (1 + math.exp(-1)))]
@@ -237,7 +235,7 @@ def test_a_large_object_leaves_room_for_a_small_one():
     logits[0, 1, 10:40, 20:60], logits[0, 1, 5, 100] = 4.0, 1.4
     boxes = torch.tensor([160.0, 80, 480, 320]).repeat(1, 48, 160, 1)
     boxes[0, 5, 100] = torch.tensor([796.0, 36, 812, 52])
-    (found,) = detect(logits, encode_boxes(boxes).clamp(min=0), (384, 1280), DetectorConfig())
+    (found,) = detections(logits, encode_boxes(boxes).clamp(min=0), (384, 1280), DetectorConfig())
     torch.testing.assert_close(found["boxes"], torch.tensor([[160.0, 80, 480, 320], [796, 36, 812, 52]]))
 
 
@@ -250,11 +248,11 @@ def test_what_is_found_in_an_image_does_not_depend_on_the_batch():
     offsets = torch.rand(128, 4, 48, 160, generator=generator) * 4 + 1
     for row, column in ((20, 80), (20, 81), (21, 80)):
         logits[:, 1:, row, column] = torch.randn(128, 2, generator=generator)
-    together = detect(logits, offsets, (384, 1280), DetectorConfig())
+    together = detections(logits, offsets, (384, 1280), DetectorConfig())
     kept = [len(found["scores"]) for found in together]
     assert min(kept) < max(kept)  # NMS drops some
     for i, found in enumerate(together):
-        (alone,) = detect(logits[i : i + 1], offsets[i : i + 1], (384, 1280), DetectorConfig())
+        (alone,) = detections(logits[i : i + 1], offsets[i : i + 1], (384, 1280), DetectorConfig())
         assert all(found[name].equal(alone[name]) for name in found)
 
 
@@ -263,7 +261,7 @@ def test_what_is_found_in_an_image_does_not_depend_on_the_batch():
 def test_detections_are_sorted_bounded_and_above_the_floor(seed):
     generator = torch.Generator().manual_seed(seed)
     config = DetectorConfig(detections_per_image=7)
-    found = detect(
+    found = detections(
         torch.randn(3, 4, 5, 6, generator=generator), torch.rand(3, 4, 5, 6, generator=generator) * 3, (40, 48), config
     )
     for item in found:
@@ -281,7 +279,7 @@ def test_mirroring_twice_changes_nothing_and_once_moves_the_boxes():
 
 
 def test_a_few_steps_learn_one_image():
-    model = Detector(1, TINY, seed=0)
+    model = Network(1, TINY, seed=0)
     image = torch.zeros(2, 3, 48, 64, dtype=torch.uint8)
     image[:, :, 16:32, 24:48] = 255
     truth = objects(*[[([24, 16, 48, 32], 1)]] * 2)
@@ -289,8 +287,8 @@ def test_a_few_steps_learn_one_image():
     for _ in range(80):
         loss, _ = detection_loss(*model(image), truth)
         optimizer.zero_grad()
-        loss.total.backward()
+        (loss.class_loss + loss.box_loss).backward()
         optimizer.step()
-    best = {k: v[:1] for k, v in detect(*model(image), (48, 64), TINY)[0].items()}
+    best = {k: v[:1] for k, v in detections(*model(image), (48, 64), TINY)[0].items()}
     assert best["scores"].item() > 0.5
     assert box_iou(best["boxes"], torch.tensor([[24.0, 16, 48, 32]])).item() > 0.7

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from isod.evaluation.average_precision import average_precision
 from isod.evaluation.evaluator import DetectionEvaluator
+from isod.objects import Objects
 from isod.vocabulary import size_codes
 
 CLASSES = ("car", "deer")
@@ -31,7 +32,8 @@ def target(*objects, dont_care=()):
 
 def metrics_of(*images, **options):
     evaluator = DetectionEvaluator(CLASSES, IMAGE_SIZE, **options)
-    evaluator.update([p for p, _ in images], [t for _, t in images])
+    sizes = np.array([truth.get("image_size", IMAGE_SIZE) for _, truth in images])
+    evaluator.update([p for p, _ in images], Objects.from_targets([t for _, t in images]), image_sizes=sizes)
     return evaluator.compute()
 
 
@@ -171,9 +173,9 @@ def test_batches_add_up_and_reset_forgets():
     images = random_images(3)
     evaluator = DetectionEvaluator(CLASSES, IMAGE_SIZE)
     for found, truth in images:
-        evaluator.update([found], [truth])
+        evaluator.update([found], Objects.from_targets([truth]))
         evaluator.compute()  # reading in between changes nothing
-    evaluator.update([], [])
+    evaluator.update([], Objects.from_targets([]))
     assert evaluator.num_images == 20
     assert evaluator.compute() == pytest.approx(metrics_of(*images), nan_ok=True)
     evaluator.reset()
@@ -190,7 +192,7 @@ def test_false_positives_of_the_sizes_add_up():
 def test_memory_is_13_bytes_per_detection_above_the_floor():
     evaluator = DetectionEvaluator(CLASSES, IMAGE_SIZE, score_floor=0.5)
     low = prediction(*[(0, 0, 10, 10, 1, 0.4)] * 1000)
-    evaluator.update([low, prediction((0, 0, 10, 10, 1, 0.5))], [target(), target()])
+    evaluator.update([low, prediction((0, 0, 10, 10, 1, 0.5))], Objects.from_targets([target(), target()]))
     kept = [*evaluator._scores, *evaluator._labels, *evaluator._sizes, *evaluator._verdicts]
     assert sum(part.nbytes for part in kept) == 13
 
@@ -198,7 +200,8 @@ def test_memory_is_13_bytes_per_detection_above_the_floor():
 def test_targets_without_dont_care_and_empty_shapes_are_welcome():
     evaluator = DetectionEvaluator(CLASSES, IMAGE_SIZE)
     none = {"boxes": torch.empty(0), "labels": torch.empty(0, dtype=torch.int64), "scores": torch.empty(0)}
-    evaluator.update([none], [{"boxes": torch.tensor([[0, 0, 10, 10]]), "labels": torch.tensor([2])}])
+    truth = {"boxes": torch.tensor([[0, 0, 10, 10]]), "labels": torch.tensor([2])}
+    evaluator.update([none], Objects.from_targets([truth]))
     assert evaluator.compute()["GT/deer"] == 1
 
 
@@ -207,7 +210,7 @@ def test_targets_without_dont_care_and_empty_shapes_are_welcome():
     [
         (prediction((0, 0, 9, 9, 3, 0.5)), target(), "labels must be in 1…2.*predictions.0."),
         (prediction((0, 0, 9, 9, 0, 0.5)), target(), "labels must be in 1…2"),
-        (prediction(), target((0, 0, 9, 9, 3)), "labels must be in 1…2.*targets.0."),
+        (prediction(), target((0, 0, 9, 9, 3)), "labels must be in 1…2.*objects.0."),
         (prediction((0, 0, math.nan, 9, 1, 0.5)), target(), "boxes must be finite"),
         (prediction((0, 0, 9, 9, 1, math.nan)), target(), "scores must be finite"),
         (prediction((9, 0, 0, 9, 1, 0.5)), target(), "x1 ≥ x0"),
@@ -219,19 +222,21 @@ def test_targets_without_dont_care_and_empty_shapes_are_welcome():
         ),
         ({**prediction(), "boxes": torch.zeros(1, 4)}, target(), r"got \[1, 4\], \[0\] and \[0\]"),
         ({"boxes": torch.zeros(0, 4)}, target(), r"predictions\[0\] lacks labels, scores"),
+        (prediction(), {"labels": torch.zeros(1)}, r"targets\[0\] lacks boxes"),
+        (prediction(), target() | {"dont_care": torch.zeros(2)}, r"targets\[0\]: .* got \[0, 4\], \[0\] and \[2\]"),
     ],
 )
 def test_wrong_input_is_refused_and_leaves_nothing(found, truth, message):
     evaluator = DetectionEvaluator(CLASSES, IMAGE_SIZE)
     with pytest.raises(ValueError, match=message):
-        evaluator.update([found], [truth])
+        evaluator.update([found], Objects.from_targets([truth]))
     assert evaluator.num_images == 0
     assert sum(v for k, v in evaluator.compute().items() if k.startswith(("GT", "FP"))) == 0
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(ValueError, match="1 images but targets for 2"):
-        DetectionEvaluator(CLASSES, IMAGE_SIZE).update([prediction()], [target(), target()])
+    with pytest.raises(ValueError, match="1 images but objects of 2"):
+        DetectionEvaluator(CLASSES, IMAGE_SIZE).update([prediction()], Objects.from_targets([target(), target()]))
     for arguments in ([(), IMAGE_SIZE], [("a", "a"), IMAGE_SIZE], [CLASSES, (0, 10)], [CLASSES, IMAGE_SIZE, 0.0]):
         with pytest.raises(ValueError, match="must be"):
             DetectionEvaluator(*arguments)
@@ -244,5 +249,5 @@ def test_sizes_are_shares_of_the_box_s_own_image():
     metrics = metrics_of((missed, here), (missed, there))
     assert [metrics[f"GT_{size}/car"] for size in ("small", "medium", "large")] == [0, 1, 1]
     assert [metrics[f"FP_{size}/car"] for size in ("small", "medium", "large")] == [0, 1, 1]
-    with pytest.raises(ValueError, match=r"targets\[1\]: image_size must be"):
+    with pytest.raises(ValueError, match=r"image_sizes must be \[2, 2\]"):
         metrics_of((missed, here), (missed, there | {"image_size": torch.tensor([50, 0])}))

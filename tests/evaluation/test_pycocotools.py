@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from isod.evaluation.evaluator import DetectionEvaluator
+from isod.objects import Objects
 from isod.vocabulary import LARGE_ABOVE, SIZES, SMALL_BELOW, metric_key
 
 HEIGHT, WIDTH = 96, 160
@@ -101,7 +102,7 @@ def assert_agrees(predictions, targets, classes):
     names = [f"class{c}" for c in range(1, classes + 1)]
     evaluator = DetectionEvaluator(names, (HEIGHT, WIDTH))
     for i in range(0, len(targets), 7):
-        evaluator.update(predictions[i : i + 7], targets[i : i + 7])
+        evaluator.update(predictions[i : i + 7], Objects.from_targets(targets[i : i + 7]))
     ours = evaluator.compute()
 
     per_class = coco_ap(predictions, targets, classes)

@@ -19,7 +19,7 @@ from isod.sampling.samplers import SAMPLERS
 from isod.sampling.schedule import DrawSchedule
 from isod.sampling.table import table_for
 from isod.training.device import cpu_model
-from isod.training.run import run_local
+from tests.training.tiny_run import run_here, weights_of
 
 HERE = Path(__file__).parent
 DRAWS = np.load(HERE / "draws.npz")
@@ -46,8 +46,8 @@ def test_draws(name):
         schedule.update(step, indices, scores_at(step, indices))
 
 
-def weights_digest(path):
-    weights = torch.load(path, weights_only=True)
+def weights_digest(folder):
+    weights = weights_of(folder)
     digest = hashlib.sha256()
     for key in sorted(weights):
         digest.update(key.encode())
@@ -65,7 +65,7 @@ def test_a_short_run(name, tiny_store, tmp_path):
         training=TrainingConfig(**training),
         holdout=HoldoutConfig(epochs=4, batch_size=8, detector=TINY),
     )
-    run_local(config, tiny_store, tmp_path / "run", device=torch.device("cpu"), workers=1, threads=1)
+    run_here(config, tiny_store, tmp_path / "run")
     rows = pd.read_csv(tmp_path / "run" / "metrics.csv").to_dict("records")
     draws = pd.read_parquet(tmp_path / "run" / "examples.parquet")["draw_count"].tolist()
     if (RUNS["processor"], RUNS["torch"]) == (cpu_model(), torch.__version__):
@@ -73,7 +73,7 @@ def test_a_short_run(name, tiny_store, tmp_path):
             now = {key: None if row[key] != row[key] else row[key] for key in expected}
             assert now == expected
         assert draws == recorded["draw_count"]
-        assert weights_digest(tmp_path / "run" / "model.pt") == recorded["weights"]
+        assert weights_digest(tmp_path / "run") == recorded["weights"]
     first = recorded["metrics"][0]
     for key in ("train/loss", "train/class_loss", "train/box_loss"):
         assert rows[0][key] == pytest.approx(first[key], rel=1e-3)

@@ -14,9 +14,8 @@ from isod.errors import InputError
 from isod.orchestration.resources import concurrent_trials, rank_resources, reservation
 from isod.orchestration.sweep import Sweep, run_sweep
 from isod.sampling.samplers import SAMPLERS
-from isod.training.run import run_local
 from tests.system.faults.conftest import assert_points, in_background, processes, rows_of, until
-from tests.training.tiny_run import DETECTOR, UNTIMED, tiny_run
+from tests.training.tiny_run import DETECTOR, UNTIMED, run_here, tiny_run, weights_of
 
 TWO_RANKS = ResourceConfig(
     workers_per_trial=2, decode_workers=1, cpus_per_worker=0.25, cpus_per_trial=0.75, checkpoint_share=1.0
@@ -49,7 +48,7 @@ def trial_of(sweep):
     (run,) = client.search_runs([experiment], "params.sampler = 'UIS'")
     assert run.info.status == "FINISHED"
     assert_points(client, run, table_of(folder))
-    assert {path.name for path in folder.iterdir()} == {"metrics.csv", "examples.parquet", "model.pt"}
+    assert {path.name for path in folder.iterdir()} == {"metrics.csv", "examples.parquet", "model"}
     return folder
 
 
@@ -61,7 +60,7 @@ def test_a_trial_on_two_ranks_is_the_run_of_one_process(ray_local, tiny_store, t
     assert (result.failed, result.unfinished, result.undelivered) == ({}, 0, "")
     config = replace(tiny_run(), training=sweep.preset.training, holdout=sweep.preset.holdout)
     alone = tmp_path / "alone"
-    run_local(config, tiny_store, alone, device=torch.device("cpu"), workers=1, threads=1, say=lambda line: None)
+    run_here(config, tiny_store, alone)
     trial = trial_of(sweep)
     assert table_of(trial).index.tolist() == [6, 12, 14]
     pd.testing.assert_frame_equal(table_of(trial), table_of(alone), rtol=1e-4, atol=1e-6)
@@ -97,7 +96,7 @@ def test_a_lost_rank_is_started_again_and_a_sentence_of_one_ends_its_trial(ray_l
     run_sweep(calm)
     found, expected = trial_of(sweep), trial_of(calm)
     pd.testing.assert_frame_equal(table_of(found), table_of(expected), check_exact=True)
-    weights = [torch.load(folder / "model.pt", weights_only=True) for folder in (found, expected)]
+    weights = [weights_of(folder) for folder in (found, expected)]
     torch.testing.assert_close(*weights, rtol=0, atol=0)
 
 

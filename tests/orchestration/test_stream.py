@@ -11,11 +11,12 @@ import pytest
 from isod.data.store.crops import Crops
 from isod.data.store.split import CropStore
 from isod.errors import InputError
+from isod.objects import Objects
 from isod.orchestration.stream import RayStream, pack, unpack
 from isod.orchestration.table_actor import Assignment, TableActor
 from isod.sampling.table import Draw
 from isod.training.examples import TrainingExamples
-from isod.training.stream import WHOLE, local_stream
+from isod.training.stream import WHOLE_BATCH, local_stream
 from tests.training.tiny_run import tiny_run
 
 STEPS = 20  # of 8 of 64 crops: 8 steps of the sequential first epoch, then 12 by the scores
@@ -68,11 +69,11 @@ def assert_same(first, second):
     np.testing.assert_array_equal(first.crops.indices, second.crops.indices)
     np.testing.assert_array_equal(first.crops.images, second.crops.images)
     np.testing.assert_array_equal(first.crops.unreadable, second.crops.unreadable)
-    for name in ("boxes", "labels", "dont_care"):
-        for one, other in zip(getattr(first.crops, name), getattr(second.crops, name), strict=True):
-            assert one.dtype == other.dtype
-            assert one.shape == other.shape
-            np.testing.assert_array_equal(one, other)
+    for name in ("boxes", "labels", "dont_care", "counts"):
+        one, other = getattr(first.crops.objects, name), getattr(second.crops.objects, name)
+        assert one.dtype == other.dtype
+        assert one.shape == other.shape
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.timeout(240)
@@ -176,15 +177,17 @@ def test_pack_and_unpack(counts):
     crops = Crops(
         indices=indices,
         images=rng.integers(0, 255, (3, 4, 6, 3), dtype=np.uint8),
-        boxes=[rng.random((n, 4)).astype(np.float32) for n in counts],
-        labels=[rng.integers(1, 5, n) for n in counts],
-        dont_care=[rng.random(n) < 0.5 for n in counts],
+        objects=Objects.from_lists(
+            [rng.random((n, 4)) for n in counts],
+            [rng.integers(1, 5, n) for n in counts],
+            [rng.random(n) < 0.5 for n in counts],
+        ),
         unreadable=np.array([False, True, False]),
     )
     draw = Draw(indices, rng.random(3), rng.random(3), step=17, version=12)
     row = pack(3, 17, draw, crops)
     assert all(len(column) == 1 for column in row.values())
-    run, batch = unpack(row, WHOLE)
+    run, batch = unpack(row, WHOLE_BATCH)
     assert (run, batch.step) == (3, 17)
     assert_same(batch, replace(batch, draw=draw, crops=crops))
 

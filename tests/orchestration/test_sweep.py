@@ -1,5 +1,6 @@
 """A sweep on real Ray and real MLflow: what it records, that it changes nothing in a run, and what a failure leaves."""
 
+import logging
 import math
 import sqlite3
 from dataclasses import replace
@@ -9,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import ray
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
@@ -35,9 +35,8 @@ from isod.orchestration.trial import run_config, run_trial
 from isod.sampling import DrawSchedule, ImportanceTable
 from isod.sampling.samplers import SAMPLERS, SamplerConfig
 from isod.tracking.metric_names import check_class_names, mlflow_key
-from isod.training.run import run_local
 from tests.tracking.mlflow_store import Store
-from tests.training.tiny_run import DETECTOR, UNTIMED, tiny_run
+from tests.training.tiny_run import DETECTOR, UNTIMED, run_here, tiny_run
 
 TRAINING = tiny_run(iterations=14, validate_every=6).training
 BROKEN = SamplerConfig(name="broken", heuristic="loss")
@@ -118,8 +117,7 @@ def test_a_trial_is_the_local_run(sweep, runs, tmp_path, sampler):
     assert (params.pop("sampler"), params.pop("seed"), params.pop("store")) == (sampler, "0", sweep.store)
     assert expected.items() <= params.items()
 
-    run_local(config, sweep.store, tmp_path / "local", device=torch.device("cpu"), workers=1, threads=1,
-              say=lambda line: None)  # fmt: skip
+    run_here(config, sweep.store, tmp_path / "local")
     local = pd.read_csv(tmp_path / "local/metrics.csv", index_col="iteration")
     assert local.index.tolist() == [6, 12, 14]
     recorded = curves(client, run)
@@ -260,15 +258,15 @@ def test_trials_may_run_in_the_processes_that_ray_started_in_advance(ray_local, 
 def test_every_sentence_of_a_run_goes_with_the_report_that_comes_next(sweep, tmp_path, monkeypatch):
     """And with one report only."""
 
-    def run(config, store, folder, make_stream, *, report, say, **settings):
+    def run(self, make_stream, reporter):
         for iteration in (6, 12):
-            say(f"before {iteration}")
-            report({}, iteration)
-        say("the reason")
+            logging.getLogger("isod.training").info("before %s", iteration)
+            reporter.report({}, iteration)
+        logging.getLogger("isod.training").warning("the reason")
         raise InputError("the end")
 
     reports = []
-    monkeypatch.setattr("isod.training.run.run_in_folder", run)
+    monkeypatch.setattr("isod.training.run.Run.train", run)
     monkeypatch.setattr("ray.tune.report", reports.append)
     params = {"run": {"sampler": SAMPLERS["UIS"], "seed": 0}}
     run_trial(params, base=tiny_run(), store_uri=sweep.store, runs=str(tmp_path), holdout="", resources=TWO_AT_ONCE)

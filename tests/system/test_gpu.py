@@ -66,7 +66,8 @@ def test_the_forward_pass_is_bfloat16_and_the_scores_are_those_of_the_cpu_to_its
     cuda, cpu = (Trainer(CONFIG, store.meta, torch.device(name)) for name in ("cuda", "cpu"))
     images = to_device(crops, store.meta.crop_size, cuda.device).images
     assert images.is_contiguous(memory_format=torch.channels_last)
-    assert cuda.forward(images)[0].dtype == torch.bfloat16
+    with cuda._autocast():
+        assert cuda.model(images)[0].dtype == torch.bfloat16
     np.testing.assert_allclose(cuda.score(crops), cpu.score(crops), rtol=0.05, atol=0.02)
 
 
@@ -140,7 +141,7 @@ def test_ctrl_c_gives_the_gpu_memory_back(tiny_store: str, tmp_path: Path):
     torch.cuda.synchronize()
     before = torch.cuda.mem_get_info()[0]
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "isod.cli.main", "train", tiny_store, "--preset", "demo", "--device", "cuda",
+    command = [sys.executable, "-m", "isod", "train", tiny_store, "--preset", "demo", "--device", "cuda",
                "--iterations", "100000", "--validate-every", "20", "--out", str(out)]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (out / "metrics.csv").exists():

@@ -64,9 +64,9 @@ def test_the_scores_are_those_of_a_model_that_saw_the_held_out_examples_alone(
     seen: list[np.ndarray] = []
     step = Trainer.step
 
-    def watched(self, batch, loaded, meanwhile):
+    def watched(self, batch, loaded, while_computing):
         seen.append(batch.draw.indices)
-        return step(self, batch, loaded, meanwhile)
+        return step(self, batch, loaded, while_computing)
 
     monkeypatch.setattr(Trainer, "step", watched)
     examples = holdout.training_examples(CONFIG, store, device=CPU, workers=1, cache=tmp_path)

@@ -17,17 +17,16 @@ from isod.config.record import flatten
 from isod.data.store.split import CropStore
 from isod.training import validation
 from isod.training.examples import TrainingExamples
-from isod.training.run import run_local
 from isod.training.stream import Batch, local_stream
 from isod.training.trainer import Trainer, flips, learning_rate
 from isod.training.validation import ValidationCrops
-from tests.training.tiny_run import UNTIMED, tiny_run
+from tests.training.tiny_run import UNTIMED, run_here, tiny_run, weights_of
 
 CPU = torch.device("cpu")
 
 
 def go(config, store, out, workers=1):
-    run_local(config, store, out, device=CPU, workers=workers, threads=1, say=lambda line: None)
+    run_here(config, store, out, workers=workers)
     return out
 
 
@@ -73,9 +72,7 @@ def test_files_agree(finished, tiny_store):
     assert examples["last_step"].between(0, 39).all()
     assert (examples["last_step"] >= 32).any()
     assert (examples["mean_importance"] > 0).all()
-    Trainer(config, CropStore.open(tiny_store).meta, CPU).model.load_state_dict(
-        torch.load(finished / "model.pt", weights_only=True)
-    )
+    Trainer(config, CropStore.open(tiny_store).meta, CPU).model.load_state_dict(weights_of(finished))
 
 
 # --- a seed decides everything ---------------------------------------------------------------------------------------
@@ -87,14 +84,14 @@ def test_the_same_seed_gives_the_same_run_to_the_last_bit(finished, tiny_store, 
     first, second = (pd.read_csv(folder / "metrics.csv").drop(columns=UNTIMED) for folder in (finished, again))
     pd.testing.assert_frame_equal(first, second, check_exact=True)
     assert (finished / "examples.parquet").read_bytes() == (again / "examples.parquet").read_bytes()
-    first, second = (torch.load(folder / "model.pt", weights_only=True) for folder in (finished, again))
+    first, second = (weights_of(folder) for folder in (finished, again))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_another_seed_is_another_run(finished, tiny_store, tmp_path):
     other = go(tiny_run(seed=1, iterations=8), tiny_store, tmp_path)
-    first, second = (torch.load(folder / "model.pt", weights_only=True) for folder in (finished, other))
+    first, second = (weights_of(folder) for folder in (finished, other))
     assert not all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -129,12 +126,14 @@ def test_a_flipped_crop_is_the_mirrored_crop(tiny_store):
     mask = flips(config.training, 0)
     assert 0 < mask.sum() < len(mask)
     width = store.meta.crop_size[1]
-    images, boxes = batch.crops.images.copy(), [item.copy() for item in batch.crops.boxes]
+    images, objects = batch.crops.images.copy(), batch.crops.objects
+    boxes = objects.boxes.copy()
     for slot in np.flatnonzero(mask):
         images[slot] = images[slot][:, ::-1]
-        boxes[slot] = boxes[slot] * [-1, 1, -1, 1] + [width, 0, width, 0]  # x → width − x: left and right change places
-        boxes[slot] = boxes[slot][:, [2, 1, 0, 3]].astype(np.float32)
-    mirrored = replace(batch.crops, images=images, boxes=boxes)
+        n = objects.counts[slot]
+        moved = boxes[slot, :n] * [-1, 1, -1, 1] + [width, 0, width, 0]  # x → width − x: left and right change places
+        boxes[slot, :n] = moved[:, [2, 1, 0, 3]]
+    mirrored = replace(batch.crops, images=images, objects=replace(objects, boxes=boxes))
     result = Trainer(config, store.meta, CPU).step(batch)
     expected = Trainer(tiny_run(), store.meta, CPU).step(Batch(0, batch.draw, mirrored))
     np.testing.assert_allclose(result.scores, expected.scores, rtol=1e-6)
@@ -175,8 +174,8 @@ def test_a_process_that_trains_keeps_its_memory(thread):
     """Three tensors of 32 MB, 40 times over: pages that are new to the process come with the first few only."""
     script = f"""
 import resource, threading, torch
-from isod.training.process import settle
-settle(2)
+from isod.training.process import configure_process
+configure_process(2)
 def train():
     for number in range(40):
         tensors = [torch.ones(2**23) for _ in range(3)]
@@ -193,17 +192,17 @@ worker = threading.Thread(target=train)
     assert printed[1] == "2"
 
 
-def test_a_run_that_ends_before_its_sampler_begins_is_told(tiny_store, tmp_path):
+def test_a_run_that_ends_before_its_sampler_begins_is_told(tiny_store, tmp_path, caplog):
     """64 examples in batches of 8, and a lag of 2: all have scores after step 7, which draw 10 is the first to see."""
-    said = []
+    caplog.set_level("INFO", "isod")
     for iterations in (10, 11):
         config = tiny_run(iterations=iterations, validate_every=4)
-        run_local(config, tiny_store, tmp_path / str(iterations), device=CPU, workers=1, threads=1, say=said.append)
-    assert said[0] == (
+        run_here(config, tiny_store, tmp_path / str(iterations))
+    assert caplog.messages[0] == (
         "note: UIS draws as the baseline does until each of the 64 examples has a score, and 10 iterations of 8 do not "
         "go beyond that: set --iterations well above 10"
     )
-    assert sum("draws as the baseline does" in line for line in said) == 1
+    assert sum("draws as the baseline does" in line for line in caplog.messages) == 1
     ess = pd.read_csv(tmp_path / "11" / "metrics.csv", index_col="iteration")["sampler/ess"]
     assert ess.isna().to_dict() == {4: True, 8: False, 11: False}
     assert 0 < ess[11] < 1
@@ -216,7 +215,7 @@ def test_compiling_is_not_training_time(tiny_store, tmp_path, monkeypatch):
 
     monkeypatch.setattr("torch.compile", slow)
     config = tiny_run(iterations=4, validate_every=4, compiled=True)
-    run_local(config, tiny_store, tmp_path / "run", device=CPU, workers=1, threads=1, say=lambda line: None)
+    run_here(config, tiny_store, tmp_path / "run")
     assert 0 < pd.read_csv(tmp_path / "run/metrics.csv")["time/seconds"].iloc[0] < 3
 
 
@@ -272,10 +271,10 @@ def test_validation_crops_are_the_same_with_and_without_the_cache(tiny_store, mo
 def test_where_crops_are_decoded_changes_nothing_on_a_cpu(tiny_store, tmp_path):
     for where in (False, True):
         config = tiny_run(decode_on_device=where, iterations=20, validate_every=10)
-        run_local(config, tiny_store, tmp_path / str(where), device=CPU, workers=1, threads=1)
+        run_here(config, tiny_store, tmp_path / str(where))
     first, second = (pd.read_csv(tmp_path / name / "metrics.csv") for name in ("False", "True"))
     pd.testing.assert_frame_equal(first.drop(columns=UNTIMED), second.drop(columns=UNTIMED), check_exact=True)
-    weights, others = (torch.load(tmp_path / name / "model.pt") for name in ("False", "True"))
+    weights, others = (weights_of(tmp_path / name) for name in ("False", "True"))
     for name, values in weights.items():
         assert torch.equal(values, others[name]), name
 
@@ -286,8 +285,7 @@ def test_a_compiled_run_is_the_plain_one_but_for_rounding(tiny_store, tmp_path):
     losses = {}
     for compiled in (False, True):
         out = tmp_path / f"compiled-{compiled}"
-        run_local(tiny_run(compiled=compiled, iterations=12, validate_every=4), tiny_store, out, device=CPU, workers=1,
-                  threads=1)  # fmt: skip
+        run_here(tiny_run(compiled=compiled, iterations=12, validate_every=4), tiny_store, out)  # fmt: skip
         losses[compiled] = pd.read_csv(out / "metrics.csv")[["train/loss", "sampler/ess"]].to_numpy()
     np.testing.assert_allclose(losses[True], losses[False], rtol=5e-3)
     assert (losses[True] != losses[False]).any()  # it was compiled

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
-from isod.detector import Objects, detection_loss
+from isod.detector.thesis.loss import detection_loss
+from isod.objects import Objects
 from isod.sampling import sample_scores
 from isod.sampling.samplers import SAMPLERS
 from isod.training.statistics import example_losses, object_margins
@@ -22,7 +23,7 @@ def outcome_of(normalisation: str = "location"):
         boxes=torch.rand(BATCH, OBJECTS, 4),
         labels=torch.zeros(BATCH, OBJECTS, dtype=torch.int64),
         dont_care=torch.zeros(BATCH, OBJECTS, dtype=torch.bool),
-        valid=torch.ones(BATCH, OBJECTS, dtype=torch.bool),
+        counts=torch.full((BATCH,), OBJECTS),
     )
     objects = objects.mirrored(torch.zeros(BATCH, dtype=torch.bool), 128)
     maps = [torch.rand(BATCH, channels, 8, 16) for channels in (1 + CLASSES, 4)]
@@ -40,7 +41,7 @@ def test_the_check_itself_catches_a_read():
 def test_loss_and_measures(normalisation):
     with FakeTensorMode():
         loss, outcome = outcome_of(normalisation)
-        assert loss.total.shape == ()
+        assert loss.class_loss.shape == loss.box_loss.shape == ()
         assert [part.shape for part in (*example_losses(outcome), object_margins(outcome))] == [(BATCH,)] * 3
 
 

@@ -17,11 +17,11 @@ from isod.sampling.samplers import SAMPLERS
 from isod.training.examples import TrainingExamples
 from isod.training.folder import RunFolder
 from isod.training.loop import train
-from isod.training.run import follow_run, run_in_folder
-from isod.training.stream import WHOLE, Batch, Part, local_stream
+from isod.training.run import Run
+from isod.training.stream import WHOLE_BATCH, Batch, BatchPart, local_stream
 from isod.training.trainer import Trainer
 from isod.training.validation import ValidationCrops
-from tests.training.tiny_run import UNTIMED, tiny_run
+from tests.training.tiny_run import UNTIMED, Reports, limited, tiny_run, weights_of
 
 RANKS = 2
 CPU = torch.device("cpu")
@@ -68,18 +68,16 @@ def run_on(part, store_uri, out, interrupt_at=None):
         return made[0]
 
     try:
+        run = Run(config=CONFIG, store=store, folder=RunFolder(out), device=CPU, part=part, holdout_cache=out)
         if part.rank == 0:
-            run_in_folder(
-                CONFIG, store, RunFolder(out), lambda examples, state: make(state), device=CPU, workers=1,
-                holdout_cache=out, report=lambda *row: None, say=lambda line: None, part=part,
-            )  # fmt: skip
+            run.train(lambda examples, state: make(state), Reports())
         else:
 
             def follower_stream(start):
                 saved = torch.load(out / f"checkpoint-{start:09}.pt", weights_only=True)["table"] if start else None
                 return make(saved)
 
-            follow_run(CONFIG, store, follower_stream, device=CPU, part=part)
+            run.follow(follower_stream)
     except KeyboardInterrupt:
         return []
     return made[0].sent
@@ -90,8 +88,7 @@ def hand_made_batches(split):
     indices = np.arange(8)
     draw = SimpleNamespace(indices=indices, weights=np.ones(8))
     crops = split.read(indices)
-    bare = [(part[:4] + [item[:0] for item in part[4:]]) for part in (crops.boxes, crops.labels, crops.dont_care)]
-    empty = replace(crops, boxes=bare[0], labels=bare[1], dont_care=bare[2])
+    empty = replace(crops, objects=crops.objects.emptied(indices >= 4))
     lost = replace(crops, unreadable=indices == 2)
     return [Batch(0, draw, empty), Batch(1, draw, lost)]
 
@@ -150,7 +147,7 @@ def on_rank(rank, folder, store_uri):
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=RANKS)
-    part = Part(rank, RANKS)
+    part = BatchPart(rank, RANKS)
     norm = seeded_norm()
     over_all_ranks(norm)
     assert isinstance(norm[0], GlobalBatchNorm2d)
@@ -185,14 +182,10 @@ def float64():
     torch.set_num_threads(threads)
 
 
-def weights_of(folder):
-    return torch.load(folder / "model.pt", weights_only=True)
-
-
 def test_two_ranks_are_one_process_with_the_whole_batch(both, float64, tiny_store, tmp_path):
     """Same ids in every step, same scores, same curves, weights close."""
     (first, second), folder = both
-    alone = run_on(WHOLE, tiny_store, tmp_path)
+    alone = run_on(WHOLE_BATCH, tiny_store, tmp_path)
     assert [step for step, *_ in alone] == list(range(30))
     for found in (first["run"], second["run"]):
         assert [ids for _, ids, _ in found] == [ids for _, ids, _ in alone]
@@ -219,7 +212,7 @@ def test_ranks_agree_to_the_last_bit_and_a_restart_changes_nothing(both):
 
 @pytest.mark.parametrize("normalisation", ["location", "object"])
 def test_a_rank_without_objects_and_a_crop_that_does_not_decode(both, float64, tiny_store, normalisation):
-    results, state = step_by_step(WHOLE, tiny_store, normalisation)
+    results, state = step_by_step(WHOLE_BATCH, tiny_store, normalisation)
     for found in both[0]:
         for result, expected in zip(found[normalisation][0], results, strict=True):
             assert result["losses"] == pytest.approx(expected["losses"], rel=1e-5)
@@ -235,7 +228,7 @@ def test_a_rank_without_objects_and_a_crop_that_does_not_decode(both, float64, t
 
 def test_normalisation_is_torchs_own_over_the_whole_batch(both, float64):
     """Outputs and input gradients side by side, weight gradients added up; running statistics under the same names."""
-    output, d_x, d_weight, d_bias, state = norm_of(seeded_norm()[0], WHOLE)
+    output, d_x, d_weight, d_bias, state = norm_of(seeded_norm()[0], WHOLE_BATCH)
     outputs, d_xs, d_weights, d_biases, states = zip(*(found["norm"] for found in both[0]), strict=True)
     torch.testing.assert_close(torch.cat(outputs), output)
     torch.testing.assert_close(torch.cat(d_xs), d_x)
@@ -255,14 +248,8 @@ def test_a_loss_that_is_not_finite_on_one_rank_ends_both(both):
 def test_out_of_memory_says_the_batch_of_all_ranks_that_would_fit(tiny_store):
     """A rank with room for two of its four crops; nobody answers it any more while it tries."""
 
-    class SmallDevice(Trainer):
-        def forward(self, images):
-            if len(images) > 2:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-            return super().forward(images)
-
-    store, config, part = CropStore.open(tiny_store), tiny_run(), Part(1, RANKS)
-    trainer = SmallDevice(config, store.meta, CPU, part)
+    store, config, part = CropStore.open(tiny_store), tiny_run(), BatchPart(1, RANKS)
+    trainer = limited(lambda images, training: len(images) <= 2)(config, store.meta, CPU, part)
     stream = stream_of(config, store.split("train"), part)
     with pytest.raises(InputError, match=r"batch of 8 crops on 2 workers .*; 4 fit: set --batch-size 4"):
         train(trainer, stream, ValidationCrops(store.split("val"), 8), lambda *row: None)

@@ -20,7 +20,9 @@ import torch
 from isod.config.record import changes
 from isod.config.settings import DetectorConfig, HoldoutConfig
 from isod.data.store.split import CropStore
+from isod.detector.thesis.model import ThesisDetector
 from isod.errors import InputError
+from isod.messages import messages_to
 from isod.sampling.catalogue import STRATEGIES
 from isod.sampling.samplers import SAMPLERS
 from isod.signals import ctrl_c_waits, sigterm_as_ctrl_c
@@ -30,31 +32,38 @@ from isod.training.checkpoint import Checkpoints, save_whole
 from isod.training.examples import TrainingExamples
 from isod.training.folder import RunFolder
 from isod.training.loop import train
-from isod.training.run import MetricsTable, run_local
+from isod.training.run import MetricsTable
 from isod.training.stream import LocalStream, local_stream
 from isod.training.trainer import Trainer
 from isod.training.validation import ValidationCrops
 from tests.system.signals import handlers
-from tests.training.tiny_run import UNTIMED, tiny_run
+from tests.training.tiny_run import UNTIMED, Reports, limited, run_here, tiny_run, weights_of
 
 CPU = torch.device("cpu")
 HOLDOUT = HoldoutConfig(share=0.25, epochs=1, batch_size=8, detector=DetectorConfig(width=0.125, blocks=(1, 1, 1, 1)))
 
 
-def go(config, store, out, say=lambda line: None, **options):
+def go(config, store, out, listen=lambda iteration: None, **options):
     """A run with a checkpoint after every validation."""
-    run_local(config, store, out, device=CPU, workers=1, threads=1, checkpoint_share=1.0, say=say, **options)
-    return out
+    return run_here(config, store, out, Reports(listen), checkpoint_share=1.0, **options)
 
 
 def interrupt_at(iteration):
-    """A listener that presses Ctrl-C when this validation is announced."""
+    """Press Ctrl-C when this validation is reported."""
 
-    def say(line):
-        if line.startswith(f"iteration {iteration:>7}/"):
+    def listen(reported):
+        if reported == iteration:
             raise KeyboardInterrupt
 
-    return say
+    return listen
+
+
+@pytest.fixture
+def said():
+    """The messages of a run."""
+    lines = []
+    with messages_to(lines.append):
+        yield lines
 
 
 def assert_same_results(first, second):
@@ -62,7 +71,7 @@ def assert_same_results(first, second):
     pd.testing.assert_frame_equal(one, other, check_exact=True)
     one, other = (pd.read_parquet(folder / "examples.parquet") for folder in (first, second))
     pd.testing.assert_frame_equal(one, other, check_exact=True)
-    one, other = (torch.load(folder / "model.pt", weights_only=True) for folder in (first, second))
+    one, other = (weights_of(folder) for folder in (first, second))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
@@ -84,7 +93,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_been(tiny_store, tmp_path,
     halves = tmp_path / "halves"
     for number, iteration in enumerate((7, 14)):
         with pytest.raises(KeyboardInterrupt):
-            go(config, tiny_store, halves, say=interrupt_at(iteration), resume=number > 0)
+            go(config, tiny_store, halves, listen=interrupt_at(iteration), resume=number > 0)
         assert not RunFolder(halves).finished
     go(config, tiny_store, halves, resume=True)
     assert_same_results(whole, halves)
@@ -121,7 +130,7 @@ def test_fetching_a_step_early_as_on_a_gpu_changes_nothing(tiny_store, tmp_path,
     for step in range(1, 20):
         assert early.index(("fetched", step)) < early.index(("scored", step - 1))
     with pytest.raises(KeyboardInterrupt):
-        go(config, tiny_store, halves, say=interrupt_at(14))
+        go(config, tiny_store, halves, listen=interrupt_at(14))
     go(config, tiny_store, halves, resume=True)
     monkeypatch.undo()
     whole = go(config, tiny_store, tmp_path / "whole")
@@ -160,17 +169,17 @@ def test_ctrl_c_comes_when_the_step_is_done(tiny_store, tmp_path, number, ctrl_c
     """A real signal in the middle of step 9; the checkpoint is the one of step 10's beginning, and goes on as ever."""
     config = tiny_run(iterations=20, validate_every=7)
     whole, halves = go(config, tiny_store, tmp_path / "whole"), tmp_path / "halves"
-    forward = Trainer.forward
+    forward = ThesisDetector.loss
 
-    def pressed(self, images):
-        result = forward(self, images)
-        if self.model.training and next(steps) == 9:
+    def pressed(self, *arguments, **options):
+        result = forward(self, *arguments, **options)
+        if self.training and next(steps) == 9:
             signal.raise_signal(number)
         return result
 
     steps = itertools.count()
     with (
-        mock.patch.object(Trainer, "forward", pressed),
+        mock.patch.object(ThesisDetector, "loss", pressed),
         handlers(ctrl_c),
         sigterm_as_ctrl_c() as came,
         pytest.raises(KeyboardInterrupt),
@@ -218,16 +227,16 @@ def test_a_ctrl_c_while_a_checkpoint_is_written_waits_for_it(tiny_store, tmp_pat
 def test_seconds_of_training_before_a_ctrl_c_count(tiny_store, tmp_path):
     """Stopped at step 9, between two validations; each step takes a tenth of a second and more."""
     config, out = tiny_run(iterations=14, validate_every=7), tmp_path / "run"
-    forward, steps = Trainer.forward, itertools.count()
+    forward, steps = ThesisDetector.loss, itertools.count()
 
-    def slow(self, images):
-        if self.model.training:
+    def slow(self, *arguments, **options):
+        if self.training:
             time.sleep(0.1)
             if next(steps) == 9:
                 signal.raise_signal(signal.SIGINT)
-        return forward(self, images)
+        return forward(self, *arguments, **options)
 
-    with mock.patch.object(Trainer, "forward", slow):
+    with mock.patch.object(ThesisDetector, "loss", slow):
         with pytest.raises(KeyboardInterrupt):
             go(config, tiny_store, out)
         go(config, tiny_store, out, resume=True)
@@ -253,7 +262,7 @@ def test_only_a_gpu_with_a_lag_fetches_early():
 
 def test_a_killed_process_goes_on_as_if_nothing_had_been(tiny_store, tmp_path):
     """kill -9 of `isod train` with steps behind its last checkpoint."""
-    command = [sys.executable, "-m", "isod.cli.main", "train", tiny_store, "--sampler", "UIS", "--preset", "demo",
+    command = [sys.executable, "-m", "isod", "train", tiny_store, "--sampler", "UIS", "--preset", "demo",
                "--width", "0.125", "--batch-size", "8", "--iterations", "60", "--validate-every", "6"]  # fmt: skip
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True, timeout=300)
@@ -267,13 +276,13 @@ def test_a_killed_process_goes_on_as_if_nothing_had_been(tiny_store, tmp_path):
     done = subprocess.run(
         [*command, "--out", str(halves), "--resume"], check=True, capture_output=True, text=True, timeout=300
     )
-    assert "going on after iteration" in done.stdout
+    assert "resuming after iteration" in done.stdout
     assert_same_results(whole, halves)
 
 
 def test_ctrl_c_writes_a_checkpoint_and_ends_cleanly(tiny_store, tmp_path):
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "isod.cli.main", "train", tiny_store, "--preset", "demo", "--width", "0.125",
+    command = [sys.executable, "-m", "isod", "train", tiny_store, "--preset", "demo", "--width", "0.125",
                "--batch-size", "8", "--iterations", "100000", "--validate-every", "20", "--out", str(out)]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (out / "metrics.csv").exists():
@@ -293,7 +302,7 @@ def interrupted(tiny_store, tmp_path):
     """A run of 21 iterations that was stopped at 14: checkpoints of 7 and 14."""
     config = tiny_run(iterations=21, validate_every=7)
     with pytest.raises(KeyboardInterrupt):
-        go(config, tiny_store, tmp_path / "run", say=interrupt_at(14))
+        go(config, tiny_store, tmp_path / "run", listen=interrupt_at(14))
     assert sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*")) == [
         "checkpoint-000000007.pt",
         "checkpoint-000000014.pt",
@@ -301,14 +310,13 @@ def interrupted(tiny_store, tmp_path):
     return config, tmp_path / "run"
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_it_serves(tiny_store, tmp_path, interrupted):
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_serves(tiny_store, tmp_path, interrupted, said):
     config, out = interrupted
     newest = out / "checkpoint-000000014.pt"
     newest.write_bytes(newest.read_bytes()[:-1000])
-    said = []
-    go(config, tiny_store, out, resume=True, say=said.append)
-    assert f"{newest} is damaged and left out" in said[0]
-    assert said[1] == "going on after iteration 7"
+    go(config, tiny_store, out, resume=True)
+    assert f"{newest} is damaged and ignored" in said[0]
+    assert said[1] == "resuming after iteration 7"
     assert_same_results(go(config, tiny_store, tmp_path / "whole"), out)
 
 
@@ -331,10 +339,9 @@ def test_checkpoints_stay_where_memory_is_short(interrupted, tiny_store, monkeyp
     assert sorted(out.glob("checkpoint-*")) == before
 
 
-def test_damaged_checkpoints_take_no_place_among_those_that_are_kept(tmp_path):
+def test_damaged_checkpoints_take_no_place_among_those_that_are_kept(tmp_path, said):
     """Both newest ones are: the run begins anew, and what it then writes stays."""
-    said = []
-    checkpoints = Checkpoints(tmp_path, {}, say=said.append)
+    checkpoints = Checkpoints(tmp_path, {})
     for iteration in (1000, 2000):
         checkpoints.save(iteration, 1.0, {"record": {"seconds": 1.0}})
         (tmp_path / f"checkpoint-{iteration:09d}.pt").write_bytes(b"PK")
@@ -354,12 +361,11 @@ def test_a_pipe_that_is_closed_stops_a_run_as_a_ctrl_c_does(tiny_store, tmp_path
     config = tiny_run(iterations=20, validate_every=7)
     whole, halves = go(config, tiny_store, tmp_path / "whole"), tmp_path / "halves"
 
-    def say(line):
-        if line.startswith("iteration "):
-            raise BrokenPipeError
+    def listen(iteration):
+        raise BrokenPipeError
 
     with pytest.raises(BrokenPipeError):
-        go(config, tiny_store, halves, say=say)
+        go(config, tiny_store, halves, listen=listen)
     assert [path.name for path in halves.glob("checkpoint-*")] == ["checkpoint-000000007.pt"]
     go(config, tiny_store, halves, resume=True)
     assert_same_results(whole, halves)
@@ -375,9 +381,9 @@ def test_rows_that_could_not_be_written_come_with_the_next(tmp_path):
     assert MetricsTable(tmp_path / "metrics.csv").history() == [(10, {"mAP": 0.25}), (20, {"mAP": 0.5})]
 
 
-def test_a_run_outlives_rows_that_cannot_be_written(tiny_store, tmp_path):
+def test_a_run_outlives_rows_that_cannot_be_written(tiny_store, tmp_path, said):
     config = tiny_run(iterations=20, validate_every=7)
-    whole, said = go(config, tiny_store, tmp_path / "whole"), []
+    whole = go(config, tiny_store, tmp_path / "whole")
     write = MetricsTable.write
 
     def full(self):
@@ -386,9 +392,9 @@ def test_a_run_outlives_rows_that_cannot_be_written(tiny_store, tmp_path):
         write(self)
 
     with mock.patch.object(MetricsTable, "write", full):
-        go(config, tiny_store, tmp_path / "run", say=said.append)
+        go(config, tiny_store, tmp_path / "run")
     assert said[0] == (
-        "metrics of iteration 7 not written (No space left on device): they come with the next; the run goes on"
+        "metrics of iteration 7 not written (No space left on device): they come with the next; the run continues"
     )
     assert_same_results(whole, tmp_path / "run")
 
@@ -405,16 +411,15 @@ def test_a_run_does_not_go_on_with_other_settings(tiny_store, interrupted):
         checkpoints.load()
 
 
-def test_resume_wants_a_run_and_a_fresh_start_wants_none(tiny_store, tmp_path, interrupted):
+def test_resume_wants_a_run_and_a_fresh_start_wants_none(tiny_store, tmp_path, interrupted, said):
     config, out = interrupted
-    with pytest.raises(InputError, match="--resume goes on with the run in --out, and there is none"):
+    with pytest.raises(InputError, match="--resume needs a run in --out, and there is none"):
         go(config, tiny_store, tmp_path / "empty", resume=True)
     with pytest.raises(InputError, match="--out must be a folder without an earlier run, unless you --resume it"):
         go(config, tiny_store, out)
     go(config, tiny_store, out, resume=True)
-    said = []
-    go(config, tiny_store, out, resume=True, say=said.append)
-    assert said == [f"the run in {out} has finished"]
+    go(config, tiny_store, out, resume=True)
+    assert said[-1] == f"the run in {out} has finished"
 
 
 def test_a_checkpoint_holds_no_code(interrupted):
@@ -436,14 +441,13 @@ def test_checkpoints_take_no_more_than_their_share(tmp_path):
 
 
 @pytest.mark.parametrize("numbers", [1, 1_000_000])
-def test_a_full_disk_keeps_the_earlier_checkpoints_and_the_run(tmp_path, numbers):
+def test_a_full_disk_keeps_the_earlier_checkpoints_and_the_run(tmp_path, numbers, said):
     """Whether it is found full at the end or, as a large checkpoint finds it, in the middle."""
-    said = []
-    checkpoints = Checkpoints(tmp_path, {}, say=said.append)
+    checkpoints = Checkpoints(tmp_path, {})
     checkpoints.save(1, 1.0, {"record": {"seconds": 1.0}})
     (tmp_path / "checkpoint-000000002.part").symlink_to("/dev/full")  # every write to it: no space left
     checkpoints.save(2, 2.0, {"record": {"seconds": 2.0}, "model": torch.zeros(numbers)})
-    assert said == ["checkpoint at iteration 2 not written (No space left on device); the run goes on"]
+    assert said == ["checkpoint at iteration 2 not written (No space left on device); the run continues"]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-000000001.pt"]
     assert Checkpoints(tmp_path, {}).load()["iteration"] == 1
 
@@ -482,7 +486,7 @@ def test_a_store_made_anew_in_the_place_of_another_is_noticed(tiny_store, tmp_pa
     config, out = tiny_run(iterations=14, validate_every=7), tmp_path / "run"
     store = shutil.copytree(tiny_store, tmp_path / "store")
     with pytest.raises(KeyboardInterrupt):
-        go(config, str(store), out, say=interrupt_at(7))
+        go(config, str(store), out, listen=interrupt_at(7))
     meta = CropStore.open(store).meta
     assert meta.contents.startswith("64 train + 16 val crops of 160×48 (0 lost), ")
     more = {**meta.counts["train"], "Vehicle": {**meta.counts["train"]["Vehicle"], "small": 10_000}}
@@ -506,26 +510,16 @@ def test_a_store_made_anew_in_the_place_of_another_is_noticed(tiny_store, tmp_pa
 def test_out_of_memory_says_which_batch_would_fit(tiny_store, room, advice):
     """A device with room for so many crops: more raise what CUDA raises."""
 
-    class SmallDevice(Trainer):
-        def forward(self, images):
-            if len(images) > room:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-            return super().forward(images)
-
+    small_device = limited(lambda images, training: len(images) <= room)
     store, config = CropStore.open(tiny_store), tiny_run()
     split = store.split("train")
     stream = local_stream(config, split, TrainingExamples(len(split), split.readable), workers=1)
     with pytest.raises(InputError, match=rf"out of memory at step 0 with a batch of 8 crops .*; {advice}"):
-        train(SmallDevice(config, store.meta, CPU), stream, ValidationCrops(store.split("val"), 8), lambda *row: None)
+        train(small_device(config, store.meta, CPU), stream, ValidationCrops(store.split("val"), 8), lambda *row: None)
 
 
-class FullInEvaluation(Trainer):
-    """On a device that has memory for a step, and none for a forward pass in evaluation mode."""
-
-    def forward(self, images):
-        if not self.model.training:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return super().forward(images)
+# A device that has memory for a step, and none for a pass in evaluation mode.
+FullInEvaluation = limited(lambda images, training: training)
 
 
 class FullFromTheStart(Trainer):
@@ -552,9 +546,9 @@ def test_out_of_memory_in_a_validation_loses_no_step(tiny_store, tmp_path, monke
         with pytest.raises(InputError, match=r"out of memory in the validation after iteration 7, 8 crops at a time "
                                              r"\(CUDA out of memory\); free memory on the device"):  # fmt: skip
             go(config, tiny_store, halves)
-    said = []
-    go(config, tiny_store, halves, say=said.append, resume=True)
-    assert any("iteration 7" in line for line in said)
+    heard = []
+    go(config, tiny_store, halves, resume=True, listen=heard.append)
+    assert heard == [7, 14]
     assert_same_results(whole, halves)
 
 

@@ -17,13 +17,12 @@ from isod.data.store.writer import Row, commit, write_fragment
 from isod.errors import InputError
 from isod.outcome import Outcome
 from isod.sampling.table import Draw
-from isod.training.run import run_local
-from isod.training.statistics import Moments, RunRecord, StepResult, example_losses, object_margins
+from isod.training.statistics import Moments, RunStatistics, StepResult, example_losses, object_margins
 from isod.training.stream import Batch
 from isod.training.trainer import Trainer
 from isod.training.validation import ValidationCrops
 from tests.training.test_resume import HOLDOUT
-from tests.training.tiny_run import tiny_run
+from tests.training.tiny_run import run_here, tiny_run
 
 CPU = torch.device("cpu")
 
@@ -54,7 +53,7 @@ def test_correlation_is_numpys_however_the_pairs_are_cut_into_batches(pairs, siz
 
 def test_correlation_by_hand_and_per_window():
     """Scores 1, 2, 3 with class losses 2, 4, 6 (r = 1) and box losses 3, 2, 1 (r = −1); then no variance at all."""
-    record = RunRecord(4)
+    record = RunStatistics(4)
     record.add(np.array([0, 1, 2]), step([1, 2, 3], [2, 4, 6], [3, 2, 1]))
     window = record.close_window()
     assert window["sampler/correlation_class_loss"] == pytest.approx(1)
@@ -65,7 +64,7 @@ def test_correlation_by_hand_and_per_window():
 
 def test_correlation_is_that_of_what_is_drawn_by():
     """Scores 1, 2, 3 less 0, 2, 4 are 1, 0, −1. A score of 0 stays one, as in the table: 0, 1, 0, and not −9."""
-    record = RunRecord(4, offset=np.array([0.0, 2.0, 4.0, 9.0]))
+    record = RunStatistics(4, offset=np.array([0.0, 2.0, 4.0, 9.0]))
     record.add(np.array([0, 1, 2]), step([1, 2, 3], [2, 4, 6], [3, 2, 1]))
     window = record.close_window()
     assert window["sampler/correlation_class_loss"] == pytest.approx(-1)
@@ -79,7 +78,7 @@ def test_correlation_is_that_of_what_is_drawn_by():
 
 def test_repeats_by_hand():
     """Batches (0, 1), (1, 1), (2, 0): within them 0, 1/2 and 0 repeat; of what came before 0, 2/2 and 1/2."""
-    record = RunRecord(4, wrong=np.array([False, True, False, False]))
+    record = RunStatistics(4, wrong=np.array([False, True, False, False]))
     for batch in ([0, 1], [1, 1], [2, 0]):
         record.add(np.array(batch), step([1.0, 2.0]))
     window = record.close_window()
@@ -91,7 +90,7 @@ def test_repeats_by_hand():
 
 
 def test_recent_means_ten_batches():
-    record = RunRecord(100)
+    record = RunStatistics(100)
     for number in [0, *range(1, 11), 0]:  # ten batches lie between the two draws of example 0
         record.add(np.array([number]), step([1.0]))
     assert record.close_window()["sampler/recent_repeats"] == 0
@@ -102,7 +101,7 @@ def test_recent_means_ten_batches():
 
 def test_margins_are_averaged_over_validations():
     """Example 0 has margins 1, then 3, at two validations: 2. Example 1 is drawn before the second only. 2 has none."""
-    record = RunRecord(4)
+    record = RunStatistics(4)
     record.add(np.array([0, 2]), step([1, 1], margins=[5, math.nan]))
     record.add(np.array([0, 0]), step([1, 1], margins=[7, 1]))  # the newest counts
     record.close_window()
@@ -113,7 +112,7 @@ def test_margins_are_averaged_over_validations():
 
 def test_the_state_of_a_record_survives_a_checkpoint(tmp_path):
     wrong = np.array([True, False, False, False])
-    record, other = RunRecord(4, wrong), RunRecord(4, wrong)
+    record, other = RunStatistics(4, wrong), RunStatistics(4, wrong)
     record.add(np.array([0, 2]), step([1, 4], [1, 2], [2, 1], [0.5, math.nan]))
     record.close_window()
     record.add(np.array([2, 3]), step([2, 3], [5, 2], [1, 7], [1, 2]))
@@ -188,14 +187,13 @@ def bad_store(tiny_store, tmp_path_factory):
 
 
 @pytest.mark.parametrize("decode_on_device", [False, True])
-def test_an_image_that_decodes_no_more_costs_one_example_and_not_the_run(bad_store, tmp_path, decode_on_device):
-    said = []
+def test_an_image_that_decodes_no_more_costs_one_example_and_not_the_run(bad_store, tmp_path, decode_on_device, caplog):
     config = tiny_run(iterations=24, validate_every=8, decode_on_device=decode_on_device)
-    run_local(config, bad_store, tmp_path / "run", device=CPU, workers=2, threads=1, say=said.append)
-    about = [line for line in said if "does not decode" in line]
+    run_here(config, bad_store, tmp_path / "run", workers=2)
+    about = [line for line in caplog.messages if "does not decode" in line]
     for index in (3, 40):
         (line,) = (line for line in about if f"the image of training example {index} " in line)
-        assert "it keeps its index, weighs nothing and scores 0" in line
+        assert "it keeps its index, loss weight 0, score 0" in line
     assert sum("validation example" in line for line in about) == 2
     metrics = pd.read_csv(tmp_path / "run/metrics.csv")
     assert metrics["data/unreadable"].tolist() == [2, 2, 2]
@@ -211,7 +209,7 @@ def test_an_image_that_decodes_no_more_costs_one_example_and_not_the_run(bad_sto
 @pytest.mark.parametrize("seed", [0, 1, 2])  # which of the bad ones are held out depends on it
 def test_a_hold_out_model_scores_the_others(bad_store, tmp_path, seed):
     config = replace(tiny_run("LIS-RHO", iterations=8, seed=seed), holdout=HOLDOUT)
-    run_local(config, bad_store, tmp_path / "run", device=CPU, workers=1, threads=1, say=lambda line: None)
+    run_here(config, bad_store, tmp_path / "run")
     (scores,) = (np.load(path) for path in (tmp_path / "run/holdout").glob("*.npy"))
     assert scores[[3, 40]].tolist() == [0, 0]
     assert (scores > 0).sum() >= 64 - 2 - 16
@@ -223,7 +221,7 @@ def test_a_bad_image_changes_no_gradient(bad_store):
     crops = store.split("train").read([1, 3], quarantine=True)
     assert crops.unreadable.tolist() == [False, True]
     assert not crops.images[1].any()
-    assert len(crops.labels[1]) == 0
+    assert crops.objects.counts[1] == 0
     ones = np.ones(2)
     draw = Draw(crops.indices, ones, ones, 0, 0)
     trainer = Trainer(tiny_run(), store.meta, CPU)
@@ -245,13 +243,12 @@ def test_without_quarantine_a_bad_image_is_an_error(bad_store):
         CropStore.open(bad_store).split("train").read([3])
 
 
-def test_validation_leaves_bad_images_out(bad_store):
-    said = []
-    crops = ValidationCrops(CropStore.open(bad_store).split("val"), 8, say=said.append)
+def test_validation_leaves_bad_images_out(bad_store, caplog):
+    crops = ValidationCrops(CropStore.open(bad_store).split("val"), 8)
     for _ in range(2):
         seen = np.concatenate([batch.indices for batch in crops])
         np.testing.assert_array_equal(seen, np.setdiff1d(np.arange(16), [0, 5]))
-    assert said == [
+    assert caplog.messages == [
         "the image of validation example 0 does not decode: it is left out of every metric",
         "the image of validation example 5 does not decode: it is left out of every metric",
     ]

@@ -1,0 +1,33 @@
+"""Messages for people: they go through ``logging``, to loggers below "isod", and each front end shows them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+LOGGER = logging.getLogger("isod")
+
+
+class _Receiver(logging.Handler):
+    """Hand each message on; whatever that raises, a closed pipe or a Ctrl-C, passes through."""
+
+    def __init__(self, receive: Callable[[str], None]) -> None:
+        super().__init__()
+        self._receive = receive
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._receive(self.format(record))
+
+
+@contextmanager
+def messages_to(receive: Callable[[str], None]) -> Iterator[None]:
+    """Within it every message from level INFO on goes to a function, and nowhere else."""
+    before = LOGGER.handlers[:], LOGGER.level, LOGGER.propagate
+    LOGGER.handlers[:], LOGGER.propagate = [_Receiver(receive)], False
+    LOGGER.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        LOGGER.handlers[:], LOGGER.propagate = before[0], before[2]
+        LOGGER.setLevel(before[1])
