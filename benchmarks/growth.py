@@ -44,7 +44,7 @@ from isod.config.settings import Preset, RunConfig
 from isod.data.store.meta import StoreMeta
 from isod.data.store.split import CropStore
 from isod.orchestration.cluster import connect
-from isod.sampling import DrawSchedule, table_for
+from isod.sampling import DrawSchedule, ImportanceTable
 from isod.sampling.samplers import SAMPLERS
 from isod.training.device import choose_device
 from isod.training.statistics import RunStatistics
@@ -60,7 +60,7 @@ class GrowingRun:
     def __init__(self, trainer: Trainer, examples: int) -> None:
         training = trainer.config.training
         rng = np.random.default_rng(0)
-        self.table = table_for(trainer.config.sampler, examples, seed=0)
+        self.table = ImportanceTable(examples, sampler=trainer.config.sampler, seed=0)
         fill(self.table, rng.random(examples))
         self._schedule = DrawSchedule(self.table, batch_size=training.batch_size, lag=training.lag)
         self._trainer, self._record = trainer, RunStatistics(examples)

@@ -31,7 +31,7 @@ from isod.data.store.meta import StoreMeta
 from isod.objects import Objects
 from isod.sampling.samplers import SAMPLERS
 from isod.sampling.schedule import DrawSchedule
-from isod.sampling.table import Draw, table_for
+from isod.sampling.table import Draw, ImportanceTable
 from isod.training import trainer as trainer_module
 from isod.training.checkpoint import Checkpoints
 from isod.training.device import choose_device
@@ -90,7 +90,7 @@ def main() -> None:
     works = {"with": lambda: seconds(recorded, device), "without": lambda: seconds(bare, device)}
     with_record, step = medians(take_turns(works, options.rounds, warm_up=1)).values()
 
-    table = table_for(config.sampler, EXAMPLES, seed=0)
+    table = ImportanceTable(EXAMPLES, sampler=config.sampler, seed=0)
     schedule = DrawSchedule(table, batch_size=size, lag=preset.training.lag)
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder), {"preset": options.preset})

@@ -36,7 +36,7 @@ from isod.config.settings import DetectorConfig, RunConfig, TrainingConfig
 from isod.data.demo.planted import PlantedSplit, planted_meta, render, with_label_errors
 from isod.errors import require
 from isod.results.statistics.speedup import best_iteration, passing_iteration, speedup
-from isod.sampling import DrawSchedule, table_for
+from isod.sampling import DrawSchedule, ImportanceTable
 from isod.sampling.samplers import SAMPLERS
 from isod.training.device import cpu_model
 from isod.training.loop import train
@@ -101,7 +101,9 @@ def planted_stream(config: RunConfig, split: PlantedSplit, *, shifted: bool) -> 
     """The run's table and its draws, as isod.training.local makes them for a store."""
     training = config.training
     run_length = training.iterations * training.batch_size
-    table = table_for(config.sampler, len(split), seed=training.seed, eligible=split.readable, run_length=run_length)
+    table = ImportanceTable(
+        len(split), sampler=config.sampler, seed=training.seed, eligible=split.readable, run_length=run_length
+    )
     schedule = DrawSchedule(table, batch_size=training.batch_size, lag=training.lag)
     return (ShiftedStream if shifted else LocalStream)(split, table, schedule)  # type: ignore[arg-type]
 

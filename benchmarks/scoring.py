@@ -12,8 +12,6 @@ batch does not fit the memory, ``--step-batch`` times a smaller one, and its tim
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +19,8 @@ import torch
 from benchmarks.harness import medians, number, seconds, take_turns, yes
 from isod.config.settings import DetectorConfig
 from isod.detector.thesis.loss import detection_loss
-from isod.detector.thesis.network import Detector
-from isod.detector.thesis.targets import Objects
+from isod.detector.thesis.model import build
+from isod.objects import Objects
 from isod.sampling import sample_scores
 from isod.sampling.samplers import SAMPLERS
 
@@ -56,7 +54,7 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device(args.device)
     cuda = device.type == "cuda"
-    model = Detector(4, DetectorConfig(), seed=0).to(device).to(memory_format=torch.channels_last)
+    model = build(DetectorConfig(), 4, 0).to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     size = (args.height, args.width)
     objects = random_objects(args.batch, args.objects, *size).to(device)
@@ -64,22 +62,22 @@ def main() -> None:
     step_objects = random_objects(step_batch, args.objects, *size).to(device)
     images = torch.randint(0, 256, (step_batch, 3, *size), dtype=torch.uint8, device=device)
 
-    trained = torch.compile(model, dynamic=False) if args.compiled else model
-
-    def forward(network: Callable[[torch.Tensor], Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
-            return network(images)
+    if args.compiled:
+        model.compile(dynamic=False)
 
     def step() -> None:
-        loss, _ = detection_loss(*forward(trained), step_objects)
+        with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
+            loss, _ = model.loss(images, step_objects)
         optimizer.zero_grad()
-        loss.total.backward()
+        (loss.class_loss + loss.box_loss).backward()
         optimizer.step()
 
     step()
     with torch.no_grad():
         copies = -(-args.batch // step_batch)
-        logits, offsets = (item.repeat(copies, 1, 1, 1)[: args.batch] for item in forward(model))
+        with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
+            maps = model.forward(images)
+        logits, offsets = (item.repeat(copies, 1, 1, 1)[: args.batch] for item in maps)
     _, outcome = detection_loss(logits, offsets, objects)
     scored = [sampler for sampler in SAMPLERS.values() if sampler.heuristic is not None]
     contenders = {"step": lambda: seconds(step, device)}

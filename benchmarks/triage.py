@@ -157,7 +157,7 @@ def out_of_sample(store: CropStore, seed: int, options: argparse.Namespace, rows
             stream = local_stream(config, split, TrainingExamples(len(split), learnt), workers=1)
             train(trainer, stream, ValidationCrops(store.split("val"), 32), lambda metrics, iteration: None)
             torch.save(trainer.model.state_dict(), kept)
-        found |= predict(trainer.model, config.detector, split, asked, rows)
+        found |= predict(trainer.model.eval(), split, asked, rows)
     return dict(sorted(found.items()))
 
 
@@ -182,7 +182,7 @@ def precisions(store: CropStore, seed: int, options: argparse.Namespace) -> Tabl
     for name in ("LIS", "UIS"):
         examples, model, config = trained(name, seed, options)
         drawn = examples[examples["draw_count"] > 0]
-        predictions = predict(model, config, split, split.readable, rows)
+        predictions = predict(model, split, split.readable, rows)
         table[name] = {
             "draw count": found(drawn.sort_values(["draw_count", "mean_importance"])["index"].tolist()[::-1]),
             "mean importance": found(drawn.sort_values("mean_importance")["index"].tolist()[::-1]),

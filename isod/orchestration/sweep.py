@@ -26,7 +26,7 @@ from isod.orchestration.trial import run_config, run_trial, trial_name
 from isod.sampling.samplers import SamplerConfig
 from isod.signals import handlers_kept
 from isod.tracking.metric_names import check_class_names
-from isod.training.examples import check_examples, epoch_note
+from isod.training.examples import check_examples, check_names, epoch_note
 from isod.version import source_commit
 from isod.vocabulary import DEMO_TAG, MACHINE_TAG
 
@@ -81,6 +81,7 @@ def run_sweep(sweep: Sweep) -> SweepResult:
     grid = trial_grid(sweep)
     configs = [run_config(base, params) for params in grid[: len(sweep.samplers)]]  # of one seed
     for config in configs:
+        check_names(config)
         check_examples(config, store.split("train"))
         preset.resources.check_batch(config.training.batch_size)
         if note := epoch_note(config, store.split("train")):

@@ -1,4 +1,4 @@
-"""Importance sampling: heuristics → reductions → importance table → strategies. Imports neither Ray nor MLflow.
+"""Importance sampling: heuristics → reductions → importance table → strategies. Needs numpy and numba alone.
 
 Names load on first use, so that the table, which needs no torch, starts without it.
 """
@@ -9,28 +9,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isod.sampling.catalogue import STRATEGIES
+    from isod.sampling.catalogue import HEURISTICS, HISTORIES, REDUCTIONS, STRATEGIES
     from isod.sampling.loader import ImportanceBatchSampler, prefetched
     from isod.sampling.samplers import SAMPLERS, SamplerConfig
     from isod.sampling.schedule import DrawSchedule
-    from isod.sampling.scores.heuristics import HEURISTICS
-    from isod.sampling.scores.reductions import REDUCTIONS, sample_scores
-    from isod.sampling.table import HISTORIES, Draw, ImportanceTable, table_for
+    from isod.sampling.scores.reductions import sample_scores
+    from isod.sampling.table import Draw, ImportanceTable
 
 _HOME = {
-    "SAMPLERS": "isod.sampling.samplers",
-    "SamplerConfig": "isod.sampling.samplers",
-    "HEURISTICS": "isod.sampling.scores.heuristics",
-    "REDUCTIONS": "isod.sampling.scores.reductions",
-    "sample_scores": "isod.sampling.scores.reductions",
     "Draw": "isod.sampling.table",
-    "ImportanceTable": "isod.sampling.table",
-    "table_for": "isod.sampling.table",
     "DrawSchedule": "isod.sampling.schedule",
+    "HEURISTICS": "isod.sampling.catalogue",
+    "HISTORIES": "isod.sampling.catalogue",
     "ImportanceBatchSampler": "isod.sampling.loader",
-    "prefetched": "isod.sampling.loader",
+    "ImportanceTable": "isod.sampling.table",
+    "REDUCTIONS": "isod.sampling.catalogue",
+    "SAMPLERS": "isod.sampling.samplers",
     "STRATEGIES": "isod.sampling.catalogue",
-    "HISTORIES": "isod.sampling.table",
+    "SamplerConfig": "isod.sampling.samplers",
+    "prefetched": "isod.sampling.loader",
+    "sample_scores": "isod.sampling.scores.reductions",
 }
 
 __all__ = [
@@ -46,7 +44,6 @@ __all__ = [
     "SamplerConfig",
     "prefetched",
     "sample_scores",
-    "table_for",
 ]
 
 

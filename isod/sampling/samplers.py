@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from isod.errors import require
+from isod.plugins import is_outside
+from isod.sampling.catalogue import HEURISTICS, HISTORIES, REDUCTIONS, STRATEGIES, accepts_negative_scores, check_name
 
-HEURISTICS = (
-    "loss", "error", "uncertainty", "uncertainty_as_printed", "asymmetric_uncertainty", "bounded_error",
-    "error_vector_norm", "gradient_norm", "margin", "background_aware",
-)  # fmt: skip
-REDUCTIONS = ("mean", "sum", "max", "rms", "area_mean", "masked_mean", "norm")
-STRATEGIES = (
-    "sequential", "proportional", "rejection", "uniform_rejection", "shifted", "decayed", "rank", "linear_rank",
-    "self_paced", "prune", "replace",
-)  # fmt: skip
-SIGNED = ("shifted", "rank", "linear_rank", "self_paced")  # strategies that bear scores below 0
-HISTORIES = ("latest", "momentum", "mean", "variance", "closeness", "forgetting")
+SCORE = {"decides": "score"}  # of a field: it decides how examples score, not how they are drawn
+LABEL = {"decides": "nothing"}  # of a field: a name or a note
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
     """How training examples are drawn: heuristic + reduction + strategy + smoothing + task weights (spec §2)."""
 
-    name: str
-    heuristic: str | None = None  # one of HEURISTICS; None for a sampler that reads no scores
-    reduction: str = "mean"  # one of REDUCTIONS (§4.2.4)
-    strategy: str = "proportional"  # one of STRATEGIES
-    class_weight: float = 1.0  # w_cls: weight of the class part of the sample score
-    box_weight: float = 1.0  # w_reg: weight of the box part; 0 is the thesis's "regression ignored" (§4.3)
+    name: str = field(metadata=LABEL)
+    # A key of the catalogue's HEURISTICS, or package.module:function; None for a sampler that reads no scores.
+    heuristic: str | None = field(default=None, metadata=SCORE)
+    reduction: str = field(default="mean", metadata=SCORE)  # a key of REDUCTIONS (§4.2.4), or package.module:function
+    strategy: str = "proportional"  # a key of STRATEGIES, or package.module:class
+    class_weight: float = field(default=1.0, metadata=SCORE)  # w_cls: weight of the class part of the sample score
+    # w_reg: weight of the box part; 0 is the thesis's "regression ignored" (§4.3)
+    box_weight: float = field(default=1.0, metadata=SCORE)
     smoothing: float = 1.0  # multiple of eq. 4.3's bias (1/N²)Σs that is added to every score at draw time
     floor: float = 0.0  # λ: share of the probability that is uniform, λ/N + (1 − λ)·p_i
-    history: str = "latest"  # what an example's scores add up to; one of HISTORIES
+    history: str = "latest"  # what an example's scores add up to; a key of HISTORIES
     momentum: float = 0.0  # of history "momentum": importance = momentum · importance + (1 − momentum) · score
     holdout: bool = False  # subtract the hold-out model's score of each example (RHO, §4.2.6)
     weight_exponent: float = 0.0  # the example's loss is multiplied by (1/(N·p))^exponent; 1 undoes the bias of drawing
@@ -39,21 +35,18 @@ class SamplerConfig:
     pressure: float = 100.0  # of strategy "rank": how many times as likely the highest score is as the lowest
     share: float = 0.5  # of the examples: pruned below the mean ("prune"), replaced ("replace"), let in ("self_paced")
     horizon: float = 0.0  # of the run's draws: when "self_paced" has let in all, when "prune" stops pruning; 0: never
-    source: str = field(default="", compare=False)  # where it is from, in a phrase; it changes no run
+    source: str = field(default="", compare=False, metadata=LABEL)  # where it is from; it changes no run
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("heuristic", HEURISTICS),
-            ("reduction", REDUCTIONS),
-            ("strategy", STRATEGIES),
-            ("history", HISTORIES),
-        ):
-            value = getattr(self, name)
-            allowed = value in known or (name == "heuristic" and value is None)
-            require(allowed, f"sampler {name} must be one of {', '.join(known)}", value)
+        if self.heuristic is not None:
+            check_name("heuristic", self.heuristic, HEURISTICS)
+        check_name("reduction", self.reduction, REDUCTIONS)
+        check_name("strategy", self.strategy, STRATEGIES)
+        require(self.history in HISTORIES, f"sampler history must be one of {', '.join(HISTORIES)}", self.history)
         require(
-            not self.holdout or self.strategy in SIGNED,
-            f"sampler holdout makes scores negative, so that strategy must be one of {', '.join(SIGNED)}",
+            not self.holdout or is_outside(self.strategy) or accepts_negative_scores(self.strategy),
+            "sampler holdout makes scores negative, so that strategy must be one of "
+            + ", ".join(name for name, row in STRATEGIES.items() if row.accepts_negative_scores),
             self.strategy,
         )
         for name in ("class_weight", "box_weight", "smoothing", "weight_exponent"):
@@ -221,4 +214,8 @@ _SAMPLERS = [
 ]
 SAMPLERS: dict[str, SamplerConfig] = {sampler.name: sampler for sampler in _SAMPLERS}
 THESIS_SAMPLERS = ("baseline", "LIS", "UIS", "LIS-RB", "UIS-RB", "LIS-RHO", "LIS-IR", "UIS-IR")
-IN_PROPORTION = ("proportional", "shifted", "decayed", "rejection", "uniform_rejection")  # strategies of a sum tree
+
+
+def draw_settings(sampler: SamplerConfig) -> dict[str, Any]:
+    """Return the settings that decide what is drawn from given scores, by name."""
+    return {item.name: getattr(sampler, item.name) for item in fields(sampler) if "decides" not in item.metadata}

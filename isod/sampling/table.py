@@ -18,23 +18,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from isod.errors import InputError
-from isod.sampling.catalogue import STRATEGIES
+from isod.sampling.catalogue import HISTORIES, find_strategy
 from isod.sampling.examples import Examples, FloatArray, IntArray, as_numpy, as_tensors
 from isod.sampling.kernels import INELIGIBLE, UNSCORED, updates
-from isod.sampling.samplers import SamplerConfig
+from isod.sampling.samplers import SamplerConfig, draw_settings
 from isod.sampling.strategies.base import Slots, Strategy
 from isod.sampling.strategies.epochs import Sequential
 
-HISTORIES = {
-    "latest": updates.LATEST,
-    "momentum": updates.MOMENTUM,
-    "mean": updates.MEAN,
-    "variance": updates.VARIANCE,
-    "closeness": updates.CLOSENESS,
-    "forgetting": updates.FORGETTING,
-}
 _SAVED = ("score", "draw_count", "last_step", "score_count", "mean", "extra", "offset")  # of Examples
-_TWO_NUMBERS = ("variance", "forgetting")  # histories that keep a second number per example
 
 _FAULTS = {
     1: "index {index} at position {position} is outside 0 … {last}",
@@ -90,12 +81,12 @@ class ImportanceTable:
             num_examples,
             seed=seed,
             eligible=None if eligible is None else np.asarray(eligible),
-            extra=config.history in _TWO_NUMBERS,
+            extra=HISTORIES[config.history].keeps_second_number,
             signed=config.holdout,
             run_length=run_length,
         )
-        self._history = HISTORIES[config.history]
-        strategy = STRATEGIES[config.strategy](self.examples, config)
+        self._history = getattr(updates, config.history.upper())
+        strategy = find_strategy(config.strategy)(self.examples, config)
         self._strategy: Strategy = strategy
         # What goes through epochs goes on in the place at which its first draws end.
         self._first = strategy if isinstance(strategy, Sequential) else Sequential(self.examples, config)
@@ -304,22 +295,8 @@ class ImportanceTable:
 
     def _signature(self) -> dict[str, Any]:
         """The settings that decide what is drawn; the run's length among them where a horizon is a share of it."""
-        names = ("strategy", "smoothing", "floor", "history", "momentum", "weight_exponent", "holdout", "half_life",
-                 "pressure", "share", "horizon")  # fmt: skip
-        settings = {name: getattr(self.config, name) for name in names}
+        settings = draw_settings(self.config)
         return settings | {"run_length": self.examples.run_length} if self.config.horizon else settings
-
-
-def table_for(
-    sampler: SamplerConfig,
-    num_examples: int,
-    *,
-    seed: int,
-    eligible: ArrayLike | None = None,
-    run_length: int | None = None,
-) -> ImportanceTable:
-    """The importance table that a named sampler draws from."""
-    return ImportanceTable(num_examples, seed=seed, sampler=sampler, eligible=eligible, run_length=run_length)
 
 
 _NO_KEYS = np.zeros(0, np.int32)

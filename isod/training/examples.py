@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 
 from isod.config.settings import RunConfig
 from isod.data.store.split import CropSplit
+from isod.detector.model import DETECTORS
 from isod.errors import require
+from isod.plugins import is_outside, resolve
+from isod.sampling.catalogue import find_heuristic, find_reduction, find_strategy
 from isod.sampling.samplers import SamplerConfig
-from isod.sampling.table import ImportanceTable, table_for
+from isod.sampling.table import ImportanceTable
 
 HOLDOUT_STREAM = 2  # which of the seed's random streams chooses the hold-out examples
 
@@ -26,7 +29,7 @@ class TrainingExamples:
 
     def table(self, sampler: SamplerConfig, *, seed: int, run_length: int) -> ImportanceTable:
         """A fresh table over these examples, for a run that will draw ``run_length`` of them, repeats counted."""
-        table = table_for(sampler, self.count, seed=seed, eligible=self.eligible, run_length=run_length)
+        table = ImportanceTable(self.count, sampler=sampler, seed=seed, eligible=self.eligible, run_length=run_length)
         if self.offset is not None:
             table.set_offset(self.offset)
         return table
@@ -58,6 +61,18 @@ def epoch_note(config: RunConfig, split: CropSplit) -> str:
         f"score, and {training.iterations} iterations of {training.batch_size} do not go beyond that: "
         f"set --iterations well above {enough}"
     )
+
+
+def check_names(config: RunConfig) -> None:
+    """Import what the settings name of somebody else's packages. Raises InputError for what does not exist."""
+    sampler = config.sampler
+    if sampler.heuristic is not None and is_outside(sampler.heuristic):
+        find_heuristic(sampler.heuristic)
+    if is_outside(sampler.reduction):
+        find_reduction(sampler.reduction)
+    if is_outside(sampler.strategy):
+        find_strategy(sampler.strategy)
+    resolve("detector", config.detector.name, DETECTORS)
 
 
 def check_examples(config: RunConfig, split: CropSplit) -> None:

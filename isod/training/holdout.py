@@ -17,7 +17,7 @@ from isod.data.store.split import CropStore
 from isod.files import whole
 from isod.sampling.samplers import SamplerConfig
 from isod.sampling.schedule import DrawSchedule
-from isod.sampling.table import table_for
+from isod.sampling.table import ImportanceTable
 from isod.training.examples import TrainingExamples, check_examples, shares
 from isod.training.loop import FREE, BatchFeed, out_of_memory
 from isod.training.stream import LocalStream
@@ -91,8 +91,8 @@ def holdout_scores(
     """Trains on ``held`` and scores ``eligible``: [N] float64, 0 elsewhere."""
     split = store.split("train")
     run = holdout_run(config, config.holdout, len(held))
-    table = table_for(SamplerConfig(name="hold-out", strategy="sequential"), len(split), seed=run.training.seed,
-                      eligible=held)  # fmt: skip
+    sampler = SamplerConfig(name="hold-out", strategy="sequential")
+    table = ImportanceTable(len(split), sampler=sampler, seed=run.training.seed, eligible=held)
     schedule = DrawSchedule(table, batch_size=run.training.batch_size, lag=run.training.lag)
     stream = LocalStream(split, table, schedule, workers=workers)
     offset = np.zeros(len(split))

@@ -22,7 +22,7 @@ from isod.errors import InputError, require
 from isod.files import absolute, output_folder, whole
 from isod.training.checkpoint import Checkpoints
 from isod.training.decode import check_decoder
-from isod.training.examples import TrainingExamples, check_examples, epoch_note
+from isod.training.examples import TrainingExamples, check_examples, check_names, epoch_note
 from isod.training.folder import Row, RunFolder
 from isod.training.holdout import training_examples
 from isod.training.loop import FREE, follow, out_of_memory, train
@@ -96,6 +96,7 @@ class Run:
             require(not self.folder.begun, "--out must be a folder without an earlier run, unless you --resume it",
                     str(path))  # fmt: skip
         split = self.store.split("train")
+        check_names(self.config)
         check_examples(self.config, split)
         if note := epoch_note(self.config, split):
             log.info(note)

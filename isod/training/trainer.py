@@ -21,6 +21,7 @@ from isod.detector.model import build_detector, configure_loss
 from isod.evaluation.evaluator import DetectionEvaluator
 from isod.objects import Objects
 from isod.sampling import sample_scores
+from isod.sampling.catalogue import check_available
 from isod.sampling.table import Draw
 from isod.training.decode import decode_batch
 from isod.training.ranks import gather_step, sum_gradients, sum_over_ranks
@@ -94,6 +95,7 @@ class Trainer:
         self.part = part
         training = config.training
         model = build_detector(config.detector, len(meta.class_names), seed=training.seed)
+        check_available(config.sampler.heuristic, getattr(model, "provides", frozenset()), config.detector.name)
         configure_loss(model, training, sum_counts=sum_over_ranks if part.ranks > 1 else None)
         if part.ranks > 1:
             over_all_ranks(model)

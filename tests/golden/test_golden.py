@@ -17,7 +17,7 @@ import torch
 from isod.config.settings import DetectorConfig, HoldoutConfig, RunConfig, TrainingConfig
 from isod.sampling.samplers import SAMPLERS
 from isod.sampling.schedule import DrawSchedule
-from isod.sampling.table import table_for
+from isod.sampling.table import ImportanceTable
 from isod.training.device import cpu_model
 from tests.training.tiny_run import run_here, weights_of
 
@@ -36,7 +36,7 @@ def scores_at(step, indices):
 
 @pytest.mark.parametrize("name", DRAWS.files)
 def test_draws(name):
-    table = table_for(SAMPLERS[name], EXAMPLES, seed=3, run_length=STEPS * BATCH)
+    table = ImportanceTable(EXAMPLES, sampler=SAMPLERS[name], seed=3, run_length=STEPS * BATCH)
     if SAMPLERS[name].holdout:
         table.set_offset(np.random.default_rng(6).gamma(0.7, 0.5, EXAMPLES).round(6))
     schedule = DrawSchedule(table, batch_size=BATCH, lag=2, steps=STEPS)

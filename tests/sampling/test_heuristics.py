@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from isod.outcome import Outcome
-from isod.sampling import HEURISTICS
+from isod.sampling.catalogue import HEURISTICS, find_heuristic
+from tests.sampling.outcomes import of_maps
 
 AT = (0.01, 0.5, 0.99)
 
@@ -18,7 +19,7 @@ def outcome_at(*values: float, background: bool = False) -> Outcome:
     logits = torch.stack([torch.zeros_like(a), torch.zeros_like(a)], dim=1)
     logits[:, true] = torch.logit(a)
     owner = torch.full(a.shape, -1 if background else 0)
-    return Outcome(
+    return of_maps(
         logits=logits.float(),
         labels=torch.full(a.shape, true),
         care=torch.ones(a.shape, dtype=torch.bool),
@@ -55,7 +56,7 @@ ORDER = dict.fromkeys(HEURISTICS, (0.01, 0.5, 0.99)) | {
 
 @pytest.mark.parametrize("name", HEURISTICS)
 def test_values_and_order(name):
-    class_map, box_map = HEURISTICS[name](outcome_at(*AT))
+    class_map, box_map = find_heuristic(name)(outcome_at(*AT))
     for score_map, expected in zip((class_map, box_map), EXPECTED[name], strict=True):
         score = score_map.flatten()
         assert score.dtype == torch.float32
@@ -77,35 +78,35 @@ def test_values_and_order(name):
 def test_finite_and_not_negative_at_the_ends(name):
     ends = outcome_at(1e-30, 1e-7, 0.5, 1 - 1e-7, 1.0)
     ends = Outcome(**{**vars(ends), "logits": ends.logits.clamp(-100, 100)})
-    for score_map in HEURISTICS[name](ends):
+    for score_map in find_heuristic(name)(ends):
         assert score_map.isfinite().all()
         assert (score_map >= 0).all()
 
 
 def test_asymmetric_uncertainty_does_not_fall_to_zero_where_confidently_wrong():
-    class_map, _ = HEURISTICS["asymmetric_uncertainty"](outcome_at(1e-6, 0.2, 0.49, 0.6))
+    class_map, _ = find_heuristic("asymmetric_uncertainty")(outcome_at(1e-6, 0.2, 0.49, 0.6))
     assert class_map.flatten()[0] == pytest.approx(2 * math.log(2), abs=1e-4)
     assert (class_map.flatten()[:3].diff() > 0).all()  # rises towards the boundary
-    symmetric, _ = HEURISTICS["uncertainty"](outcome_at(0.6))
+    symmetric, _ = find_heuristic("uncertainty")(outcome_at(0.6))
     assert class_map.flatten()[3] == pytest.approx(symmetric.item())
 
 
 def test_background_aware_raises_the_background_mean_by_the_false_positives_mean_loss():
     # Four background locations of one image, one of them a confident false positive: a = 0.1.
     outcome = outcome_at(0.9, 0.9, 0.9, 0.1, background=True)
-    outcome = Outcome(
-        **{
-            name: value.transpose(0, -1) if name != "object_area" else value[:1]
-            for name, value in vars(outcome).items()
-        }
-    )
-    plain, _ = HEURISTICS["uncertainty"](outcome)
-    aware, _ = HEURISTICS["background_aware"](outcome)
+    one_image = {
+        name: value[:1] if name in ("object_area", "object_labels") else value.transpose(0, -1)
+        for name, value in vars(outcome).items()
+        if name != "activation"
+    }
+    outcome = Outcome(**one_image)
+    plain, _ = find_heuristic("uncertainty")(outcome)
+    aware, _ = find_heuristic("background_aware")(outcome)
     assert (aware.mean() - plain.mean()).item() == pytest.approx(-math.log(0.1), rel=1e-5)
 
 
 def test_margin_ignores_all_but_the_best_other_class():
     outcome = outcome_at(0.5)
-    logits = torch.tensor([0.0, 1.0, 3.0, 2.0]).view(1, 4, 1, 1)  # true class 1: margin 1 − 3
-    class_map, _ = HEURISTICS["margin"](Outcome(**{**vars(outcome), "logits": logits}))
+    logits = torch.tensor([0.0, 1.0, 3.0, 2.0]).view(1, 4, 1)  # true class 1: margin 1 − 3
+    class_map, _ = find_heuristic("margin")(Outcome(**{**vars(outcome), "logits": logits}))
     assert class_map.item() == pytest.approx(math.log1p(math.exp(2)))

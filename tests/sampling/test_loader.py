@@ -9,7 +9,7 @@ from torch import multiprocessing
 from torch.utils.data import DataLoader, Dataset
 
 from isod.errors import InputError
-from isod.sampling import ImportanceBatchSampler, ImportanceTable, prefetched, table_for
+from isod.sampling import ImportanceBatchSampler, ImportanceTable, prefetched
 from isod.sampling.samplers import SAMPLERS
 
 
@@ -46,17 +46,19 @@ def train(sampler: ImportanceBatchSampler, steps: int, **loader_settings) -> lis
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_the_same_batches_whatever_the_number_of_workers(workers):
     def sampler():
-        return ImportanceBatchSampler(table_for(SAMPLERS["UIS"], 40, seed=0), batch_size=8, lag=prefetched(2))
+        return ImportanceBatchSampler(
+            ImportanceTable(40, sampler=SAMPLERS["UIS"], seed=0), batch_size=8, lag=prefetched(2)
+        )
 
     expected = train(sampler(), 23)  # 5 batches an iteration: left early in the fifth
     assert train(sampler(), 23, num_workers=workers) == expected
-    lag_0 = ImportanceBatchSampler(table_for(SAMPLERS["UIS"], 40, seed=0), batch_size=8)
+    lag_0 = ImportanceBatchSampler(ImportanceTable(40, sampler=SAMPLERS["UIS"], seed=0), batch_size=8)
     assert train(lag_0, 23) != expected
 
 
 def test_resuming_in_the_middle_of_an_iteration():
     def sampler():
-        return ImportanceBatchSampler(table_for(SAMPLERS["LIS"], 40, seed=1), batch_size=8, lag=2)
+        return ImportanceBatchSampler(ImportanceTable(40, sampler=SAMPLERS["LIS"], seed=1), batch_size=8, lag=2)
 
     whole = train(sampler(), 30)
     first = sampler()
@@ -89,7 +91,9 @@ def on_rank(rank: int, world_size: int, folder: str) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
     )
-    sampler = ImportanceBatchSampler(table_for(SAMPLERS["UIS"], 40, seed=0), batch_size=8 // world_size, lag=1)
+    sampler = ImportanceBatchSampler(
+        ImportanceTable(40, sampler=SAMPLERS["UIS"], seed=0), batch_size=8 // world_size, lag=1
+    )
     batches = train(sampler, 30)
     torch.save((batches, sampler.state_dict()), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -98,7 +102,7 @@ def on_rank(rank: int, world_size: int, folder: str) -> None:
 def test_two_ranks_share_one_global_batch(tmp_path):
     multiprocessing.spawn(on_rank, args=(2, os.fspath(tmp_path)), nprocs=2)
     parts, states = zip(*(torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)), strict=True)
-    alone = ImportanceBatchSampler(table_for(SAMPLERS["UIS"], 40, seed=0), batch_size=8, lag=1)
+    alone = ImportanceBatchSampler(ImportanceTable(40, sampler=SAMPLERS["UIS"], seed=0), batch_size=8, lag=1)
     expected = train(alone, 30)
     assert [one + other for one, other in zip(*parts, strict=True)] == expected
     first_epoch = np.concatenate(expected[:5])

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from isod.outcome import Outcome
-from isod.sampling import HEURISTICS, REDUCTIONS, sample_scores
+from isod.sampling import REDUCTIONS, sample_scores
+from isod.sampling.catalogue import find_heuristic
 from isod.sampling.samplers import SAMPLERS, SamplerConfig
+from tests.sampling.outcomes import of_maps
 
 
 def random_outcome(
@@ -36,21 +38,29 @@ def random_outcome(
     class_loss = torch.nn.functional.cross_entropy(logits, label, reduction="none") * care
     owned = owner >= 0
     iou = torch.rand(images, h, w, generator=g) * owned
-    return Outcome(logits, label, care, owner, class_loss, (1 - iou + 0.1) * owned, iou, area)
+    return of_maps(
+        logits=logits,
+        labels=label,
+        care=care,
+        object_index=owner,
+        class_loss=class_loss,
+        box_loss=(1 - iou + 0.1) * owned,
+        iou=iou,
+        object_area=area,
+    )
 
 
 def by_hand(outcome: Outcome, maps: tuple[Tensor, Tensor], reduction: str, sampler: SamplerConfig) -> list[float]:
     scores = []
-    images, h, w = outcome.labels.shape
+    images, locations = outcome.labels.shape
     for b in range(images):
         parts = []
         for part, score_map in enumerate(maps):
             cells: dict[int, list[float]] = {}
-            for i in range(h):
-                for j in range(w):
-                    owner = int(outcome.object_index[b, i, j])
-                    if bool(outcome.care[b, i, j]) if part == 0 else owner >= 0:
-                        cells.setdefault(owner, []).append(float(score_map[b, i, j].double()))
+            for i in range(locations):
+                owner = int(outcome.object_index[b, i])
+                if bool(outcome.care[b, i]) if part == 0 else owner >= 0:
+                    cells.setdefault(owner, []).append(float(score_map[b, i].double()))
             every = [x for values in cells.values() for x in values]
             means = {owner: sum(values) / len(values) for owner, values in cells.items()}
             side = {owner: 1.0 if owner < 0 else math.sqrt(float(outcome.object_area[b, owner])) / 8 for owner in cells}
@@ -80,7 +90,7 @@ def test_scores_by_hand(reduction, heuristic, class_weight, box_weight):
         name="x", heuristic=heuristic, reduction=reduction, class_weight=class_weight, box_weight=box_weight
     )
     got = sample_scores(outcome, sampler)
-    expected = by_hand(outcome, HEURISTICS[heuristic](outcome), reduction, sampler)
+    expected = by_hand(outcome, find_heuristic(heuristic)(outcome), reduction, sampler)
     assert got.dtype == torch.float32
     torch.testing.assert_close(got.double(), torch.tensor(expected, dtype=torch.float64), rtol=3e-6, atol=1e-6)
 

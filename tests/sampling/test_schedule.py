@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from isod.errors import InputError
-from isod.sampling import Draw, DrawSchedule, table_for
+from isod.sampling import Draw, DrawSchedule, ImportanceTable
 from isod.sampling.samplers import SAMPLERS
 
 
@@ -49,7 +49,9 @@ def test_draw_t_sees_exactly_the_updates_up_to_t_minus_1_minus_lag(lag):
 
 def run(order, lag, *, sampler="UIS", steps=60):
     """Draws of ``steps`` steps whose scores arrive as ``order(step)`` says, a permutation within each lag + 1 steps."""
-    schedule = DrawSchedule(table_for(SAMPLERS[sampler], 40, seed=0, run_length=steps * 8), batch_size=8, lag=lag)
+    schedule = DrawSchedule(
+        ImportanceTable(40, sampler=SAMPLERS[sampler], seed=0, run_length=steps * 8), batch_size=8, lag=lag
+    )
     drawn = {}
     for first in range(0, steps, lag + 1):
         steps_now = [step for step in range(first, min(first + lag + 1, steps))]
@@ -71,7 +73,7 @@ def test_updates_may_arrive_in_any_order(sampler):
 
 
 def test_a_draw_is_the_same_until_it_is_released():
-    schedule = DrawSchedule(table_for(SAMPLERS["LIS"], 20, seed=0), batch_size=4, lag=1)
+    schedule = DrawSchedule(ImportanceTable(20, sampler=SAMPLERS["LIS"], seed=0), batch_size=4, lag=1)
     first = schedule.draw(0)
     assert schedule.draw(0) is first
     with pytest.raises(InputError, match="draw 2 is not ready: it needs the scores of step 0"):
@@ -87,7 +89,7 @@ def test_a_draw_is_the_same_until_it_is_released():
 
 
 def test_refused_scores_leave_the_step_open():
-    schedule = DrawSchedule(table_for(SAMPLERS["LIS"], 20, seed=0), batch_size=4, lag=1)
+    schedule = DrawSchedule(ImportanceTable(20, sampler=SAMPLERS["LIS"], seed=0), batch_size=4, lag=1)
     indices = schedule.draw(1).indices
     with pytest.raises(InputError, match="finite"):
         schedule.update(1, indices, [1, 2, np.nan, 3])
@@ -101,7 +103,9 @@ def test_refused_scores_leave_the_step_open():
 def test_resuming_with_draws_under_way_and_updates_waiting(sampler):
     def schedule():
         return DrawSchedule(
-            table_for(SAMPLERS[sampler], 30, seed=9, eligible=range(1, 30), run_length=8 * 50), batch_size=8, lag=3
+            ImportanceTable(30, sampler=SAMPLERS[sampler], seed=9, eligible=range(1, 30), run_length=8 * 50),
+            batch_size=8,
+            lag=3,
         )
 
     def go(one, steps):
@@ -126,18 +130,18 @@ def test_resuming_with_draws_under_way_and_updates_waiting(sampler):
 
 
 def test_a_state_of_another_lag_or_batch_size_is_refused():
-    state = DrawSchedule(table_for(SAMPLERS["LIS"], 20, seed=0), batch_size=4, lag=1).state_dict()
+    state = DrawSchedule(ImportanceTable(20, sampler=SAMPLERS["LIS"], seed=0), batch_size=4, lag=1).state_dict()
     for batch_size, lag in [(5, 1), (4, 2)]:
-        other = DrawSchedule(table_for(SAMPLERS["LIS"], 20, seed=0), batch_size=batch_size, lag=lag)
+        other = DrawSchedule(ImportanceTable(20, sampler=SAMPLERS["LIS"], seed=0), batch_size=batch_size, lag=lag)
         with pytest.raises(InputError, match="saved schedule"):
             other.load_state_dict(state)
     for bad in (dict(batch_size=0, lag=1), dict(batch_size=1, lag=-1)):
         with pytest.raises(InputError):
-            DrawSchedule(table_for(SAMPLERS["LIS"], 20, seed=0), **bad)
+            DrawSchedule(ImportanceTable(20, sampler=SAMPLERS["LIS"], seed=0), **bad)
 
 
 def test_no_draw_is_made_beyond_the_last_step():
-    table = table_for(SAMPLERS["LIS"], 10, seed=0)
+    table = ImportanceTable(10, sampler=SAMPLERS["LIS"], seed=0)
     schedule = DrawSchedule(table, batch_size=2, lag=3, steps=5)
     for step in range(5):
         schedule.update(step, schedule.draw(step).indices, [1.0, 1.0])

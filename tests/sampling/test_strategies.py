@@ -7,22 +7,34 @@ import pytest
 from scipy import stats
 
 from isod.errors import InputError
-from isod.sampling import ImportanceTable, samplers, table_for
-from isod.sampling.catalogue import STRATEGIES
-from isod.sampling.samplers import IN_PROPORTION, SAMPLERS, SamplerConfig
+from isod.sampling import ImportanceTable
+from isod.sampling.catalogue import (
+    HEURISTICS,
+    HISTORIES,
+    REDUCTIONS,
+    STRATEGIES,
+    accepts_negative_scores,
+    draws_in_proportion,
+    find_heuristic,
+    find_reduction,
+    find_strategy,
+)
+from isod.sampling.kernels import updates
+from isod.sampling.samplers import SAMPLERS, SamplerConfig
 from isod.sampling.scores import heuristics, reductions
 from isod.sampling.strategies.trees import Proportional
-from isod.sampling.table import HISTORIES
 from tests.sampling.test_table import draws_follow, filled
 
 # --- no score at all -------------------------------------------------------------------------------------------------
+
+NO_ROWS = {"ObjectScores", "object_scores", "sample_scores"}  # what reductions are made of
 
 
 def test_uniform_draws_with_replacement_whatever_the_scores():
     """Draws after the first epoch are independent: their counts pass a chi-square test, and a batch of 35 misses the
     share of the 50 examples that independent draws miss. The scores are unequal, which no sampler without a heuristic
     gives, so that it is the floor that makes the draw uniform."""
-    table = table_for(SAMPLERS["uniform"], 50, seed=0, run_length=100)
+    table = ImportanceTable(50, sampler=SAMPLERS["uniform"], seed=0, run_length=100)
     assert table.effective_sample_size() == 1
     first = np.concatenate([table.draw(10).indices for _ in range(5)])
     assert sorted(first) == list(range(50))
@@ -98,20 +110,25 @@ def test_rejection_compares_with_the_same_slot_of_the_draw_before():
 
 def test_strategies_in_proportion_are_those_of_the_sum_tree():
     """Where a table's effective sample size is that of its scores."""
-    assert set(IN_PROPORTION) == {name for name, made in STRATEGIES.items() if issubclass(made, Proportional)}
+    assert [name for name in STRATEGIES if draws_in_proportion(name)] == [
+        name for name in STRATEGIES if issubclass(find_strategy(name), Proportional)
+    ]
 
 
-def test_names_that_settings_accept_are_those_there_are():
-    there = (heuristics.HEURISTICS, reductions.REDUCTIONS, STRATEGIES, HISTORIES)
-    accepted = (samplers.HEURISTICS, samplers.REDUCTIONS, samplers.STRATEGIES, samplers.HISTORIES)
-    assert [list(dictionary) for dictionary in there] == [list(names) for names in accepted]
+def test_every_row_of_the_catalogue_leads_somewhere_and_every_function_has_one():
+    """A public function of the two modules without a row could not be chosen."""
+    for find, rows, module in ((find_heuristic, HEURISTICS, heuristics), (find_reduction, REDUCTIONS, reductions)):
+        public = {f for f in vars(module).values() if getattr(f, "__module__", "") == module.__name__ and callable(f)}
+        here = {f for f in public if not f.__name__.startswith("_") and f.__name__ not in NO_ROWS}
+        assert {find(name) for name in rows} == here
+    assert all(hasattr(updates, name.upper()) for name in HISTORIES)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_differences_to_a_hold_out_model_are_drawn_by_strategies_that_bear_them(strategy):
     """Either refused, or probabilities that are none below 0 and sum to 1."""
     sampler = {"strategy": strategy, "holdout": True, "share": 0.25, "horizon": 0.5}
-    if strategy not in samplers.SIGNED:
+    if not accepts_negative_scores(strategy):
         with pytest.raises(InputError, match=f"sampler holdout makes scores negative.*got '{strategy}'"):
             SamplerConfig(name="mine", **sampler)
         return
@@ -132,7 +149,9 @@ HOLDOUT = np.array([0.4, 2.5, 0.25, 0.5, 0.2, 1.0])
 
 
 def test_rho_follows_the_shifted_difference():
-    table = table_for(SamplerConfig(name="RHO", strategy="shifted", holdout=True, smoothing=1.0), 6, seed=0)
+    table = ImportanceTable(
+        6, sampler=SamplerConfig(name="RHO", strategy="shifted", holdout=True, smoothing=1.0), seed=0
+    )
     table.set_offset(HOLDOUT)
     table.update(np.arange(6), LOSS)
     difference = LOSS - HOLDOUT
@@ -149,7 +168,7 @@ def test_rho_of_many_examples_with_some_not_eligible_and_changing_extremes():
     n, rng = 3000, np.random.default_rng(0)
     eligible = np.flatnonzero(rng.random(n) < 0.85)
     holdout = rng.exponential(size=n).astype(np.float32)
-    table = table_for(SAMPLERS["LIS-RHO"], n, seed=0, eligible=eligible)
+    table = ImportanceTable(n, sampler=SAMPLERS["LIS-RHO"], seed=0, eligible=eligible)
     table.set_offset(holdout)
     loss = np.zeros(n)
     for _ in range(40):
@@ -166,7 +185,7 @@ def test_rho_of_many_examples_with_some_not_eligible_and_changing_extremes():
 
 
 def test_rho_of_equal_differences_is_uniform():
-    table = table_for(SAMPLERS["LIS-RHO"], 5, seed=0)
+    table = ImportanceTable(5, sampler=SAMPLERS["LIS-RHO"], seed=0)
     table.update(np.arange(5), np.full(5, 2.0))
     np.testing.assert_allclose(table.probabilities(), 0.2, rtol=1e-12)
 
@@ -175,7 +194,9 @@ def test_rho_of_equal_differences_is_uniform():
 def test_rho_takes_a_score_of_0_for_the_lowest(strategy):
     """An example that stopped decoding. 0 − 4 would be the new minimum, and all others shift up to nearly uniform; 0
     itself is the highest of all once the model is better than the hold-out model."""
-    table = table_for(SamplerConfig(name="RHO", strategy=strategy, holdout=True, smoothing=0.0), 4, seed=0)
+    table = ImportanceTable(
+        4, sampler=SamplerConfig(name="RHO", strategy=strategy, holdout=True, smoothing=0.0), seed=0
+    )
     table.set_offset([1.0, 1.0, 1.0, 4.0])
     table.update([0, 1, 2, 3], [0.5, 1.0, 2.0, 5.0])  # −0.5, 0, 1, 1
     table.update([3], [0.0])
@@ -193,7 +214,7 @@ def test_rho_takes_a_score_of_0_for_the_lowest(strategy):
 def test_offsets_come_off_before_the_history_and_off_the_mean_importance():
     """Scores 3 and 5, offset 1: 2 and 4, of which the mean is 3, and so is half of each."""
     sampler = replace(SAMPLERS["LIS-RHO"], history="momentum", momentum=0.5)
-    table = table_for(sampler, 2, seed=0)
+    table = ImportanceTable(2, sampler=sampler, seed=0)
     table.set_offset([1.0, 7.0])
     table.update([0], [3.0])
     table.update([0], [5.0])
@@ -204,7 +225,7 @@ def test_offsets_come_off_before_the_history_and_off_the_mean_importance():
 def test_offsets_are_refused_where_they_do_not_belong():
     with pytest.raises(InputError, match="holdout is False"):
         ImportanceTable(3, seed=0).set_offset([1, 2, 3])
-    table = table_for(SAMPLERS["LIS-RHO"], 3, seed=0)
+    table = ImportanceTable(3, sampler=SAMPLERS["LIS-RHO"], seed=0)
     for wrong, what in (([1, 2], r"shape \(2,\)"), ([1, 2, np.nan], "nan for example 2")):
         with pytest.raises(InputError, match=f"3 finite numbers, got {what}"):
             table.set_offset(wrong)
@@ -306,7 +327,7 @@ def test_pruning_drops_low_scores_and_rescales_the_rest():
 def test_pruning_stops_at_the_horizon_though_an_epoch_is_under_way():
     """InfoBatch prunes through 0.875 of 400 draws, so up to draw 34 of 40, and through none after: 0 is half of all."""
     low = np.arange(100) < 50
-    table = table_for(SAMPLERS["InfoBatch"], 100, seed=0, run_length=400)
+    table = ImportanceTable(100, sampler=SAMPLERS["InfoBatch"], seed=0, run_length=400)
     table.update(np.arange(100), 1.0 - low)
     draws = [table.draw(10) for _ in range(40)]
     for t, draw in enumerate(draws):

@@ -15,7 +15,7 @@ from scipy import stats
 from isod.config.record import flatten
 from isod.config.settings import RunConfig
 from isod.errors import InputError
-from isod.sampling import ImportanceTable, table_for
+from isod.sampling import ImportanceTable
 from isod.sampling.samplers import SAMPLERS, SamplerConfig
 from isod.sampling.schedule import DrawSchedule
 
@@ -77,7 +77,7 @@ def test_all_zero_scores_are_drawn_uniformly():
 
 def test_one_example():
     for name, sampler in SAMPLERS.items():
-        table = table_for(sampler, 1, seed=0, run_length=4)
+        table = ImportanceTable(1, sampler=sampler, seed=0, run_length=4)
         for _ in range(4):
             draw = table.draw(1)
             assert draw.indices.tolist() == [0], name
@@ -90,7 +90,7 @@ def test_every_sampler_draws_as_the_baseline_does_until_every_example_has_a_scor
     """Ten examples in batches of 4: all have scores after step 2, which draw 3 + lag is the first to see."""
     draws = {}
     for name, sampler in SAMPLERS.items():
-        table = table_for(sampler, 10, seed=3, run_length=400)
+        table = ImportanceTable(10, sampler=sampler, seed=3, run_length=400)
         schedule = DrawSchedule(table, batch_size=4, lag=lag)
         for step in range(3 + lag):
             draws[name, step] = schedule.draw(step).indices.tolist()
@@ -106,7 +106,9 @@ def test_every_sampler_draws_as_the_baseline_does_until_every_example_has_a_scor
 def test_pruning_goes_on_in_the_epoch_that_the_wait_for_scores_has_begun():
     """Eight examples in batches of 4, lag 1: draw 2 is the first half of epoch 1, without a score to prune by; with
     equal scores nothing is pruned, and draw 3, by the strategy, takes the other half."""
-    schedule = DrawSchedule(table_for(SAMPLERS["InfoBatch"], 8, seed=0, run_length=400), batch_size=4, lag=1)
+    schedule = DrawSchedule(
+        ImportanceTable(8, sampler=SAMPLERS["InfoBatch"], seed=0, run_length=400), batch_size=4, lag=1
+    )
     drawn = []
     for step in range(4):
         indices = schedule.draw(step).indices
@@ -116,7 +118,7 @@ def test_pruning_goes_on_in_the_epoch_that_the_wait_for_scores_has_begun():
 
 
 def test_baseline_draws_every_example_once_per_epoch_across_batches():
-    table = table_for(SAMPLERS["baseline"], 10, seed=0)
+    table = ImportanceTable(10, sampler=SAMPLERS["baseline"], seed=0)
     stream = np.concatenate([table.draw(4).indices for _ in range(10)]).reshape(4, 10)
     assert all(sorted(epoch) == list(range(10)) for epoch in stream.tolist())
     assert len({tuple(epoch) for epoch in stream.tolist()}) == 4
@@ -170,13 +172,13 @@ def test_scaling_the_scores_changes_nothing(scores, scale):
 def test_update_then_draw_equals_rebuild_then_draw(name, data):
     n = data.draw(st.integers(1, 300))
     table, rng = (
-        table_for(SAMPLERS[name], n, seed=data.draw(st.integers(0, 2**64 - 1)), run_length=500),
+        ImportanceTable(n, sampler=SAMPLERS[name], seed=data.draw(st.integers(0, 2**64 - 1)), run_length=500),
         np.random.default_rng(0),
     )
     for _ in range(data.draw(st.integers(1, 12))):
         draw = table.draw(min(n, 16))
         table.update(draw.indices, rng.exponential(size=len(draw.indices)))
-    rebuilt = table_for(SAMPLERS[name], n, seed=int(table.examples.seed), run_length=500)
+    rebuilt = ImportanceTable(n, sampler=SAMPLERS[name], seed=int(table.examples.seed), run_length=500)
     buffer = io.BytesIO()
     torch.save(table.state_dict(), buffer)
     buffer.seek(0)
@@ -250,7 +252,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_refused_update_leaves_the_table_unchanged(name):
-    table = table_for(SAMPLERS[name], 8, seed=0, eligible=[0, 1, 2, 3, 4, 6, 7], run_length=100)
+    table = ImportanceTable(8, sampler=SAMPLERS[name], seed=0, eligible=[0, 1, 2, 3, 4, 6, 7], run_length=100)
     draw = table.draw(7)
     table.update(draw.indices, np.arange(1.0, 8.0))
     before, p = table.state_dict(), table.probabilities()
@@ -288,7 +290,7 @@ def test_bad_tables_and_draws():
     with pytest.raises(InputError, match="at least one example"):
         ImportanceTable(3, seed=0).draw(0)
     with pytest.raises(InputError, match="cannot exceed the 3 examples, got 4"):
-        table_for(SAMPLERS["baseline"], 3, seed=0).draw(4)
+        ImportanceTable(3, sampler=SAMPLERS["baseline"], seed=0).draw(4)
     assert len(filled([1.0, 2.0, 3.0]).draw(4).indices) == 4  # with replacement
 
 
@@ -310,7 +312,7 @@ def test_state_of_another_table_is_refused():
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_at_most_24_bytes_an_example(name):
     n = 2_000_000
-    table = table_for(SAMPLERS[name], n, seed=0, eligible=np.arange(n - 1), run_length=n)
+    table = ImportanceTable(n, sampler=SAMPLERS[name], seed=0, eligible=np.arange(n - 1), run_length=n)
     table.draw(128)
     beside = 2.3e6 if "rank" in table.config.strategy or table.config.strategy == "self_paced" else 0
     assert table.nbytes - beside <= 24 * n
@@ -319,8 +321,8 @@ def test_at_most_24_bytes_an_example(name):
 def test_the_table_starts_without_torch_ray_or_mlflow():
     code = (
         "import sys; sys.modules['torch'] = sys.modules['ray'] = sys.modules['mlflow'] = None\n"
-        "from isod.sampling import DrawSchedule, SAMPLERS, table_for\n"
-        "schedule = DrawSchedule(table_for(SAMPLERS['LIS'], 20, seed=0), batch_size=4, lag=1)\n"
+        "from isod.sampling import DrawSchedule, SAMPLERS, ImportanceTable\n"
+        "schedule = DrawSchedule(ImportanceTable(20, sampler=SAMPLERS['LIS'], seed=0), batch_size=4, lag=1)\n"
         "for step in range(12): schedule.update(step, schedule.draw(step).indices, [1.0, 2, 3, 4])\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -336,7 +338,7 @@ def test_every_sampler_says_what_it_is_from_and_that_is_no_part_of_a_run():
 
 
 def test_a_sampler_is_the_same_through_its_name_or_its_settings():
-    by_name = table_for(SAMPLERS["LIS-RB"], 9, seed=0)
+    by_name = ImportanceTable(9, sampler=SAMPLERS["LIS-RB"], seed=0)
     by_settings = ImportanceTable(9, seed=0, sampler=SamplerConfig(name="mine"), strategy="rejection")
     for _ in range(5):
         one, other = by_name.draw(4), by_settings.draw(4)

@@ -15,12 +15,12 @@ from isod.data.store.address import write_text
 from isod.data.store.split import CropStore
 from isod.data.store.writer import Row, commit, write_fragment
 from isod.errors import InputError
-from isod.outcome import Outcome
 from isod.sampling.table import Draw
 from isod.training.statistics import Moments, RunStatistics, StepResult, example_losses, object_margins
 from isod.training.stream import Batch
 from isod.training.trainer import Trainer
 from isod.training.validation import ValidationCrops
+from tests.sampling.outcomes import of_maps
 from tests.training.test_resume import HOLDOUT
 from tests.training.tiny_run import run_here, tiny_run
 
@@ -139,7 +139,7 @@ def outcome_of(**maps):
         "iou": torch.zeros(1, 1, 4),
         "object_area": torch.tensor([[64.0, 64.0]]),
     }
-    return Outcome(**(values | maps))
+    return of_maps(**(values | maps))
 
 
 def test_losses_per_example_by_hand():

@@ -112,13 +112,14 @@ def detection_loss(
     mean_class = (class_loss * weights * class_shares).sum() / class_count
     mean_box = (box_loss * weights * box_shares).sum() / box_count
     outcome = Outcome(
-        logits=logits.detach(),
-        labels=targets.labels,
-        care=targets.care,
-        object_index=targets.object_index,
-        class_loss=class_loss.detach(),
-        box_loss=box_loss.detach(),
-        iou=iou.detach(),
+        logits=logits.detach().flatten(2),
+        labels=targets.labels.flatten(1),
+        care=targets.care.flatten(1),
+        object_index=targets.object_index.flatten(1),
+        class_loss=class_loss.detach().flatten(1),
+        box_loss=box_loss.detach().flatten(1),
+        iou=iou.detach().flatten(1),
         object_area=objects.area(),
+        object_labels=objects.labels,
     )
     return DetectionLoss(mean_class, mean_box), outcome

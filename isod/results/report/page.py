@@ -28,7 +28,7 @@ from isod.results.statistics.table import (
     speedup_table,
     spoken,
 )
-from isod.sampling.samplers import IN_PROPORTION
+from isod.sampling.catalogue import STRATEGIES
 from isod.tracking.examples import load_examples
 from isod.tracking.sweep_reader import Runs
 from isod.vocabulary import BASELINE, COMMIT_TAG, HEADLINE, MACHINE_TAG, ess_in_words
@@ -100,7 +100,8 @@ def gain_sentence(table: pd.DataFrame, strategies: Mapping[str, str]) -> str:
             out: their effective sample size is much the same whatever the scores.
     """
     ess = table["ess"].drop(BASELINE, errors="ignore").dropna()
-    ess = ess[[strategies.get(str(name), "proportional") in IN_PROPORTION for name in ess.index]]
+    rows = [STRATEGIES.get(strategies.get(str(name), "proportional")) for name in ess.index]
+    ess = ess[[row is not None and row.draws_in_proportion for row in rows]]
     alike: dict[str, list[str]] = {}
     for name, value in ess.items():
         alike.setdefault(ess_in_words(float(value)), []).append(f"{name} {value:.2f}")

@@ -1,17 +1,18 @@
-"""Heuristics: what one forward pass says about each location, as a score map for the classes and one for the boxes.
+"""Heuristics: what one forward pass says about each location, as a score for its class and one for its box.
 
-Each function takes an Outcome and returns ``(class_map, box_map)``, both [B, h, w] float32, finite and ≥ 0 (thesis
-§4.2.3–4.2.6, chapters 3 and 7). The class map means something where the class is known (``outcome.care``), the box map
-where an object owns the location; which locations count is the reduction's business, not the heuristic's.
+Each function takes an Outcome and returns ``(class_scores, box_scores)``, both [B, L] float32, finite and ≥ 0 (thesis
+§4.2.3–4.2.6, chapters 3 and 7). The class score is defined where the class is known (``outcome.care``), the box score
+where an object owns the location; the reduction decides which locations count.
 
-With a = softmax probability of the true class: class_loss = −log a, so that a = exp(−class_loss) and
-1 − a = −expm1(−class_loss), without a second softmax and without cancellation near a = 1.
+With a = probability of the true class: class_loss = −log a, so that a = exp(−class_loss) and 1 − a =
+−expm1(−class_loss), without a second softmax and without cancellation near a = 1.
+
+To add one, write a function here and give it a row of ``isod.sampling.catalogue.HEURISTICS``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from isod.outcome import Outcome
 
-Maps = tuple[Tensor, Tensor]
+Scores = tuple[Tensor, Tensor]
 
 # The logarithms below are of max(·, LOG_FLOOR): every score is at most −log(1e-6) = 13.8.
 LOG_FLOOR = 1e-6
@@ -29,17 +30,17 @@ WRONG_SIDE = 0.5
 FALSE_POSITIVE = 0.5
 
 
-def loss(outcome: Outcome) -> Maps:
+def loss(outcome: Outcome) -> Scores:
     """−log a and the GIoU loss: what the detector is trained on (LIS, §4.2.3; Johansson & Lindberg 2022)."""
     return outcome.class_loss.float(), outcome.box_loss.float()
 
 
-def error(outcome: Outcome) -> Maps:
+def error(outcome: Outcome) -> Scores:
     """−log a and −log IoU (eq. 4.4; Chang et al. 2017 use the error itself, over its history)."""
-    return outcome.class_loss.float(), _neg_log(outcome.iou.float())
+    return outcome.class_loss.float(), _neg_log(_iou(outcome))
 
 
-def uncertainty(outcome: Outcome) -> Maps:
+def uncertainty(outcome: Outcome) -> Scores:
     """−log(1 − 4a(1 − a)) = −2·log|1 − 2a|, and the same with IoU in place of a (UIS, §4.2.5.1).
 
     Highest at the decision boundary a = ½, where it is clamped to 13.8 (|1 − 2a| ≥ 1e-3); 0 at a = 0 and a = 1. This
@@ -49,7 +50,7 @@ def uncertainty(outcome: Outcome) -> Maps:
     return _uncertainty(wrong), _uncertainty(right)
 
 
-def uncertainty_as_printed(outcome: Outcome) -> Maps:
+def uncertainty_as_printed(outcome: Outcome) -> Scores:
     """−log(4a(1 − a)) and the same with IoU: eq. 4.5 to the letter, an ablation.
 
     It is 0 at the boundary a = ½ and grows towards both ends: it prefers what the model is sure of.
@@ -58,7 +59,7 @@ def uncertainty_as_printed(outcome: Outcome) -> Maps:
     return _neg_log(4 * class_pair[0] * class_pair[1]), _neg_log(4 * box_pair[0] * box_pair[1])
 
 
-def asymmetric_uncertainty(outcome: Outcome) -> Maps:
+def asymmetric_uncertainty(outcome: Outcome) -> Scores:
     """Uncertainty that leans towards errors: −2·log(k(1 − 2a)) for a < ½ with k = ½, −2·log(2a − 1) for a ≥ ½.
 
     Chapter 7 proposes to weight f(x) = 1 − 4x(1 − x), before the logarithm, towards higher errors while still
@@ -70,69 +71,52 @@ def asymmetric_uncertainty(outcome: Outcome) -> Maps:
     return _uncertainty(wrong, WRONG_SIDE), _uncertainty(right, WRONG_SIDE)
 
 
-def bounded_error(outcome: Outcome) -> Maps:
+def bounded_error(outcome: Outcome) -> Scores:
     """1 − a and 1 − IoU, in [0, 1] (Chang et al. 2017, the error without its logarithm)."""
-    return _complement(outcome), 1 - outcome.iou.float().clamp(0, 1)
+    return _complement(outcome), 1 - _iou(outcome).clamp(0, 1)
 
 
-def error_vector_norm(outcome: Outcome) -> Maps:
+def error_vector_norm(outcome: Outcome) -> Scores:
     """‖softmax(z) − onehot(y)‖₂ in [0, √2], and 1 − IoU for the box (EL2N: Paul et al. 2021, definition 2.3)."""
-    return _error_vector_norm(outcome), 1 - outcome.iou.float().clamp(0, 1)
+    return outcome.error_norm(), 1 - _iou(outcome).clamp(0, 1)
 
 
-def gradient_norm(outcome: Outcome) -> Maps:
+def gradient_norm(outcome: Outcome) -> Scores:
     """Norm of the loss's gradient with respect to the class logits (Katharopoulos & Fleuret 2018, eq. 20).
 
     For softmax cross-entropy that is ‖softmax(z) − onehot(y)‖₂. With the reduction "norm" the maps combine into the
-    norm over the whole prediction map, the paper's upper bound of the example's gradient norm. The outcome does not
+    norm over all locations of the image, the paper's upper bound of the example's gradient norm. The outcome does not
     hold the box offsets' gradient, so the box part is 0.
     """
-    return _error_vector_norm(outcome), torch.zeros_like(outcome.iou, dtype=torch.float32)
+    return outcome.error_norm(), torch.zeros_like(outcome.box_loss, dtype=torch.float32)
 
 
-def margin(outcome: Outcome) -> Maps:
+def margin(outcome: Outcome) -> Scores:
     """log(1 + exp(−m)) of the final-layer margin m = z_y − max_{c≠y} z_c (Pleiss et al. 2020; chapter 3).
 
     Softplus keeps the order (the more negative the margin, the higher the score) and makes it non-negative. The box
     part is the same of m = 2·IoU − 1.
     """
-    return F.softplus(-class_margin(outcome)), F.softplus(1 - 2 * outcome.iou.float().clamp(0, 1))
+    return F.softplus(-outcome.margin()), F.softplus(1 - 2 * _iou(outcome).clamp(0, 1))
 
 
-def background_aware(outcome: Outcome) -> Maps:
+def background_aware(outcome: Outcome) -> Scores:
     """Uncertainty that also counts confident false positives, without NMS (§6.3.2, chapter 7; the form is ours).
 
     Background locations whose likeliest foreground class has a probability above ½ add their −log a. They are scaled
     by (background locations) / (such locations) of their image, so that the background's *mean* gains the mean −log a
     of the false positives: a few of them are not drowned by thousands of easy locations.
     """
-    class_map, box_map = uncertainty(outcome)
-    foreground = outcome.logits.float().softmax(1)[:, 1:].amax(1)  # [B, h, w]
+    class_scores, box_scores = uncertainty(outcome)
     background = (outcome.object_index < 0) & outcome.care
-    false_positive = background & (foreground > FALSE_POSITIVE)
-    count = background.sum((1, 2), keepdim=True) / false_positive.sum((1, 2), keepdim=True).clamp(min=1)  # [B, 1, 1]
-    return class_map + false_positive * count * outcome.class_loss.float(), box_map
+    false_positive = background & (outcome.foreground() > FALSE_POSITIVE)
+    count = background.sum(1, keepdim=True) / false_positive.sum(1, keepdim=True).clamp(min=1)  # [B, 1]
+    return class_scores + false_positive * count * outcome.class_loss.float(), box_scores
 
 
-def class_margin(outcome: Outcome) -> Tensor:
-    """Final-layer margin: true logit − largest other logit, [B, h, w] float32, positive where classified right."""
-    logits, true = outcome.logits.float(), outcome.labels.unsqueeze(1)
-    assigned = logits.gather(1, true).squeeze(1)
-    return assigned - logits.scatter(1, true, -math.inf).amax(1)
-
-
-HEURISTICS: dict[str, Callable[[Outcome], Maps]] = {
-    "loss": loss,
-    "error": error,
-    "uncertainty": uncertainty,
-    "uncertainty_as_printed": uncertainty_as_printed,
-    "asymmetric_uncertainty": asymmetric_uncertainty,
-    "bounded_error": bounded_error,
-    "error_vector_norm": error_vector_norm,
-    "gradient_norm": gradient_norm,
-    "margin": margin,
-    "background_aware": background_aware,
-}
+def _iou(outcome: Outcome) -> Tensor:
+    assert outcome.iou is not None, "heuristics that need the IoU are rejected at start-up where there is none"
+    return outcome.iou.float()
 
 
 def _complement(outcome: Outcome) -> Tensor:
@@ -140,9 +124,9 @@ def _complement(outcome: Outcome) -> Tensor:
     return -torch.expm1(-outcome.class_loss.float())
 
 
-def _distances(outcome: Outcome) -> tuple[Maps, Maps]:
+def _distances(outcome: Outcome) -> tuple[Scores, Scores]:
     """(a, 1 − a) and (IoU, 1 − IoU)."""
-    iou = outcome.iou.float().clamp(0, 1)
+    iou = _iou(outcome).clamp(0, 1)
     return (torch.exp(-outcome.class_loss.float()), _complement(outcome)), (iou, 1 - iou)
 
 
@@ -150,7 +134,7 @@ def _neg_log(x: Tensor) -> Tensor:
     return -x.clamp(LOG_FLOOR, 1).log()
 
 
-def _uncertainty(pair: Maps, wrong_side: float = 1.0) -> Tensor:
+def _uncertainty(pair: Scores, wrong_side: float = 1.0) -> Tensor:
     """−2·log|1 − 2a|, with |1 − 2a| times ``wrong_side`` where a < ½; log1p keeps it accurate near 0."""
     a, complement = pair
     nearest = torch.minimum(a, complement).clamp(max=(1 - math.sqrt(LOG_FLOOR)) / 2)  # distance to the nearer end
@@ -158,10 +142,3 @@ def _uncertainty(pair: Maps, wrong_side: float = 1.0) -> Tensor:
     if wrong_side == 1:
         return score
     return torch.where(a < complement, score - 2 * math.log(wrong_side), score).clamp(max=-math.log(LOG_FLOOR))
-
-
-def _error_vector_norm(outcome: Outcome) -> Tensor:
-    probabilities = outcome.logits.float().softmax(1)
-    true = outcome.labels.unsqueeze(1)
-    others = probabilities.scatter(1, true, 0.0).square().sum(1)
-    return (others + _complement(outcome).square()).sqrt()

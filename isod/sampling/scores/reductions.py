@@ -1,4 +1,4 @@
-"""Reductions: score maps → object scores → one score per image (thesis §4.2.4).
+"""Reductions: scores of locations → object scores → one score per image (thesis §4.2.4).
 
 Locations are first averaged per object, so that a large object counts no more than a small one; then the objects of an
 image are reduced to one number, the class part and the box part each for itself. Which locations count:
@@ -8,19 +8,20 @@ image are reduced to one number, the class part and the box part each for itself
 * box part: locations that an object owns, don't-care objects included. The background has none.
 
 An object with no location that counts is left out; an image with no such object scores 0 in that part.
+
+To add one, write a function here and give it a row of ``isod.sampling.catalogue.REDUCTIONS``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from isod.outcome import Outcome
+from isod.sampling.catalogue import find_heuristic, find_reduction
 from isod.sampling.samplers import SamplerConfig
-from isod.sampling.scores.heuristics import HEURISTICS
 
 LOCATION_SIDE = 8.0  # pixels; side of one location of the stride-8 map (spec §2)
 
@@ -29,9 +30,9 @@ LOCATION_SIDE = 8.0  # pixels; side of one location of the stride-8 map (spec §
 class ObjectScores:
     """One part (class or box) of the scores of every object in the batch; the last column is the background."""
 
-    means: Tensor  # [B, M+1] float32; mean of the map over the object's locations that count, 0 where there are none
+    means: Tensor  # [B, M+1] float32; mean of the scores over the object's locations that count, 0 where there are none
     counts: Tensor  # [B, M+1] float32; how many locations those are
-    values: Tensor  # [B, h·w] float32; the map where it counts, else 0
+    values: Tensor  # [B, L] float32; the scores where they count, else 0
     scale: Tensor  # [B, M+1] float32; √area of the object in location sides; 1 for the background
 
     @property
@@ -40,18 +41,18 @@ class ObjectScores:
         return (self.counts > 0).float()
 
 
-def object_scores(score_map: Tensor, counted: Tensor, object_index: Tensor, object_area: Tensor) -> ObjectScores:
-    """Mean of ``score_map`` [B, h, w] over the ``counted`` [B, h, w] locations of each object and of the background.
+def object_scores(scores: Tensor, counted: Tensor, object_index: Tensor, object_area: Tensor) -> ObjectScores:
+    """Return the mean of ``scores`` [B, L] over the ``counted`` [B, L] locations of each object and of the background.
 
     Args:
-        object_index: [B, h, w] int64; owner of the location, −1 for background.
+        object_index: [B, L] int64; owner of the location, −1 for background.
         object_area: [B, M] float32; pixels².
     """
     images, objects = object_area.shape
-    weights = counted.flatten(1).float()
-    values = torch.where(counted, score_map.float(), 0.0).flatten(1)
-    both = torch.stack([values, weights], dim=1)  # [B, 2, h·w]; every operation is a kernel for a GPU's host to launch
-    owner = object_index.flatten(1).unsqueeze(1)
+    weights = counted.float()
+    values = torch.where(counted, scores.float(), 0.0)
+    both = torch.stack([values, weights], dim=1)  # [B, 2, L]; every operation is a kernel for a GPU's host to launch
+    owner = object_index.unsqueeze(1)
     owned = both * (owner >= 0)
     sums = both.new_zeros(images, 2, objects + 1)
     if objects:
@@ -105,17 +106,6 @@ def norm(part: ObjectScores) -> Tensor:
     return part.values.square().sum(1).sqrt() / part.counts.sum(1).clamp(min=1)
 
 
-REDUCTIONS: dict[str, Callable[[ObjectScores], Tensor]] = {
-    "mean": mean,
-    "sum": total,
-    "max": largest,
-    "rms": rms,
-    "area_mean": area_mean,
-    "masked_mean": masked_mean,
-    "norm": norm,
-}
-
-
 @torch.no_grad()
 def sample_scores(outcome: Outcome, sampler: SamplerConfig) -> Tensor:
     """Score of every image of the batch: w_cls · class part + w_reg · box part (§4.2.4, §4.3).
@@ -127,14 +117,15 @@ def sample_scores(outcome: Outcome, sampler: SamplerConfig) -> Tensor:
     """
     if sampler.heuristic is None:
         return torch.zeros(len(outcome.labels), dtype=torch.float32, device=outcome.labels.device)
+    heuristic, reduction = find_heuristic(sampler.heuristic), find_reduction(sampler.reduction)
     with torch.autocast(outcome.labels.device.type, enabled=False):
-        class_map, box_map = HEURISTICS[sampler.heuristic](outcome)
+        class_scores, box_scores = heuristic(outcome)
         parts = [
-            (sampler.class_weight, class_map, outcome.care),
-            (sampler.box_weight, box_map, outcome.object_index >= 0),
+            (sampler.class_weight, class_scores, outcome.care),
+            (sampler.box_weight, box_scores, outcome.object_index >= 0),
         ]
-        weights, maps, counted = zip(*(part for part in parts if part[0]), strict=True)
-        copies = len(maps)  # the parts as one batch, of twice the images where there are both
-        index, area = outcome.object_index.repeat(copies, 1, 1), outcome.object_area.repeat(copies, 1)
-        reduced = REDUCTIONS[sampler.reduction](object_scores(torch.cat(maps), torch.cat(counted), index, area))
+        weights, scores, counted = zip(*(part for part in parts if part[0]), strict=True)
+        copies = len(scores)  # the parts as one batch, of twice the images where there are both
+        index, area = outcome.object_index.repeat(copies, 1), outcome.object_area.repeat(copies, 1)
+        reduced = reduction(object_scores(torch.cat(scores), torch.cat(counted), index, area))
         return sum(weight * part for weight, part in zip(weights, reduced.chunk(copies), strict=True))
