@@ -60,10 +60,7 @@ def check_tracking(tracking_uri: str) -> None:
         InputError: the store or server does not answer within seconds, with the reason.
     """
     _require_address(tracking_uri)
-    for chatty in ("mlflow", "alembic"):  # they announce every step of making a new database
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # stack traces; Deliveries gives the reason
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a warning at every attempt
+    _limit_messages()
     with explained(tracking_uri):
         if is_server(tracking_uri):
             MlflowClient(tracking_uri).search_experiments(max_results=1)
@@ -85,6 +82,7 @@ def open_for_reading(tracking_uri: str) -> MlflowClient:
         if not path or not Path(path).is_file():
             raise InputError(f"there is no MLflow database at {tracking_uri}")
     _require_address(tracking_uri)
+    _limit_messages()
     with explained(tracking_uri):
         return MlflowClient(tracking_uri)
 
@@ -149,6 +147,14 @@ def _require_address(tracking_uri: str) -> None:
         return
     hint = f"; for the database in that folder: sqlite:///{tracking_uri.rstrip('/')}/mlflow.db" if tracking_uri else ""
     raise InputError(f"a tracking URI starts with sqlite:///, http:// or the like, got {tracking_uri!r}{hint}")
+
+
+def _limit_messages() -> None:
+    """Keep what MLflow and its libraries log to what a user can act on; errors are reported in a sentence of ours."""
+    for chatty in ("mlflow", "alembic"):  # they announce every step of making a new database
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # stack traces
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a warning at every attempt
 
 
 def _try_database(uri: str) -> None:

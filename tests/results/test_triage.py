@@ -48,7 +48,7 @@ def mlflow(tmp_path_factory):
 
 
 class Tracking:
-    """A sqlite store, and runs in it as the sweep's callback leaves them."""
+    """A sqlite store, and runs in it as SweepWriter writes them."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -257,7 +257,7 @@ def test_planted_errors_by_hand(mlflow, odd_run, odd_store, tmp_path, capsys):
         line = f"Precision at {k} on the planted label errors (demo data): {share} % by draw count, 40 % at random"
         assert line in said.replace("\u00a0", " ")
         assert line in page.replace("\u00a0", " ")
-    assert f"The run names the store elsewhere/moved; this is {odd_store}, which has the same frames" in said
+    assert f"The run trained on elsewhere/moved; these examples are from {odd_store}, which has the same frames" in said
     assert (
         "The 2 most drawn of 4 drawn examples (5 in all) in run odd & <i>run</i> (experiment grid), demo data" in said
     )
@@ -278,9 +278,9 @@ def test_names_from_the_data_are_escaped(mlflow, odd_run, odd_store, tmp_path):
 def test_without_model_and_margin(mlflow, odd_run, odd_store, tmp_path, capsys):
     """Labels are shown all the same; a crop that does not decode says so."""
     triage_command(mlflow.uri, "odd & <i>run</i>", odd_store, tmp_path)
-    assert "The run left no model.pt, so there are no predictions and no guesses." in capsys.readouterr().out
+    assert "The run has no model.pt, so there are no predictions and no guesses." in capsys.readouterr().out
     page = Page(tmp_path / "triage.html")
-    assert "The run left no model.pt" in (tmp_path / "triage.html").read_text(encoding="utf-8")
+    assert "The run has no model.pt" in (tmp_path / "triage.html").read_text(encoding="utf-8")
     for place, card in enumerate(page.cards):
         assert "margin –" in card["text"]
         assert "none seen" not in card["text"]
@@ -329,7 +329,7 @@ def test_a_run_by_id_or_by_a_name_that_is_unique(mlflow, odd_run, odd_store, tmp
     new = tmp_path / "new"
     first = mlflow.run("twice", {}, [odd_run])
     second = mlflow.run("twice", {}, [odd_run], experiment="other")
-    refused(mlflow, "twice", odd_store, new, f"has 2 runs 'twice': give one's id instead: .*{first}.*grid")
+    refused(mlflow, "twice", odd_store, new, f"has 2 runs 'twice': give the id of one of them: .*{first}.*grid")
     triage_command(mlflow.uri, "twice", odd_store, tmp_path / "a", experiment="other")
     triage_command(mlflow.uri, second, odd_store, tmp_path / "b")
     pages = [(tmp_path / name / "triage.csv").read_text() for name in "ab"]
@@ -351,15 +351,18 @@ def test_a_run_without_statistics_says_why(mlflow, odd_run, odd_store, tmp_path)
     refused(mlflow, "going", odd_store, new, r"no per-example statistics \(examples.parquet\): it is still running")
     refused(mlflow, "broken", odd_store, new, "it failed")
     refused(mlflow, "foreign", odd_store, new, "isod did not write it")
-    refused(mlflow, "whole", odd_store, new, r"is a whole sweep: choose one of its runs \(going\)")
+    refused(mlflow, "whole", odd_store, new, r"is a sweep: choose one of its runs \(going\)")
 
 
 @pytest.mark.parametrize(
     ("columns", "match"),
     [
         ({"index": range(6), "frame_id": FRAMES}, "has no column draw_count, mean_importance"),
-        ({"index": [0] * 6, "frame_id": FRAMES, "draw_count": 1, "mean_importance": 1.0}, "one row for each example"),
-        ({"index": range(6), "frame_id": FRAMES, "draw_count": 0, "mean_importance": 1.0}, "has drawn no example"),
+        ({"index": [0] * 6, "frame_id": FRAMES, "draw_count": 1, "mean_importance": 1.0}, "one row per example"),
+        (
+            {"index": range(6), "frame_id": FRAMES, "draw_count": 0, "mean_importance": 1.0},
+            "drew no example that can be",
+        ),
         (None, "cannot be read"),
     ],
 )
@@ -373,7 +376,7 @@ def test_damaged_statistics(mlflow, odd_store, tmp_path, columns, match):
 def test_a_store_of_other_data_is_refused(mlflow, trained, odd_run, odd_store, tiny_store, tmp_path):
     new = tmp_path / "new"
     refused(
-        mlflow, "UIS-seed0", odd_store, new, "trained on .*demo, and .* holds other data: 64 training examples there, 6"
+        mlflow, "UIS-seed0", odd_store, new, "trained on .*demo, but .* holds other data: 64 training examples there, 6"
     )
     statistics = pd.read_parquet(odd_run)
     statistics["frame_id"] = [*FRAMES[:4], "another", FRAMES[5]]
@@ -390,7 +393,7 @@ def test_a_model_that_does_not_fit_is_refused(mlflow, odd_run, odd_store, traine
     flat = {key: value for key, value in flatten(tiny_run()).items() if key.startswith("detector.")}
     for params, match in [
         (flat, r"does not fit its parameters detector\.\* and the 2 classes of"),
-        (flat | {"detector.width": "wide"}, "detector.width is no value, got 'wide'"),
+        (flat | {"detector.width": "wide"}, "detector.width is not a Python value, got 'wide'"),
         (flat | {"detector.width": "-1"}, r"detector width must be in \(0, 4\], got -1"),
         (flat | {"detector.blocks": "3"}, "are not the settings of a detector"),
     ]:
@@ -415,7 +418,7 @@ def test_the_command_line(mlflow, odd_run, odd_store, tmp_path, capsys):
         closed = f"http://127.0.0.1:{unused.getsockname()[1]}"
     (tmp_path / "file").write_text("")
     for uri, options, match in [
-        (closed, ["--out", str(tmp_path / "new")], "cannot reach the MLflow store"),
+        (closed, ["--out", str(tmp_path / "new")], f"the MLflow store {closed} cannot be used: "),
         (mlflow.uri, ["--out", str(tmp_path / "file")], "cannot write the sheet into"),
         (mlflow.uri, ["--out", str(tmp_path / "new"), "--top", "0"], "--top must be ≥ 1"),
         (mlflow.uri, ["--out", str(tmp_path / "new"), "--store", str(tmp_path)], "is not a crop store"),

@@ -126,7 +126,7 @@ FIGURES = (
         "{lead}",
         "mAP and speed-up, all samplers",
         "Mean over seeds, shaded ±1 standard deviation. The dashed line is the baseline's best, the diamond where the "
-        "baseline reaches it. Each bar shows the iterations saved on the way there, over the seeds that both have: "
+        "baseline reaches it. Each bar shows the iterations saved on the way there, over the seeds that both have. "
         "{passed}.",
     ),
     FigureRow(
@@ -333,11 +333,11 @@ def _words(subject: Subject) -> dict[str, str]:
     importance, consistency = IMPORTANCE_NUMBERS.get(subject.sampler, ("", ""))
     places = ("first", "second", "third", "fourth", "fifth")
     groups = _comparisons(subject)
-    passed = ", ".join(subject.passed) + (" pass it" if len(subject.passed) > 1 else " passes it")
+    passed = subject.passed or ["No sampler"]
     return {
         **{place: "" if start is None else f"5.{start + n}" for n, place in enumerate(places)},
         "lead": f"5.{groups[0].first_number}" if len(groups) == 1 else "A.1",
-        "passed": passed if subject.passed else "no sampler passes it",
+        "passed": f"{', '.join(passed)} surpass{'es' if len(passed) == 1 else ''} the baseline's best",
         "rarest": runs.class_names[-1] if classes else "",
         "smoothing": str(curve_figures.SMOOTHING),
         "classes_shown": f" Shows {limit} of {classes} classes, those with most objects." if classes > limit else "",
