@@ -25,7 +25,7 @@ import math
 import pandas as pd
 from scipy.special import stdtrit
 
-from isod.tracking.sweep_reader import Runs, of_the_same_seeds
+from isod.tracking.runs import Runs, of_the_same_seeds
 from isod.vocabulary import BASELINE, HEADLINE, STRATA, metric_key
 
 CHANCE = 0.025  # one-sided: share of equal strata that the rule marks

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from isod.results.statistics.intervals import CONFIDENCE, MIN_SEEDS, resampled_means, speedups
-from isod.tracking.sweep_reader import Runs
+from isod.tracking.runs import Runs
 from isod.vocabulary import BASELINE, HEADLINE
 
 
