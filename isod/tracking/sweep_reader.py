@@ -86,7 +86,7 @@ def _choose_sweep(runs: list[Run], experiment: str, sweep: str | None) -> Run:
 
 
 def _tabulate(children: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return finished runs, and runs left out with the reason. Children come latest first; the first of a pair stays."""
+    """Return finished runs, and runs left out with the reason. Of a pair the first stays, which is the latest."""
     kept: dict[tuple[str, int], dict] = {}
     left_out = []
     for run in children:

@@ -8,8 +8,8 @@ class that matters falls. So every stratum is compared with the baseline's own s
     mean of the sampler < mean of the baseline − sd · max(1, t · √(1/n + 1/m)),
 
 both over the seeds that they share, or over all where they share none; sd is the baseline's sample standard deviation
-over its seeds and t the 97.5 % quantile of Student's distribution with n − 1 degrees of freedom. The first of the two limits
-says that the loss is as large as the spread; the second that seeds alone do not explain it: an equal sampler falls
+over its seeds and t the 97.5 % quantile of Student's distribution with n − 1 degrees of freedom. The first of the two
+limits says that the loss is as large as the spread; the second that seeds alone do not explain it: an equal sampler falls
 below it in at most 2.5 % of strata (normal values, seeds independent; fewer if a seed moves both samplers alike). At
 the thesis's ten seeds the two are the same (1.01 sd); at five the limit is 1.8 sd, at three 3.5 sd, at two 12.7 sd: few
 seeds can only show a large loss. With one baseline seed there is no spread and no verdict. Where all of its seeds end
