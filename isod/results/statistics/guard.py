@@ -9,13 +9,13 @@ class that matters falls. So every stratum is compared with the baseline's own s
 
 both over the seeds that they share, or over all where they share none; sd is the baseline's sample standard deviation
 over its seeds and t the 97.5 % quantile of Student's distribution with n − 1 degrees of freedom. The first of the two
-limits says that the loss is as large as the spread; the second that seeds alone do not explain it: an equal sampler falls
-below it in at most 2.5 % of strata (normal values, seeds independent; fewer if a seed moves both samplers alike). At
-the thesis's ten seeds the two are the same (1.01 sd); at five the limit is 1.8 sd, at three 3.5 sd, at two 12.7 sd: few
-seeds can only show a large loss. With one baseline seed there is no spread and no verdict. Where all of its seeds end
-at the same value, as in a stratum of few objects, the tolerance is one object instead, 1 over their number. There is no
-correction for the number of strata, as a false alarm costs less than a loss that nobody sees: ``guard_sentence`` gives
-the number of strata that chance alone would mark.
+limits says that the loss is as large as the spread; the second that seeds alone do not explain it: an equal sampler
+falls below it in at most 2.5 % of strata (normal values, seeds independent; fewer if a seed moves both samplers alike).
+At the thesis's ten seeds the two are the same (1.01 sd); at five the limit is 1.8 sd, at three 3.5 sd, at two 12.7 sd:
+few seeds can only show a large loss. With one baseline seed there is no spread and no verdict. Where all of its seeds
+end at the same value, as in a stratum of few objects, the tolerance is one object instead, 1 over their number. There
+is no correction for the number of strata, as a false alarm costs less than a loss that nobody sees: ``guard_sentence``
+gives the number of strata that chance alone would mark.
 """
 
 from __future__ import annotations
