@@ -57,38 +57,38 @@ class Runs:
 
     @property
     def strategies(self) -> dict[str, str]:
-        """The strategy of each sampler, by name, as far as it was recorded."""
+        """The strategy of each sampler that recorded it, by name."""
         return self._setting("sampler.strategy")
 
     @property
     def scoreless(self) -> set[str]:
-        """The baseline, and what draws by no score either, as far as it was recorded."""
+        """The baseline, and other samplers whose recorded heuristic is None."""
         return {BASELINE, *(sampler for sampler, name in self._setting("sampler.heuristic").items() if name == "None")}
 
     @property
     def with_holdout(self) -> list[str]:
-        """Samplers that need a hold-out model, as far as it was recorded."""
+        """Samplers that need a hold-out model, of those that recorded it."""
         return [sampler for sampler, held in self._setting("sampler.holdout").items() if held == "True"]
 
     def _setting(self, name: str) -> dict[str, str]:
-        """A setting of each sampler as text, by the sampler's name, in the order of names."""
+        """Return a setting of each sampler as text, by the sampler's name, in the order of names."""
         column = f"params.{name}"
         return dict(self.runs.groupby("sampler")[column].first()) if column in self.runs else {}
 
     @property
     def devices(self) -> dict[str, int]:
-        """How many runs trained on each device, as far as it was recorded; the most used one first."""
+        """The number of runs that trained on each recorded device, the most used one first."""
         counts = self.runs["device"].value_counts() if "device" in self.runs else pd.Series(dtype=int)
         return {str(device): int(count) for device, count in counts.items()}
 
     @property
     def names(self) -> list[str]:
-        """Of classes and samplers: what figures have to write."""
+        """Names of classes and samplers, which figures write."""
         return [*self.class_names, *self.samplers]
 
     @property
     def is_demo(self) -> bool:
-        """Whether the runs trained on demo data, which every result must then say."""
+        """Whether the runs trained on demo data; every result must then say so."""
         return self.tags.get(DEMO_TAG) == "true"
 
     @property
@@ -103,12 +103,12 @@ class Runs:
         return sorted((c for c, count in counts.items() if count > 0), key=lambda c: (-counts[c], c))
 
     def curve(self, metric: str, sampler: str) -> pd.DataFrame:
-        """[iteration × seed] values of a metric; no columns if the sampler never logged it."""
+        """Return a metric, [iteration × seed]; no columns if the sampler never logged it."""
         rows = self.curves.iloc[self._positions.get((metric, sampler), [])]
         return rows.pivot(index="step", columns="seed", values="value").sort_index()
 
     def mean_curve(self, metric: str, sampler: str) -> pd.Series:
-        """Mean over seeds, by iteration; NaN where a seed has no value."""
+        """Return the mean over seeds, by iteration; NaN where a seed has no value."""
         return self.curve(metric, sampler).mean(axis=1, skipna=False)
 
     @property
@@ -118,17 +118,17 @@ class Runs:
         return pd.Index(np.sort(rows["step"].unique()), name="step")
 
     def final(self, metric: str, sampler: str) -> pd.Series:
-        """Value of a metric at the last validation, by seed; NaN where it was not logged there."""
+        """Return a metric at the last validation, by seed; NaN where it was not logged there."""
         return self.curve(metric, sampler).reindex([self.grid[-1]]).iloc[0]
 
     def last(self, metric: str) -> float:
-        """The last logged value of a metric that all runs share, such as a count of ground truth; NaN if absent."""
+        """Return the last logged value of a metric that all runs share, such as a ground-truth count; NaN if absent."""
         rows = self.curves.iloc[self._rows.get(metric, [])]
         return float(rows["value"].iloc[int(rows["step"].argmax())]) if len(rows) else float("nan")
 
 
 def of_the_same_seeds(baseline: BySeed, other: BySeed) -> tuple[BySeed, BySeed, int]:
-    """Both, of the seeds that both have, and how many these are; of all of each, and 0, where they share none.
+    """Return both over the seeds that both have, and how many these are; unchanged, and 0, if they share none.
 
     Args:
         baseline, other: curves [iteration × seed], or one value by seed.
@@ -138,11 +138,11 @@ def of_the_same_seeds(baseline: BySeed, other: BySeed) -> tuple[BySeed, BySeed, 
 
 
 def joined_runs(parts: Sequence[Runs]) -> Runs:
-    """Sweeps that belong together as one: seeds or samplers that ran on other machines, or in other MLflow stores.
+    """Return several sweeps as one: seeds or samplers that ran on other machines, or are in other MLflow stores.
 
-    What the first is called, the whole is called; machines and commits are those of all. The store may lie elsewhere on
-    each machine: the same name and the same ground truth make it the same. ``load_examples`` and ``write_report`` ask
-    one MLflow store, so they know the runs of the first sweep only.
+    The result has the name of the first, and machines and commits of all. The crop store may be in another place on
+    each machine: stores of the same name and ground truth are the same. ``load_examples`` and ``write_report`` read one
+    MLflow store, so they use the runs of the first sweep only.
 
     Raises:
         InputError: no sweep at all, or sweeps that cannot be compared: other stores, validations at other iterations,
@@ -180,19 +180,19 @@ def joined_runs(parts: Sequence[Runs]) -> Runs:
 
 
 def name_of_store(store: str) -> str:
-    """A store's name without the place where it lies: of a path or a URI the last part, without query."""
+    """Return a store's name without its place: the last part of a path or URI, without query."""
     return PurePosixPath(urlsplit(store).path if "://" in store else store).name
 
 
 def stores_by_name(table: pd.DataFrame) -> pd.DataFrame:
-    """The table of runs with each store's name only, if it has stores."""
+    """Return the table of runs with each store's name in place of its path, if it has stores."""
     if "params.store" not in table:
         return table
     return table.assign(**{"params.store": table["params.store"].map(name_of_store, na_action="ignore")})
 
 
 def _require_same_data(first: Runs, part: Runs) -> None:
-    """By what every run logs of the validation set, and by whether it is demo data."""
+    """Compare what every run logs of the validation set, and whether it is demo data."""
     if first.is_demo != part.is_demo:
         raise InputError("a sweep on demo data and one on other data cannot be joined")
     theirs, ours = ({m: runs.last(m) for m in runs.metrics if m.startswith("GT")} for runs in (first, part))
@@ -205,9 +205,9 @@ def _require_same_data(first: Runs, part: Runs) -> None:
 
 
 def _require_same_settings(table: pd.DataFrame) -> None:
-    """Runs of one sampler differ in nothing but their seed, and no run in what all samplers share.
+    """Require equal settings but the seed of the runs of a sampler, and equal shared settings of all runs.
 
-    A setting that runs of an older version do not record is newer than they are, and its default is what they did.
+    A setting that an older version did not record counts as its default, which is what that version did.
     """
     settings = table.filter(like="params.").drop(columns=["params.seed", "params.training.seed"], errors="ignore")
     settings = settings.fillna({f"params.{name}": str(value) for name, value in DEFAULTS.items()})

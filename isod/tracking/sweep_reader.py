@@ -86,7 +86,7 @@ def _choose_sweep(runs: list[Run], experiment: str, sweep: str | None) -> Run:
 
 
 def _tabulate(children: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Finished runs, and those left out with the reason. Children come latest first, so the first of a pair stays."""
+    """Return finished runs, and runs left out with the reason. Of a pair the first stays, which is the latest."""
     kept: dict[tuple[str, int], dict] = {}
     left_out = []
     for run in children:
@@ -116,7 +116,7 @@ def _tabulate(children: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _read_curves(tracking_uri: str, table: pd.DataFrame, runs: dict[str, Run]) -> pd.DataFrame:
-    """Long table of every metric of every run, ordered by run, metric and step."""
+    """Return a long table of every metric of every run, ordered by run, metric and step."""
     history = read_histories(tracking_uri, {run_id: list(runs[run_id].data.metrics) for run_id in table.index})
     ids, row = history["run_id"].cat.categories, history["run_id"].cat.codes.to_numpy()
     samplers = pd.Categorical(table["sampler"].reindex(ids))
