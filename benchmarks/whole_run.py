@@ -44,7 +44,7 @@ from isod.data.store.split import CropStore
 from isod.detector import detection_loss
 from isod.detector.thesis.targets import Objects
 from isod.errors import require
-from isod.files import absolute
+from isod.files import absolute_uri
 from isod.orchestration.cluster import connect
 from isod.orchestration.mlflow_callback import EVERY_RUN, children_of
 from isod.orchestration.sweep import Sweep, run_sweep
@@ -207,7 +207,7 @@ def main() -> None:
     figures: dict[str, list[float]] = {name: [] for name in FIRST_REPORT}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):  # preparing tells how it goes
         out = Path(folder)
-        uri = absolute(options.store) if options.store else str(out / "store")
+        uri = absolute_uri(options.store) if options.store else str(out / "store")
         if options.store is None:
             write_demo(out / "zod", frames=options.frames)
             prepare_demo(out / "zod", uri, resize=tuple(options.size or DEMO_SIZE))

@@ -17,7 +17,7 @@ from isod.config.record import CONTENTS, changes, flatten
 from isod.config.settings import RunConfig
 from isod.data.store.split import CropSplit, CropStore
 from isod.errors import InputError, require
-from isod.files import absolute, output_folder, whole
+from isod.files import absolute_uri, atomic_write, output_folder
 from isod.training.checkpoint import Checkpoints, save_whole
 from isod.training.decode import check_decoder
 from isod.training.examples import TrainingExamples, check_examples, epoch_note
@@ -61,7 +61,7 @@ class MetricsTable:
 
     def write(self) -> None:
         """Every row so far. Raises OSError if that cannot be."""
-        with whole(self._path) as part:
+        with atomic_write(self._path) as part:
             pd.DataFrame(self.rows).to_csv(part, index=False)
 
     def history(self) -> list[Row]:
@@ -72,7 +72,7 @@ class MetricsTable:
 def write_examples(path: Path, split: CropSplit, statistics: dict[str, NDArray]) -> None:
     """Per-example statistics as Parquet: index, frame_id, draw_count, mean_importance, last_step, margin."""
     frame = pd.DataFrame({"index": np.arange(len(split)), "frame_id": split.annotations().frame_ids, **statistics})
-    with whole(path) as part:
+    with atomic_write(path) as part:
         frame.to_parquet(part, index=False)
 
 
@@ -212,7 +212,7 @@ def run_local(
         InputError: a store that cannot be used, a batch larger than the data set, a folder that holds another run, or
             with ``resume`` none.
     """
-    store = CropStore.open(absolute(store_uri))
+    store = CropStore.open(absolute_uri(store_uri))
     folder = RunFolder(out)
     settings = run_settings(config, store)
     if resume:
@@ -229,7 +229,7 @@ def run_local(
         say(note)
     out = output_folder(out)
     if not resume:
-        with whole(out / "config.json") as part:
+        with atomic_write(out / "config.json") as part:
             part.write_text(json.dumps(settings, indent=2) + "\n")
     settle(threads)
 
@@ -257,7 +257,7 @@ def run_local(
 def _require_same(settings: dict[str, str | int | float | bool], path: Path) -> None:
     try:
         saved = json.loads(path.read_text())
-        saved["store"] = absolute(saved["store"])
+        saved["store"] = absolute_uri(saved["store"])
     except (ValueError, LookupError, TypeError, AttributeError):
         raise InputError(f"{path} is damaged: start the run anew, in another folder") from None
     if text := changes(saved, settings):

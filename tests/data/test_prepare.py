@@ -27,7 +27,7 @@ from isod.data.prepare.journal import JOB_FILE, Chunk
 from isod.data.prepare.region import FAR, Region
 from isod.data.prepare.report import format_counts
 from isod.data.prepare.settings import PrepareSettings
-from isod.data.readers.base import LostFrame, unreadable
+from isod.data.readers.base import FrameError, file_error
 from isod.data.readers.coco import CocoReader
 from isod.data.readers.zod import ZodReader
 from isod.data.store.split import CropStore
@@ -161,7 +161,7 @@ def test_an_interrupted_job_goes_on(ray_local, coco):
         run(coco, settings=replace(CHUNKED, resize=(15, 10)))
     report = run(coco, settings=PrepareSettings())  # keeps the chunks that it began with
     assert report.resumed == 2
-    assert replace(report.meta, seals=whole.meta.seals) == whole.meta  # Lance names its files at random
+    assert replace(report.meta, checksums=whole.meta.checksums) == whole.meta  # Lance names its files at random
     assert grey(str(coco / "store"), "train", range(10)) == list(range(10))
 
 
@@ -209,8 +209,8 @@ def test_a_bad_sector_loses_the_frame_alone(tmp_path):
     """And a share that has gone, with the folder, does not."""
     error = OSError(errno.EIO, "Input/output error")
     (tmp_path / "a.jpg").touch()
-    assert isinstance(unreadable("its image", str(tmp_path / "a.jpg"), error), LostFrame)
-    assert isinstance(unreadable("its image", str(tmp_path / "gone/a.jpg"), error), InputError)
+    assert isinstance(file_error("its image", str(tmp_path / "a.jpg"), error), FrameError)
+    assert isinstance(file_error("its image", str(tmp_path / "gone/a.jpg"), error), InputError)
 
 
 def test_what_keeps_a_worker_from_writing_is_said_in_a_sentence(coco):
@@ -252,8 +252,8 @@ def test_what_the_reader_notes_is_in_the_report(ray_local, coco):
     content = json.loads((coco / "val.json").read_text())
     content["annotations"][0]["bbox"] = [3, 3, 0, 0]
     (coco / "val.json").write_text(json.dumps(content))
-    assert "note: boxes of" in str(run(coco))
-    assert "note: boxes of" in str(run(coco))  # the store is complete
+    assert f"note: {coco / 'val.json'}: boxes left out" in str(run(coco))
+    assert f"note: {coco / 'val.json'}: boxes left out" in str(run(coco))  # the store is complete
 
 
 def test_a_chunk_cut_off_in_the_middle_leaves_no_trace(ray_local, coco, monkeypatch):
@@ -314,7 +314,7 @@ def test_the_store_may_be_an_address(ray_local, coco):
     uri = (coco / "store").as_uri()
     prepare(reader_of(coco), uri, CHUNKED, progress=False)
     assert grey(uri, "val", [2]) == [12]
-    with pytest.raises(InputError, match="not an address"):
+    with pytest.raises(InputError, match="not an address of a crop store"):
         prepare(reader_of(coco), "nonsense://x/y", CHUNKED, progress=False)
 
 
@@ -328,7 +328,7 @@ def test_a_full_disk_keeps_what_is_done(ray_local, coco, small_disk):
         ballast = b"\xff\xfe\xff\xff" + rng.bytes(65533)  # a JPEG comment
         (coco / f"images/{i}.jpg").write_bytes(jpeg[:2] + ballast + jpeg[2:])
     (disk / "ballast").write_bytes(bytes(600_000))
-    with pytest.raises(InputError, match=r"disk that holds .* is full: finished chunks are kept"):
+    with pytest.raises(InputError, match=r"disk that holds .* is full: free some space"):
         prepare(reader_of(coco), str(disk / "store"), CHUNKED, progress=False)
     (disk / "ballast").unlink()
     resize("8m")

@@ -7,7 +7,7 @@ import pytest
 import simplejpeg
 
 from isod.cli.main import main
-from isod.data.objects import Objects
+from isod.data.objects import Annotation
 from isod.data.prepare import crop as crop_module
 from isod.data.prepare.crop import make_rows
 from isod.data.prepare.job import prepare
@@ -37,7 +37,7 @@ class Ref:
         self.boxes = list(boxes)
 
     def objects(self):
-        return Objects.build(self.boxes, range(1, len(self.boxes) + 1), [False] * len(self.boxes))
+        return Annotation.build(self.boxes, range(1, len(self.boxes) + 1), [False] * len(self.boxes))
 
 
 def written(folder, image, name="frame.jpg"):

@@ -242,7 +242,7 @@ def _commit_splits(
         rows=rows,
         lost=lost,
         counts={split: _sum_counts([result.counts for result in results[split]]) for split in SPLITS},
-        seals={split: commit(uri, split, [result.fragment for result in results[split]]) for split in SPLITS},
+        checksums={split: commit(uri, split, [result.fragment for result in results[split]]) for split in SPLITS},
     )
 
 

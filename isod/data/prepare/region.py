@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from isod.data.objects import Objects
+from isod.data.objects import Annotation
 from isod.errors import require
 
 
@@ -59,7 +59,7 @@ class Region:
 FAR = Region(1284, 892, 2564, 1276)
 
 
-def clip(objects: Objects, region: Region, min_visible: float) -> Objects:
+def clip(objects: Annotation, region: Region, min_visible: float) -> Annotation:
     """Move objects into a region's own pixels: clip the boxes to it and drop those that keep too little.
 
     An object stays if (area inside the region) / (area of its box) ≥ ``min_visible`` and something of it is inside.
@@ -78,13 +78,13 @@ def clip(objects: Objects, region: Region, min_visible: float) -> Objects:
     clipped = np.clip(objects.boxes - offset, 0, limit)  # [n, 4]
     inside, whole = areas(clipped), areas(objects.boxes)  # [n]
     keep = (inside > 0) & (inside >= min_visible * whole)
-    return Objects(clipped, objects.labels, objects.dont_care)[keep]
+    return Annotation(clipped, objects.labels, objects.dont_care)[keep]
 
 
-def scale(objects: Objects, scale_x: float, scale_y: float) -> Objects:
-    """Objects of an image that is resized by these factors."""
+def scale(objects: Annotation, scale_x: float, scale_y: float) -> Annotation:
+    """Return the objects of an image that is resized by these factors."""
     factors = np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
-    return Objects(objects.boxes * factors, objects.labels, objects.dont_care)
+    return Annotation(objects.boxes * factors, objects.labels, objects.dont_care)
 
 
 def areas(boxes: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.fs
 import simplejpeg
 
-from isod.data.objects import Objects
+from isod.data.objects import Annotation
 
 if TYPE_CHECKING:
     pass
@@ -109,7 +109,7 @@ def _padded(files: Sequence[bytes | pa.Buffer]) -> np.ndarray:
     return padded
 
 
-def _objects(table: pa.Table, classes: int) -> list[Objects]:
+def _objects(table: pa.Table, classes: int) -> list[Annotation]:
     """The objects of each row. Copies: arrays that Arrow owns are read-only. Raises ValueError if they are damaged."""
     boxes, labels, dont_care = (table[name].combine_chunks() for name in ("boxes", "labels", "dont_care"))
     numbers, marks, fours = (
@@ -120,6 +120,6 @@ def _objects(table: pa.Table, classes: int) -> list[Objects]:
     if not together or values.min(initial=0) < 0 or values.max(initial=0) > classes:
         raise ValueError("a row's boxes, labels and don't-care marks do not belong together")
     return [
-        Objects.build(b.values.to_numpy(), n.values.to_numpy(), d.values.to_numpy(zero_copy_only=False))
+        Annotation.build(b.values.to_numpy(), n.values.to_numpy(), d.values.to_numpy(zero_copy_only=False))
         for b, n, d in zip(boxes, labels, dont_care, strict=True)
     ]
