@@ -110,7 +110,7 @@ def huge_jpeg():
 
 LOST = {
     "empty": (b"", "is empty"),
-    "no image": (b"hello", "does not decode: it is no readable JPEG, PNG"),
+    "no image": (b"hello", "does not decode: it is not a readable JPEG, PNG"),
     "half a JPEG": (encoded()[: len(encoded()) - 100], "does not decode"),
     "a JPEG's start": (encoded()[:30], "does not decode"),
     "half a PNG": (encoded(kind="PNG")[:100], "does not decode"),
@@ -131,7 +131,7 @@ def test_an_image_that_cannot_be_used_says_why(crop, name):
 
 
 def test_other_reasons(crop, tmp_path):
-    with pytest.raises(FrameError, match="has 60×40 pixels, and its annotation speaks of 40×60"):
+    with pytest.raises(FrameError, match="has 60×40 pixels, but its annotation says 40×60"):
         crop(encoded(), expected=(60, 40))
     with pytest.raises(FrameError, match="ends before the region of interest"):
         crop(encoded(), settings=PrepareSettings(roi=Region(60, 0, 70, 10)))

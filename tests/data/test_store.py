@@ -234,7 +234,7 @@ def test_a_file_of_another_length_is_told(damaged):
     assert f"{name} has " in sentence
 
 
-def test_a_seal_covers_the_end_of_a_file(tmp_path):
+def test_a_checksum_covers_the_end_of_a_file(tmp_path):
     """Of COVERED + 100 bytes the first 100 may change, the next one not. CRC-32 of nine digits: 0xCBF43926."""
     for folder in ("data", "_versions"):
         (tmp_path / folder).mkdir()
@@ -264,7 +264,7 @@ def test_a_disk_that_does_not_answer_is_not_called_damage(store, monkeypatch):
         CropStore.open(store).split("train").read([0])
 
 
-def test_a_manifest_is_sealed_whole(tmp_path):
+def test_the_checksum_of_a_manifest_covers_all_of_it(tmp_path):
     for folder in ("data", "_versions"):
         (tmp_path / folder).mkdir()
     (tmp_path / "_versions/1.manifest").write_bytes(b"m" + bytes(COVERED))
@@ -273,12 +273,29 @@ def test_a_manifest_is_sealed_whole(tmp_path):
     }
 
 
-@pytest.mark.parametrize("seals", [{"test": {}}, {"train": {"../../x.lance": [1, 2]}}, {"train": {"data/x.lance": [1]}},
-                                   {"train": {"data/x.lance": [1, -2]}}, {"train": []}])  # fmt: skip
-def test_seals_that_prepare_does_not_write_are_refused(store, checksums):
+@pytest.mark.parametrize(
+    "checksums",
+    [
+        {"test": {}},
+        {"train": {"../../x.lance": [1, 2]}},
+        {"train": {"data/x.lance": [1]}},
+        {"train": {"data/x.lance": [1, -2]}},
+        {"train": []},
+    ],
+)
+def test_checksums_that_prepare_does_not_write_are_rejected(store, checksums):
     text = CropStore.open(store).meta.to_json()
     with pytest.raises(InputError, match="damaged"):
         StoreMeta.from_json(json.dumps(json.loads(text) | {"seals": checksums}), store)
+
+
+def test_store_json_keeps_the_name_that_checksums_had_first(store):
+    """Stores made before have them under "seals", and the very first ones have none."""
+    fields = json.loads(CropStore.open(store).meta.to_json())
+    assert fields["seals"].keys() == {"train", "val"}
+    assert "checksums" not in fields
+    del fields["seals"]
+    assert StoreMeta.from_json(json.dumps(fields), store).checksums == {}
 
 
 def test_meta_round_trip(store):

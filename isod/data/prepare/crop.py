@@ -29,10 +29,14 @@ class Frame:
 
 
 def make_rows(ref: FrameRef, place: int, settings: PrepareSettings) -> list[Row]:
-    """The rows of a frame: one, or one per tile, decoded once. Tile t of the frame at ``place`` is row place · T + t.
+    """Return the rows of a frame, which is decoded once: one row, or one per tile. Tile t is row place · T + t.
 
-    A tile that cannot be used becomes a lost row with the reason, whatever is wrong with it; a frame that cannot be
-    used does so with all of its tiles.
+    A tile that cannot be used becomes a lost row with the reason. If the frame cannot be used, all its tiles do.
+
+    Args:
+        place: of the frame in its split.
+    Raises:
+        InputError: a file cannot be read for a reason that may pass.
     """
     count = settings.tiles_per_frame
     first = place * count
@@ -60,11 +64,11 @@ def read_frame(image_path: str, expected: tuple[int, int] | None, roi: Region | 
     """Read and decode an image.
 
     Args:
-        expected: (height, width) that the annotation speaks of; None if it does not say.
-        roi: what is needed of it; None for all.
+        expected: (height, width) that the annotation says, pixels; None if it does not.
+        roi: the part that is needed; None for all.
     Raises:
         FrameError: the image is missing, damaged, or not of the expected size.
-        InputError: it cannot be read, for a reason that may pass.
+        InputError: it cannot be read for a reason that may pass.
     """
     if not image_path:
         raise FrameError("the dataset lists no image for it")
@@ -81,7 +85,7 @@ def read_frame(image_path: str, expected: tuple[int, int] | None, roi: Region | 
 
 
 def crop_regions(frame: Frame, settings: PrepareSettings) -> list[Region]:
-    """What is cut from the frame: the region of interest or the whole image, or its tiles.
+    """Return what is cut from the frame: the region of interest or the whole image, or its tiles.
 
     Raises:
         FrameError: the whole image has fewer pixels than tiles.
@@ -125,10 +129,10 @@ def make_crop(
 def objects_in_crop(
     objects: Annotation, region: Region, image_size: tuple[int, int], settings: PrepareSettings
 ) -> tuple[Annotation, tuple[int, int]]:
-    """What a crop keeps of the objects of an image, in its own pixels, and the crop's (height, width).
+    """Return the objects that a crop keeps, in its own pixels, and the crop's (height, width).
 
     Args:
-        region: begins inside the image; where the image ends sooner, the crop does.
+        region: begins inside the image; if the image ends before it, so does the crop.
         image_size: (height, width), pixels.
     """
     seen = Region(region.x0, region.y0, min(region.x1, image_size[1]), min(region.y1, image_size[0]))
@@ -147,14 +151,14 @@ def objects_in_crop(
 def faults_in_crops(
     faults: Sequence[Fault], frames: Sequence[FrameRef], settings: PrepareSettings, lost: Container[int]
 ) -> list[Fault]:
-    """Known faults of frames as the crops show them: clipped, moved and resized as the crops' objects are.
+    """Return known faults of frames as faults of their crops: clipped, moved and resized as the crops' objects are.
 
     Args:
         faults: of frames, boxes in full-image pixels.
-        frames: of the whole split.
+        frames: all of the split.
         lost: the rows that have no image; their faults are left out.
     Returns:
-        For each fault an entry per crop that keeps enough of its box, so none outside of the region of interest.
+        For each fault one entry per crop that keeps enough of its box, so none if it is outside the region of interest.
     """
     columns, rows = settings.tiles or (1, 1)
     found = []

@@ -1,4 +1,4 @@
-"""Decoding a dataset's image files: JPEG as far down as it is needed, and what PIL reads besides."""
+"""Decoding a dataset's image files: JPEG as far down as needed, and other formats through PIL."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def decode_image(data: bytes, expected: tuple[int, int] | None, rows: int | None
             of the needed rows that a decoder only notices at the end, as it has too much data left; a file that is cut
             short does not.
     Raises:
-        FrameError: why not, as the end of a sentence that begins with "its image".
+        FrameError: it does not decode; the message continues a sentence that begins with "its image".
     """
     if not data:
         raise FrameError("is empty")
@@ -58,7 +58,7 @@ def decode_image(data: bytes, expected: tuple[int, int] | None, rows: int | None
     except (FrameError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise FrameError(f"does not decode: it is no readable {', '.join(OTHER_FORMATS)}") from None
+        raise FrameError(f"does not decode: it is not a readable {', '.join(OTHER_FORMATS)}") from None
     except Exception as error:
         # PIL's decoders check little themselves: a damaged file may fail in them with any error.
         raise FrameError(f"does not decode: {one_line(error)}") from None
@@ -117,6 +117,6 @@ def _with_height(data: bytes, old: int, new: int) -> bytes | None:
 
 def _check_size(height: int, width: int, expected: tuple[int, int] | None) -> None:
     if height * width > MAX_PIXELS:
-        raise FrameError(f"claims {width}×{height} pixels, more than the {MAX_PIXELS} that are read")
+        raise FrameError(f"claims {width}×{height} pixels, more than the {MAX_PIXELS} that isod reads")
     if expected is not None and (height, width) != expected:
-        raise FrameError(f"has {width}×{height} pixels, and its annotation speaks of {expected[1]}×{expected[0]}")
+        raise FrameError(f"has {width}×{height} pixels, but its annotation says {expected[1]}×{expected[0]}")

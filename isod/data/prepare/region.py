@@ -1,4 +1,4 @@
-"""Region of interest: cut it from the frame, whole or in tiles, clip the boxes, drop those that keep too little."""
+"""Regions of an image: cutting them out, and clipping the boxes of objects to them."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class Region:
 
     @property
     def width(self) -> int:
-        """Pixels."""
+        """Width, pixels."""
         return self.x1 - self.x0
 
     @property
     def height(self) -> int:
-        """Pixels."""
+        """Height, pixels."""
         return self.y1 - self.y0
 
     def cut(self, image: np.ndarray) -> np.ndarray:
-        """The region's part of an image [H, W, 3]: a view of [height, width, 3], less where the image ends sooner."""
+        """Return a view of the region in an image [H, W, 3]: [height, width, 3], or less if the image ends before."""
         return image[self.y0 : self.y1, self.x0 : self.x1]
 
     def tiles(self, columns: int, rows: int) -> list[Region]:
-        """The region cut into columns × rows parts that fill it without overlap, row by row from the top left.
+        """Return columns × rows parts that fill the region without overlap, row by row from the top left.
 
         Sides that do not divide evenly differ by one pixel. Raises InputError if there are fewer pixels than parts.
         """
@@ -76,8 +76,8 @@ def clip(objects: Annotation, region: Region, min_visible: float) -> Annotation:
     offset = np.array([region.x0, region.y0, region.x0, region.y0], dtype=np.float32)
     limit = np.array([region.width, region.height, region.width, region.height], dtype=np.float32)
     clipped = np.clip(objects.boxes - offset, 0, limit)  # [n, 4]
-    inside, whole = areas(clipped), areas(objects.boxes)  # [n]
-    keep = (inside > 0) & (inside >= min_visible * whole)
+    inside, full = areas(clipped), areas(objects.boxes)  # [n]
+    keep = (inside > 0) & (inside >= min_visible * full)
     return Annotation(clipped, objects.labels, objects.dont_care)[keep]
 
 
@@ -88,6 +88,6 @@ def scale(objects: Annotation, scale_x: float, scale_y: float) -> Annotation:
 
 
 def areas(boxes: np.ndarray) -> np.ndarray:
-    """Areas [n] in pixels² of boxes [n, 4] xyxy; 0 where a side is not positive."""
+    """Return the areas [n] in pixels² of boxes [n, 4] xyxy; 0 where a side is not positive."""
     sides = np.maximum(boxes[:, 2:].astype(np.float64) - boxes[:, :2], 0)
     return sides[:, 0] * sides[:, 1]

@@ -10,7 +10,7 @@ from typing import Any
 from isod.data.prepare.region import FAR, Region
 from isod.data.readers.base import Reader
 from isod.errors import InputError, one_line
-from isod.plugins import is_outside, resolve
+from isod.plugins import resolve
 
 SPLIT_FILES = {"nargs": 2, "required": True, "metavar": ("IMAGES", "JSON")}
 
@@ -66,22 +66,21 @@ def build_reader(name: str, arguments: Mapping[str, Any]) -> Reader:
         InputError: there is no such format or function, it does not take these arguments, what it returns is not a
             ``Reader``, or the reader rejects the dataset.
     """
-    found = resolve("dataset format", name, READERS)
-    if not is_outside(name):
-        reader: Reader = resolve("reader", found.reader, {})(**arguments)
-        return reader
+    make: Any = resolve("dataset format", name, {known: row.reader for known, row in READERS.items()})
+    if name in READERS:
+        make = resolve("reader", make, {})
     try:
-        inspect.signature(found).bind(**arguments)
+        inspect.signature(make).bind(**arguments)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"reader {name} does not take these arguments ({one_line(error)}): give each one that it needs as "
-            "--arg NAME=VALUE"
+            f"reader {name} does not take these arguments ({one_line(error)}): give it each one that it needs, as "
+            "--arg NAME=VALUE, and no other"
         ) from None
-    made: Reader = found(**arguments)
-    missing = [member for member in vars(Reader) if not member.startswith("_") and not hasattr(made, member)]
+    reader: Reader = make(**arguments)
+    missing = [member for member in vars(Reader) if not member.startswith("_") and not hasattr(reader, member)]
     if missing:
         raise InputError(
-            f"reader {name} returned a {type(made).__name__} without {', '.join(missing)}: it must return an "
+            f"reader {name} returned a {type(reader).__name__} without {', '.join(missing)}: it must return an "
             "isod.data.readers.base.Reader"
         )
-    return made
+    return reader

@@ -163,8 +163,8 @@ class _CocoFile:
         outside = len(self.empty_boxes) + len(self.clipped_boxes)
         if 2 * outside > len(self.content["annotations"]):
             first = (self.empty_boxes or self.clipped_boxes)[0]
-            self._fail(f"{outside} of {len(self.content['annotations'])} boxes do not lie inside their image, such as that "
-                       f"of {first}", "Write each bbox as [x, y, width, height] in pixels.")  # fmt: skip
+            self._fail(f"{outside} of {len(self.content['annotations'])} boxes do not lie inside their image: one is "
+                       f"that of {first}", "Write each bbox as [x, y, width, height] in pixels.")  # fmt: skip
         refs = []
         for image_id in sorted(images):
             image, objects = images[image_id], grouped[image_id]
