@@ -14,14 +14,14 @@ import ray
 
 from isod.data.prepare.chunk import ChunkStatus, MapChunks
 from isod.data.prepare.journal import Chunk
-from isod.errors import InputError, one_line
 from isod.orchestration.cluster import connect
 
 
 def on_cluster(address: str | None = None) -> MapChunks:
     """Return a ``map_chunks`` for ``prepare`` that uses a Ray cluster.
 
-    Every machine of the cluster must see the dataset and the store under the same paths.
+    If a worker or its machine is lost, Ray processes the chunk again. Every machine of the cluster must see the dataset
+    and the store under the same paths.
 
     Args:
         address: of the cluster; None starts Ray on this machine, or uses the one that runs in this process.
@@ -37,25 +37,11 @@ def _map_chunks(
         return {"frames": np.array([status.frames]), "failure": np.array([status.failure])}
 
     connect(address)
-    with _quiet_ray_data(), _lost_worker_is_bad_input():
+    with _quiet_ray_data():
         items = [{"chunk": pickle.dumps(chunk)} for chunk in chunks]
         results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(make, batch_size=1)  # type: ignore[arg-type]
         for row in results.iter_rows():
             yield ChunkStatus(int(row["frames"]), str(row["failure"]))
-
-
-@contextmanager
-def _lost_worker_is_bad_input() -> Iterator[None]:
-    """Turn the loss of a worker or of its machine, which Ray has retried by then, into one sentence."""
-    try:
-        yield
-    except ray.exceptions.RayError as error:
-        if isinstance(error, ray.exceptions.RayTaskError):  # an error of the work itself
-            raise
-        raise InputError(
-            f"the cluster lost a worker of the prepare job ({one_line(error)}): run the same command again; finished "
-            "chunks are kept"
-        ) from None
 
 
 @contextmanager

@@ -6,14 +6,13 @@ import sys
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
+from isod.data.prepare.chunk import ChunkStatus
 from isod.data.prepare.job import in_processes, prepare
 from isod.data.prepare.journal import Chunk
 from isod.data.prepare.settings import PrepareSettings
 from isod.data.readers.zod import ZodReader
 from isod.data.store.split import CropStore
-from isod.errors import InputError
 from isod.orchestration.prepare import on_cluster
 from tests.data.made_reader import MadeFrame
 
@@ -57,9 +56,15 @@ def test_workers_do_not_load_torch(ray_local):
     assert rows == [{"torch": False}]
 
 
-def test_a_worker_that_is_lost_is_a_sentence(ray_local):
-    def die(chunk):
-        os.kill(os.getpid(), signal.SIGKILL)
+def test_the_chunk_of_a_lost_worker_is_processed_again(ray_local, tmp_path):
+    marker = tmp_path / "killed"
 
-    with pytest.raises(InputError, match=r"the cluster lost a worker of the prepare job .* finished chunks are kept"):
-        list(on_cluster()(die, [Chunk("train", 0, 0, [MadeFrame("1", "")])]))
+    def die_once(chunk):
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ChunkStatus(len(chunk.frames), "")
+
+    chunks = [Chunk("train", number, number, [MadeFrame("1", "")] * (number + 1)) for number in range(2)]
+    assert sorted(status.frames for status in on_cluster()(die_once, chunks)) == [1, 2]
+    assert marker.exists()
