@@ -42,7 +42,7 @@ from isod.data.demo.zod_layout import write_demo
 from isod.data.prepare.job import prepare_demo
 from isod.data.store.split import CropStore
 from isod.errors import require
-from isod.files import absolute
+from isod.files import absolute_uri
 from isod.objects import Objects
 from isod.orchestration.cluster import connect
 from isod.orchestration.sweep import Sweep, run_sweep
@@ -205,7 +205,7 @@ def main() -> None:
     figures: dict[str, list[float]] = {name: [] for name in FIRST_REPORT}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):  # preparing tells how it goes
         out = Path(folder)
-        uri = absolute(options.store) if options.store else str(out / "store")
+        uri = absolute_uri(options.store) if options.store else str(out / "store")
         if options.store is None:
             write_demo(out / "zod", frames=options.frames)
             prepare_demo(out / "zod", uri, resize=tuple(options.size or DEMO_SIZE))

@@ -25,7 +25,7 @@ from PIL import Image
 from isod.cli.main import main
 from isod.config.record import flatten
 from isod.data.faults import Fault, faults_to_json
-from isod.data.objects import Objects
+from isod.data.objects import Annotation
 from isod.data.store.address import write_text
 from isod.data.store.meta import FAULTS_FILE, StoreMeta
 from isod.data.store.split import CropStore
@@ -99,9 +99,9 @@ def odd_store(tmp_path_factory):
     rows = []
     for i, frame in enumerate(FRAMES):
         jpeg = simplejpeg.encode_jpeg(rng.integers(0, 255, (32, 48, 3), dtype=np.uint8))
-        objects = Objects.build([[4, 6, 20, 26], [30, 0, 48, 32]], [2, 0], [False, True])
+        objects = Annotation.build([[4, 6, 20, 26], [30, 0, 48, 32]], [2, 0], [False, True])
         if frame == "lost":
-            rows.append(Row(i, frame, None, "gone", Objects.build([], [], []), (0, 0)))
+            rows.append(Row(i, frame, None, "gone", Annotation.build([], [], []), (0, 0)))
         else:
             rows.append(Row(i, frame, jpeg[: len(jpeg) // 3] if i == 3 else jpeg, None, objects, (32, 48)))
     commit(uri, "train", [write_fragment(uri, "train", rows)])
