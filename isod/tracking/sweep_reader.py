@@ -19,7 +19,7 @@ import pandas as pd
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from isod.config.record import DEFAULTS
+from isod.config.record import DEFAULTS, current
 from isod.errors import InputError
 from isod.sampling.samplers import SAMPLERS
 from isod.tracking.histories import connect, explained, read_histories
@@ -270,6 +270,8 @@ def _require_same_settings(table: pd.DataFrame) -> None:
     A setting that runs of an older version do not record is newer than they are, and its default is what they did.
     """
     settings = table.filter(like="params.").drop(columns=["params.seed", "params.training.seed"], errors="ignore")
+    records = [current(row.dropna().to_dict(), prefix="params.") for _, row in settings.iterrows()]
+    settings = pd.DataFrame(records, index=settings.index)
     settings = settings.fillna({f"params.{name}": str(value) for name, value in DEFAULTS.items()})
     groups = [(f"sampler {sampler}", rows) for sampler, rows in settings.groupby(table["sampler"])]
     for whose, rows in (*groups, ("all samplers", settings.filter(regex=SHARED))):

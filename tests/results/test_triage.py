@@ -390,9 +390,9 @@ def test_a_model_that_does_not_fit_is_refused(mlflow, odd_run, odd_store, traine
     flat = {key: value for key, value in flatten(tiny_run()).items() if key.startswith("detector.")}
     for params, match in [
         (flat, r"does not fit its parameters detector\.\* and the 2 classes of"),
-        (flat | {"detector.width": "wide"}, "detector.width is no value, got 'wide'"),
+        (flat | {"detector.width": "wide"}, "detector.width must be a number, got 'wide'"),
         (flat | {"detector.width": "-1"}, r"detector width must be in \(0, 4\], got -1"),
-        (flat | {"detector.blocks": "3"}, "are not the settings of a detector"),
+        (flat | {"detector.blocks": "3"}, "detector.blocks must be 4 whole numbers, such as 3,4,6,3, got '3'"),
     ]:
         run_id = mlflow.run("misfit", params, [odd_run, trained / "model.pt"])
         refused(mlflow, run_id, odd_store, new, match)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import tempfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,8 @@ import torch
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from isod.config.fields import settings_in
+from isod.config.overrides import Assignment, override
 from isod.config.settings import DetectorConfig
 from isod.data.store.split import CropStore
 from isod.detector import Detector
@@ -186,18 +187,11 @@ def detector_config(params: dict[str, str]) -> DetectorConfig:
 
     Raises InputError for a value that is not one.
     """
-    given = {}
-    for field in fields(DetectorConfig):
-        text = params.get(f"detector.{field.name}")
-        if text is not None:
-            try:
-                given[field.name] = ast.literal_eval(text)
-            except (ValueError, SyntaxError):
-                raise InputError(f"the run's parameter detector.{field.name} is no value, got {text!r}") from None
-    try:
-        return DetectorConfig(**given)
-    except TypeError:
-        raise InputError(f"the run's parameters detector.* are not the settings of a detector: {given}") from None
+    known = settings_in({"detector": DetectorConfig()})
+    given = [
+        Assignment(name, text, f"the run's parameter {name}={text}") for name, text in params.items() if name in known
+    ]
+    return override({"detector": DetectorConfig()}, given)["detector"]
 
 
 def load_detector(run: TriageRun, store: CropStore) -> Detector:
