@@ -44,7 +44,19 @@ def add_prepare_parser(commands: Any) -> argparse.ArgumentParser:
         kind.add_argument(
             "--address", metavar="ADDR", help="of a Ray cluster that shares the work (default: this machine's cores)"
         )
+    prepare.set_defaults(run=_prepare)
     return prepare
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from isod.data.prepare.job import prepare
+
+    map_chunks = None
+    if options.address is not None:
+        from isod.orchestration.prepare import on_cluster
+
+        map_chunks = on_cluster(options.address)
+    print(prepare(reader_from(options), options.store, settings_from(options), map_chunks=map_chunks))
 
 
 def reader_from(options: argparse.Namespace) -> Reader:

@@ -64,8 +64,9 @@ def settings_in(sections: Mapping[str, Any]) -> dict[str, Setting]:
     """
     found: dict[str, Setting] = {}
     for section, config in sections.items():
-        hints, texts = get_type_hints(type(config)), descriptions(type(config))
-        for field in fields(config):
+        kind: type = type(config)
+        hints, texts = get_type_hints(kind), descriptions(kind)
+        for field in fields(kind):
             name, value = f"{section}.{field.name}", getattr(config, field.name)
             if is_dataclass(value):
                 found |= settings_in({name: value})

@@ -270,7 +270,9 @@ def _require_same_settings(table: pd.DataFrame) -> None:
     A setting that runs of an older version do not record is newer than they are, and its default is what they did.
     """
     settings = table.filter(like="params.").drop(columns=["params.seed", "params.training.seed"], errors="ignore")
-    records = [current(row.dropna().to_dict(), prefix="params.") for _, row in settings.iterrows()]
+    records = [
+        current({str(k): v for k, v in row.dropna().items()}, prefix="params.") for _, row in settings.iterrows()
+    ]
     settings = pd.DataFrame(records, index=settings.index)
     settings = settings.fillna({f"params.{name}": str(value) for name, value in DEFAULTS.items()})
     groups = [(f"sampler {sampler}", rows) for sampler, rows in settings.groupby(table["sampler"])]
