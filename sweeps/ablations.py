@@ -5,9 +5,9 @@
     python sweeps/ablations.py --store STORE --preset small        # your data, two cores: days
 
 The settings are the reduction of object scores to one score (§4.2.4), the lag between a score and the first draw that
-uses it, a uniform floor λ, the weight of the box part against the class part (§4.3), and the object-normalised loss that
-§6.3.1 of the thesis asks about. A run costs as much as one of the thesis's grid. The thesis reports no figures for these,
-only that the choice of reduction changed the outcome much.
+uses it, a uniform floor λ, the weight of the box part against the class part (§4.3), and the object-normalised loss
+that §6.3.1 of the thesis asks about. A run costs as much as one of the thesis's grid. The thesis reports no figures for
+these, only that the choice of reduction changed the outcome much.
 """
 
 import sys

@@ -11,8 +11,8 @@ FOLDER holds ``images/``, ``train.json`` and ``val.json`` (COCO). The script hal
 their size at the preset ``medium``. Every sampler mirrors half of its crops; there is no other augmentation.
 
 Some samplers are controls and run where ``--samplers`` names them. ``…-cosine`` and ``…-cosine-half`` train with a
-cosine schedule that reaches 0 at the end and at half of the budget: elsewhere, gains of importance sampling vanished once
-the learning rate was decayed. ``…-object-loss`` trains with the object-normalised loss (§6.3.1 of the thesis).
+cosine schedule that reaches 0 at the end and at half of the budget: elsewhere, gains of importance sampling vanished
+once the learning rate was decayed. ``…-object-loss`` trains with the object-normalised loss (§6.3.1 of the thesis).
 
 So do variants of LIS and UIS. ``-max``, ``-sum`` and ``-rms`` reduce object scores otherwise than by the mean (§4.2.4),
 which makes frames of thirteen objects of one road alike. ``-box-only`` is the opposite of what LIS-IR and UIS-IR leave

@@ -5,8 +5,8 @@
     python sweeps/related_work.py --store STORE --preset small     # your data, two cores: days
 
 ``isod samplers`` prints the source of each sampler. A run costs as much as one of the thesis's grid; ``LIS-RHO-rank``
-also trains a hold-out model, once per seed. The thesis did not run these samplers, so it has no figures to compare with. On
-data whose examples are nearly all alike (ESS/N near 1 in the report) none of them can gain much.
+also trains a hold-out model, once per seed. The thesis did not run these samplers, so it has no figures to compare
+with. On data whose examples are nearly all alike (ESS/N near 1 in the report) none of them can gain much.
 """
 
 import sys

@@ -28,7 +28,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         import isod
 
-        parser.exit(message=f"isod {isod.__version__}\n")
+        print(f"isod {isod.__version__}")
+        parser.exit()
 
 
 def build_parser() -> argparse.ArgumentParser:
