@@ -157,10 +157,10 @@ def _study(content: Mapping[str, Any], path: Path) -> Study:
         name=content.get("name", path.stem),
         samplers=[known[name] for name in run],
         training=training,
-        extra=[sampler for name, sampler in defined.items() if name not in run],
+        extra=tuple(sampler for name, sampler in defined.items() if name not in run),
         preset=content.get("preset"),
         seeds=content.get("seeds"),
-        settings=settings,
+        settings=tuple(settings),
     )
 
 
