@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.harness import comparison
 from benchmarks.stream import BatchDataset, unchanged
-from isod.cli.main import exit_cleanly, set_given
+from isod.cli.main import exit_cleanly
 from isod.cli.sweep import DEMO_SIZE
 from isod.config.presets import PRESETS
 from isod.config.settings import Preset, RunConfig
@@ -196,7 +196,8 @@ def main() -> None:
     )
     preset = PRESETS[options.preset]
     training = replace(preset.training, iterations=options.windows * options.window, validate_every=options.window)
-    training = set_given(training, lag=options.lag, decode_on_device=options.decode_on_device)
+    given = {"lag": options.lag, "decode_on_device": options.decode_on_device}
+    training = replace(training, **{name: value for name, value in given.items() if value is not None})
     preset = replace(preset, training=training)
     device = choose_device("cuda" if preset.resources.gpus_per_trial else "cpu")
     if options.side:

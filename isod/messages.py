@@ -22,9 +22,10 @@ class _Receiver(logging.Handler):
 
 @contextmanager
 def messages_to(receive: Callable[[str], None]) -> Iterator[None]:
-    """Within it every message from level INFO on goes to a function, and nowhere else."""
+    """Within it every message from level INFO on goes to a function, and to log files; to nothing else."""
     before = LOGGER.handlers[:], LOGGER.level, LOGGER.propagate
-    LOGGER.handlers[:], LOGGER.propagate = [_Receiver(receive)], False
+    files = [handler for handler in before[0] if isinstance(handler, logging.FileHandler)]
+    LOGGER.handlers[:], LOGGER.propagate = [*files, _Receiver(receive)], False
     LOGGER.setLevel(logging.INFO)
     try:
         yield

@@ -1,19 +1,20 @@
-"""What LIS and UIS owe to each of their settings: one of them changed at a time.
+"""Ablations of LIS and UIS: one of their settings changed at a time.
 
     python sweeps/ablations.py                                     # demo data, this machine: 32 samplers × 2 seeds
     python sweeps/ablations.py --samplers baseline UIS UIS-max UIS-rms --seeds 5
     python sweeps/ablations.py --store STORE --preset small        # your data, two cores: days
 
-Reductions of object scores to one score (§4.2.4), the lag between a score and the first draw that sees it, a uniform
-floor λ, the weight of the box part against the class part (§4.3), and the object-normalised loss that §6.3.1 of the
-thesis asks about. A run costs what one of the thesis grid does. The thesis reports no figures for these, only that the
-choice of reduction changed the outcome much.
+The settings are the reduction of object scores to one score (§4.2.4), the lag between a score and the first draw that
+uses it, a uniform floor λ, the weight of the box part against the class part (§4.3), and the object-normalised loss
+that §6.3.1 of the thesis asks about. A run costs as much as one of the thesis's grid. The thesis reports no figures for
+these, only that the choice of reduction changed the outcome much.
 """
 
 import sys
 from dataclasses import replace
 
-from isod.cli.sweep import Study, main, under
+from isod.cli.sweep import main
+from isod.config.study import Study, under
 from isod.sampling.samplers import SAMPLERS, SamplerConfig
 
 BASES = (SAMPLERS["LIS"], SAMPLERS["UIS"])
@@ -24,7 +25,7 @@ TASK_WEIGHTS = {"half-box": (1.0, 0.5), "double-box": (1.0, 2.0), "box-only": (0
 
 
 def variants(base: SamplerConfig) -> list[SamplerConfig]:
-    """The sampler with one of its own settings changed, in turn."""
+    """Return the sampler with each of its settings changed, one at a time."""
     return [
         *(replace(base, name=f"{base.name}-{name}", reduction=key) for name, key in REDUCTIONS.items()),
         *(replace(base, name=f"{base.name}-floor-{floor}", floor=floor) for floor in FLOORS),

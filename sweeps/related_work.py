@@ -1,17 +1,18 @@
-"""The related work: every sampler beyond the thesis's eight in one grid, beside its baseline, LIS and UIS.
+"""The related work: every sampler beyond the thesis's eight in one grid, with the baseline, LIS and UIS.
 
     python sweeps/related_work.py                                  # demo data, this machine: 26 samplers × 2 seeds
     python sweeps/related_work.py --samplers baseline loss-rank gradient-norm --seeds 5
     python sweeps/related_work.py --store STORE --preset small     # your data, two cores: days
 
-``isod samplers`` says which paper each is from. A run costs what one of the thesis grid does; ``LIS-RHO-rank``
-also trains a hold-out model, once per seed. The thesis did not run them, so there is no figure of its own to expect: on
-data in which nearly every example is alike (ESS/N near 1 in the report) none of them can gain much.
+``isod samplers`` prints the source of each sampler. A run costs as much as one of the thesis's grid; ``LIS-RHO-rank``
+also trains a hold-out model, once per seed. The thesis did not run these samplers, so it has no figures to compare
+with. On data whose examples are nearly all alike (ESS/N near 1 in the report) none of them can gain much.
 """
 
 import sys
 
-from isod.cli.sweep import Study, main
+from isod.cli.sweep import main
+from isod.config.study import Study
 from isod.sampling.samplers import SAMPLERS, THESIS_SAMPLERS
 
 REFERENCES = ("baseline", "LIS", "UIS")

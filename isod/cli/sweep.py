@@ -1,153 +1,152 @@
-"""A study's command line: a named grid of samplers × seeds, ending in the speed-up table and a report.
+"""``isod sweep``: a grid of samplers × seeds, ending in the speed-up table and a report.
 
-The scripts in sweeps/ are each a ``Study`` and a docstring; what they share is here.
+The scripts in sweeps/ are each a ``Study`` and a docstring; they end in ``main``, with the options of ``isod sweep``.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from isod.cli.main import add_run_options, adjust, choose_preset, exit_cleanly, set_given
+from isod.cli.main import exit_cleanly
+from isod.cli.options import SWEEP_FLAGS, add_settings, choose_preset, examples
+from isod.config.overrides import override
 from isod.config.presets import PRESETS
-from isod.config.settings import Preset
-from isod.data.store.split import CropStore
-from isod.errors import InputError, require, unknown
-from isod.sampling.samplers import SAMPLERS, SamplerConfig
+from isod.config.study import Study, read_study, sections_of
+from isod.errors import InputError, require
+from isod.sampling.samplers import SAMPLERS, THESIS_SAMPLERS
 
 DEMO_SEED = 0
 DEMO_SIZE = (160, 48)  # width, height: an eighth of the far region
+IMAGES = ("images", "train.json", "val.json")  # what the folder of --images holds
+DEFAULT = Study(name="sweep", samplers=[SAMPLERS[name] for name in THESIS_SAMPLERS])
+
+logger = logging.getLogger("isod")
+
+StoreFromImages = Callable[[Path, Path, str], str]  # folder of images, output folder, preset → crop store
 
 
 def demo_store(out: Path, frames: int) -> str:
-    """The crop store of the demo data, made on first use and then kept in ``out``."""
+    """Return the crop store of the demo data, which is made on first use and then kept in ``out``."""
     from isod.data.demo.zod_layout import write_demo
     from isod.data.prepare.job import prepare_demo
+    from isod.data.store.split import CropStore
     from isod.orchestration.prepare import on_cluster
 
     store = out / f"demo-store-{frames}-{DEMO_SIZE[0]}x{DEMO_SIZE[1]}"
     try:
         CropStore.open(str(store))
-        print(f"demo data, made earlier: {store}")
+        logger.info("demo data, made earlier: %s", store)
     except InputError:
         root = out / f"demo-zod-{frames}"
-        print(f"making {frames} demo frames in ZOD's layout: {root}")
+        logger.info("making %d demo frames in ZOD's layout: %s", frames, root)
         write_demo(root, frames=frames, seed=DEMO_SEED)
-        print(prepare_demo(root, str(store), resize=DEMO_SIZE, map_chunks=on_cluster()))
+        logger.info("%s", prepare_demo(root, str(store), resize=DEMO_SIZE, map_chunks=on_cluster()))
     return str(store)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Study:
-    """What a sweep script runs by default."""
-
-    name: str  # of the script, without .py: the parent run's isod.sweep tag
-    samplers: Sequence[SamplerConfig]  # names are unique: MLflow knows a run by its sampler's name and its seed
-    training: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # sampler name → settings of its own
-    extra: Sequence[SamplerConfig] = ()  # run where --samplers names them
-    store: Callable[[Path, str], str] | None = None  # output folder, preset → what to use without --store; None: demo
-    images: Path | None = None  # folder that ``store`` reads; one that is not there is refused before anything starts
-    preset: str = "demo"  # for that store
-
-    def __post_init__(self) -> None:
-        every = [*self.samplers, *self.extra]
-        names = [sampler.name for sampler in every]
-        if len(set(names)) != len(names) or not self.training.keys() <= set(names):
-            raise ValueError(f"study {self.name}: names repeated, or settings for others than {names}")
-        for sampler in every:
-            if SAMPLERS.get(sampler.name, sampler) != sampler:
-                raise ValueError(f"study {self.name}: {sampler.name!r} is the name of another sampler")
-
-    def choose(self, names: Sequence[str] | None) -> list[SamplerConfig]:
-        """The samplers of these names, which may be any that isod knows; the study's own where None.
-
-        Raises:
-            InputError: an unknown name, with the names there are, or a repeated one.
-        """
-        if names is None:
-            return list(self.samplers)
-        known = SAMPLERS | {sampler.name: sampler for sampler in (*self.samplers, *self.extra)}
-        for name in names:
-            if name not in known:
-                raise unknown("sampler", name, known)
-        require(len(set(names)) == len(names), "--samplers must name each sampler once", names)
-        return [known[name] for name in names]
-
-
-def under(
-    settings: Mapping[str, Mapping[str, Any]], bases: Iterable[SamplerConfig]
-) -> list[tuple[SamplerConfig, Mapping[str, Any]]]:
-    """Samplers as they are, each under each other setting of the training, for a study's samplers and its ``training``.
-
-    Args:
-        settings: what a sampler's name gains → the settings.
-    """
-    return [
-        (replace(base, name=f"{base.name}-{suffix}"), setting) for base in bases for suffix, setting in settings.items()
-    ]
-
-
-def build_parser(study: Study, description: str | None) -> argparse.ArgumentParser:
-    """The options of a study's script; ``description`` is its docstring."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = " ".join(sampler.name for sampler in study.samplers)
-    prefix = experiment_prefix(study)
-    data = "the study's own images" if study.store else "demo data"
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--store", metavar="STORE", help=f"crop store made by `isod prepare` (default: {data})")
-    if study.store is None:
-        source.add_argument(
-            "--demo-frames", type=int, default=1000, metavar="N", help="of the demo data (default 1000)"
-        )
-    parser.add_argument(
-        "--preset", metavar="NAME", help=f"one of {', '.join(PRESETS)} (default: {study.preset}, or small)"
+def add_sweep_parser(commands: Any) -> None:
+    """Add ``sweep [STUDY]`` to the commands."""
+    parser = commands.add_parser(
+        "sweep",
+        help="train a grid of samplers × seeds and compare them",
+        description="Train every sampler with every seed on Ray, record the runs in MLflow, and end with the speed-up\n"
+        "table and an HTML report.",
+        **examples(
+            "isod sweep                                          # the thesis's samplers on demo data",
+            "isod sweep --demo-frames 200 --samplers baseline LIS --seeds 1 --iterations 100",
+            "isod sweep --store STORE --samplers baseline UIS --seeds 5",
+            "isod sweep study.toml --store STORE --resume",
+        ),
     )
-    parser.add_argument("--samplers", nargs="+", metavar="NAME", help=f"default: {names}")
-    parser.add_argument("--seeds", type=int, metavar="N", help="runs per sampler, seeds 0 … N-1")
-    parser.add_argument("--first-seed", type=int, default=0, metavar="K",
-                        help="seeds K … K+N-1 instead: what another machine has not run")  # fmt: skip
-    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow's (default: OUT/mlflow.db)")
-    parser.add_argument("--experiment", metavar="NAME", help=f"MLflow experiment (default: {prefix}, one per store)")
-    parser.add_argument("--address", metavar="ADDR", help="of a Ray cluster, e.g. auto (default: Ray on this machine)")
-    parser.add_argument("--workers-per-trial", type=int, metavar="N",
-                        help="processes, each with its GPU, that share every batch of a run (default 1)")  # fmt: skip
-    parser.add_argument("--gpus-per-trial", type=float, metavar="X",
-                        help="0.25: four runs share a GPU; 0: on the CPU (default: the preset's)")  # fmt: skip
-    parser.add_argument("--resume", action="store_true",
-                        help="go on with the sweep that began last with these settings in OUT")  # fmt: skip
-    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="default: out")
-    add_run_options(parser)
+    parser.add_argument("study", nargs="?", type=Path, metavar="STUDY.toml",
+                        help="TOML file with samplers and settings (isod.config.study describes it)")  # fmt: skip
+    add_sweep_options(parser, DEFAULT)
+    parser.set_defaults(run=lambda options: run(read_study(options.study) if options.study else DEFAULT, options))
+
+
+def build_parser(
+    study: Study, description: str | None, *, store_from_images: StoreFromImages | None = None
+) -> argparse.ArgumentParser:
+    """Return the parser of a study's script; ``description`` is its docstring."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_sweep_options(parser, study, images=store_from_images is not None)
     return parser
 
 
+def add_sweep_options(parser: argparse.ArgumentParser, study: Study, *, images: bool = False) -> None:
+    """Add the options of a sweep.
+
+    Args:
+        study: whose defaults the help texts state.
+        images: offer ``--images`` in place of demo data.
+    """
+    names = " ".join(sampler.name for sampler in study.samplers)
+    source = parser.add_mutually_exclusive_group()
+    default = "" if images else " (default: demo data)"
+    source.add_argument("--store", metavar="STORE", help=f"crop store made by `isod prepare`{default}")
+    if images:
+        source.add_argument("--images", type=Path, metavar="FOLDER", help=f"folder with {', '.join(IMAGES)}")
+    else:
+        source.add_argument("--demo-frames", type=int, default=1000, metavar="N",
+                            help="frames of the demo data (default: %(default)s)")  # fmt: skip
+    preset = study.preset or "demo on demo data, small on a store"
+    parser.add_argument("--preset", metavar="NAME", help=f"one of {', '.join(PRESETS)} (default: {preset})")
+    parser.add_argument("--samplers", nargs="+", metavar="NAME", help=f"default: {names}")
+    parser.add_argument(
+        "--seeds", type=int, metavar="N", help="runs per sampler, seeds 0 … N-1 (default: the preset's)"
+    )
+    parser.add_argument("--first-seed", type=int, default=0, metavar="K",
+                        help="run seeds K … K+N-1 instead, those that another machine does not run")  # fmt: skip
+    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow's (default: a database in the --out folder)")
+    parser.add_argument("--experiment", metavar="NAME",
+                        help=f"MLflow experiment (default: {experiment_prefix(study)}-STORE)")  # fmt: skip
+    parser.add_argument("--address", metavar="ADDR",
+                        help="Ray cluster to run on, such as auto (default: start Ray on this machine)")  # fmt: skip
+    parser.add_argument("--resume", action="store_true",
+                        help="resume the sweep that started last with these settings in the --out folder")  # fmt: skip
+    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR",
+                        help="folder for all results (default: %(default)s)")  # fmt: skip
+    add_settings(parser, SWEEP_FLAGS)
+
+
 def experiment_prefix(study: Study) -> str:
-    """What the default name of the MLflow experiment begins with."""
+    """Return what the default name of the MLflow experiment begins with."""
     return study.name.replace("_", "-")
 
 
-def run(study: Study, options: argparse.Namespace) -> int:
-    """Carries the sweep out and prints where to look; 1 if a run failed or was not finished, else 0."""
-    size = options.preset or ("small" if options.store else study.preset)
-    preset: Preset = adjust(choose_preset(size), options)
-    shared = {"workers_per_trial": options.workers_per_trial, "gpus_per_trial": options.gpus_per_trial}
-    preset = replace(preset, resources=set_given(preset.resources, **shared))
+def run(study: Study, options: argparse.Namespace, store_from_images: StoreFromImages | None = None) -> int:
+    """Run the sweep and print where its results are; 1 if a run failed or was not finished, else 0.
+
+    Args:
+        store_from_images: makes the crop store of ``--images``, if the script has that option.
+    """
+    images: Path | None = getattr(options, "images", None)
+    size = options.preset or study.preset or ("small" if options.store else "demo")
+    study = replace(study, settings=[*study.settings, *options.assignments])
+    preset = replace(choose_preset(size), **override(sections_of(choose_preset(size)), study.settings))
     preset.resources.check_batch(preset.training.batch_size)
     samplers = study.choose(options.samplers)
-    seeds = preset.seeds if options.seeds is None else options.seeds
+    seeds = study.seeds or preset.seeds if options.seeds is None else options.seeds
     require(seeds >= 1, "--seeds must be ≥ 1", seeds)
     require(options.first_seed >= 0, "--first-seed must be ≥ 0", options.first_seed)
 
-    if options.store:
+    if store_from_images is not None and not options.store and images is None:
+        raise InputError(f"name a folder with {', '.join(IMAGES)} as --images, or a crop store as --store")
+    if images is not None:
+        if absent := [name for name in IMAGES if not (images / name).exists()]:
+            raise InputError(f"--images {images} has no {' and no '.join(absent)}: name a folder with all three, or "
+                             "prepare the images with `isod prepare` and name the crop store with --store")  # fmt: skip
+    elif options.store:
+        from isod.data.store.split import CropStore
+
         CropStore.open(options.store)
-    elif study.images is not None and not study.images.is_dir():
-        raise InputError(
-            f"no images at {study.images}: prepare some with `isod prepare coco` and name the store with --store"
-        )
 
     from isod.files import absolute_uri, output_folder
     from isod.orchestration.cluster import connect
@@ -164,10 +163,13 @@ def run(study: Study, options: argparse.Namespace) -> int:
 
         check_tracking(tracking_uri)
         connect(options.address)  # first: preparing would start Ray on this machine
-        store = study.store(out, size) if study.store else demo_store(out, options.demo_frames)
+        if images is not None and store_from_images is not None:
+            store = store_from_images(images, out, size)
+        else:
+            store = demo_store(out, options.demo_frames)
     store = absolute_uri(store)
     experiment = options.experiment or f"{experiment_prefix(study)}-{Path(store).name}"
-    print(f"{len(samplers)} samplers × {seeds} seeds, {preset.training.iterations} iterations each")
+    logger.info("%d samplers × %d seeds, %d iterations each", len(samplers), seeds, preset.training.iterations)
     result = run_sweep(
         Sweep(
             name=study.name,
@@ -186,11 +188,11 @@ def run(study: Study, options: argparse.Namespace) -> int:
     )
     for name, reason in result.failed.items():
         print(f"{name} failed: {reason}", file=sys.stderr)
-    again = "the same command with --resume goes on"
+    again = "repeat the command with --resume"
     if result.unfinished:
-        print(f"{result.unfinished} runs were not finished: {again}", file=sys.stderr)
+        print(f"{result.unfinished} runs were not finished: {again} to finish them", file=sys.stderr)
     if result.undelivered:
-        print(f"{result.undelivered}: all results are in {out / 'runs'}; {again} and delivers them", file=sys.stderr)
+        print(f"{result.undelivered}: all results are in {out / 'runs'}; {again} to deliver them", file=sys.stderr)
     code = 1 if result.failed or result.unfinished or result.undelivered else 0
     if not result.finished:
         return code  # there is nothing to compare
@@ -203,7 +205,19 @@ def run(study: Study, options: argparse.Namespace) -> int:
     return code
 
 
-def main(study: Study, description: str | None, arguments: Sequence[str] | None = None) -> int:
-    """Entry point of a study's script; returns the exit code."""
-    options = build_parser(study, description).parse_args(arguments)
-    return exit_cleanly(study.name, arguments, lambda: run(study, options))
+def main(
+    study: Study,
+    description: str | None,
+    arguments: Sequence[str] | None = None,
+    *,
+    store_from_images: StoreFromImages | None = None,
+) -> int:
+    """Entry point of a study's script; returns the exit code.
+
+    Args:
+        description: the script's docstring, which ``--help`` prints.
+        arguments: of the command line; None for the process's own.
+        store_from_images: makes a crop store of a folder of images; with it the script has the option ``--images``.
+    """
+    parser = build_parser(study, description, store_from_images=store_from_images)
+    return exit_cleanly(study.name, arguments, lambda: run(study, parser.parse_args(arguments), store_from_images))

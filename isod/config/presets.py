@@ -1,4 +1,4 @@
-"""The sizes at which a whole grid is run, by name."""
+"""Sizes of runs and sweeps, by name."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ PRESETS: dict[str, Preset] = {
         holdout=replace(_SMALL_HOLDOUT, epochs=30),
         seeds=5,
     ),
-    # a GPU, minutes a run: real images of about 512×288, at the thesis's depth and width. A run alone does not fill the
-    # GPU: it waits for its validations and for its host, so several share one. Nor do its processes fill three cores:
-    # the trainer waits for its crops, and then they for its validation.
+    # a GPU, minutes a run: real images of about 512×288, at the thesis's depth and width. One run does not fill a GPU,
+    # as it waits for its validations and for its host, so five share one. Nor do its processes fill three cores: the
+    # trainer waits for its crops, and they wait for its validations.
     "medium": Preset(
         detector=DetectorConfig(),
         training=TrainingConfig(iterations=1500, batch_size=64, validate_every=75, flip=True, compiled=True),

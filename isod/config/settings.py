@@ -1,7 +1,9 @@
 """Settings of a run and of the machine that it runs on: frozen dataclasses that check themselves.
 
-A variant is ``dataclasses.replace(base, lag=0)``. A wrong value is rejected here, before anything starts, with the rule
-and the value."""
+A variant is ``dataclasses.replace(base, lag=0)``. A dataclass rejects a wrong value as it is made, before anything
+starts; the error states the rule and the value. The comment behind a field is its description: ``isod settings`` and
+``--help`` print it (``isod.config.fields``).
+"""
 
 from __future__ import annotations
 
@@ -16,17 +18,16 @@ from isod.sampling.samplers import SamplerConfig
 class DetectorConfig:
     """The network and its inference (thesis §4.1)."""
 
-    name: str = "thesis"  # a key of isod.detector.model.DETECTORS, or package.module:function
-    width: float = (
-        0.5  # feature multiplier: every ResNet channel count is multiplied by it; 0.25 for the hold-out model
-    )
-    blocks: tuple[int, int, int, int] = (3, 4, 6, 3)  # residual blocks per stage; (3, 4, 6, 3) is ResNet-34
-    score_floor: float = 0.01  # detections above it count for AP, which needs the whole curve; softmax probability
-    nms_threshold: float = 0.5  # IoU above which the weaker of two detections of one class is dropped
-    display_threshold: float = 0.5  # score of detections shown to people and counted as false positives
-    detections_per_image: int = 300  # the highest-scoring ones after NMS
+    name: str = "thesis"  # which detector: a key of DETECTORS, or package.module:function
+    width: float = 0.5  # feature multiplier of every ResNet channel count; the thesis uses 0.5
+    blocks: tuple[int, int, int, int] = (3, 4, 6, 3)  # residual blocks per stage; 3,4,6,3 is ResNet-34
+    score_floor: float = 0.01  # lowest score of a detection that counts for AP, which needs the whole curve
+    nms_threshold: float = 0.5  # IoU above which NMS drops the weaker of two detections of one class
+    display_threshold: float = 0.5  # lowest score of a detection that is drawn, or counted as a false positive
+    detections_per_image: int = 300  # how many detections NMS keeps, the highest scores first
 
     def __post_init__(self) -> None:
+        require(self.name != "", "detector name must not be empty", self.name)
         require(0 < self.width <= 4, "detector width must be in (0, 4]", self.width)
         require(len(self.blocks) == 4 and min(self.blocks) >= 1, "detector blocks must be four counts ≥ 1", self.blocks)
         for name in ("score_floor", "nms_threshold", "display_threshold"):
@@ -47,22 +48,22 @@ LR_SCHEDULES = ("constant", "cosine")
 class TrainingConfig:
     """One run (thesis §4.5). Budgets count iterations: one optimizer step on one batch."""
 
-    iterations: int = 246_000
-    batch_size: int = 128  # crops
-    lr: float = 1e-3
-    lr_schedule: str = "constant"  # or "cosine": from lr down to 0
-    lr_decayed_at: float = 1.0  # of schedule "cosine": share of the iterations after which it has come down to 0
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-7
-    validate_every: int = 703  # iterations; the same grid for every sampler
-    lag: int = 4  # draw t sees the scores of steps ≤ t − 1 − lag; also how many batches are read ahead, copy included
-    flip: bool = False  # mirror each drawn crop with probability one half
-    seed: int = 0  # initial weights, order of the data and augmentation
-    compiled: bool = False  # train through torch.compile, where one process has the run: a minute, then faster steps
-    decode_on_device: bool = False  # drawn crops reach the training process as JPEG, and its GPU decodes them
-    class_weight: float = 1.0  # λ_cls of eq. 4.1
-    box_weight: float = 1.0  # λ_reg of eq. 4.1
-    loss_normalisation: str = "location"  # what counts equally in the loss: "location" (eq. 4.1) or "object" (§6.3.1)
+    iterations: int = 246_000  # optimizer steps, one batch each
+    batch_size: int = 128  # crops per step
+    lr: float = 1e-3  # Adam's learning rate
+    lr_schedule: str = "constant"  # constant, or cosine: from lr down to 0
+    lr_decayed_at: float = 1.0  # with schedule cosine: share of the iterations after which the rate is 0
+    betas: tuple[float, float] = (0.9, 0.999)  # Adam's decay rates of the two moments
+    eps: float = 1e-7  # Adam's epsilon
+    validate_every: int = 703  # iterations between two validations
+    lag: int = 4  # draw t uses the scores of steps up to t - 1 - lag; up to lag batches are read ahead
+    flip: bool = False  # mirror each drawn crop with probability 0.5
+    seed: int = 0  # of the initial weights, the order of the data and the augmentation
+    compiled: bool = False  # train through torch.compile: takes a minute to start, then GPU steps are faster
+    decode_on_device: bool = False  # decode the drawn crops on the GPU, for machines with few CPU cores
+    class_weight: float = 1.0  # weight of the class loss, λ_cls of eq. 4.1
+    box_weight: float = 1.0  # weight of the box loss, λ_reg of eq. 4.1
+    loss_normalisation: str = "location"  # what counts equally in the loss: location (eq. 4.1) or object (§6.3.1)
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size", "validate_every"):
@@ -89,11 +90,11 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HoldoutConfig:
-    """The model whose scores a sampler with ``holdout`` subtracts (RHO, thesis §4.2.6, Table 4.1)."""
+    """The hold-out model, whose scores a sampler with ``holdout`` subtracts (RHO, thesis §4.2.6, Table 4.1)."""
 
-    share: float = 0.15  # of the training examples: it learns from them alone, the main run never draws them
-    epochs: int = 100  # over that share
-    batch_size: int = 128  # crops
+    share: float = 0.15  # share of the training examples that the hold-out model trains on; the main run skips them
+    epochs: int = 100  # passes over that share
+    batch_size: int = 128  # crops per step
     detector: DetectorConfig = field(default_factory=lambda: DetectorConfig(width=0.25))
 
     def __post_init__(self) -> None:
@@ -114,16 +115,20 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceConfig:
-    """What a trial asks of the machine. Of these ``threads`` and ``workers_per_trial`` can change a run by the order of
-    float sums, and ``gpus_per_trial`` by its device: bfloat16 on a GPU, float32 on a CPU."""
+    """What a trial reserves on its machine.
 
-    workers_per_trial: int = 1  # ranks that share a trial's batches; each has the processes, CPUs and GPUs below
-    decode_workers: int = 2  # processes that read and decode crops for one trial
-    cpus_per_worker: float = 1.0  # CPUs that each of them reserves
-    cpus_per_trial: float = 1.0  # CPUs that the training process itself reserves
-    gpus_per_trial: float = 0.0  # GPUs, fractions allowed
+    Three of these can change a run's numbers: ``threads`` and ``workers_per_trial`` by the order of float sums, and
+    ``gpus_per_trial`` by its device (bfloat16 on a GPU, float32 on a CPU). A run of ``isod train`` reserves nothing and
+    uses ``decode_workers``, ``threads`` and ``checkpoint_share`` alone.
+    """
+
+    workers_per_trial: int = 1  # processes that share every batch of a trial, each with the CPUs and GPUs below
+    decode_workers: int = 2  # processes per trial that read and decode crops
+    cpus_per_worker: float = 1.0  # CPUs that each decode worker reserves
+    cpus_per_trial: float = 1.0  # CPUs that the training process reserves
+    gpus_per_trial: float = 0.0  # GPUs per training process: 0.25 shares one among four trials, 0 trains on the CPU
     threads: int = 1  # torch's CPU threads in the training process
-    checkpoint_share: float = 0.01  # of the training time that checkpoints may take
+    checkpoint_share: float = 0.01  # share of the training time that checkpoints may take
 
     def __post_init__(self) -> None:
         require(self.workers_per_trial >= 1, "workers_per_trial must be ≥ 1", self.workers_per_trial)
@@ -142,15 +147,15 @@ class ResourceConfig:
         require(0 < self.checkpoint_share <= 1, "checkpoint_share must be in (0, 1]", self.checkpoint_share)
 
     def busy_workers(self, lag: int) -> int:
-        """How many of a trial's decode workers have a batch to read while the trainer waits for its next one, step t's.
+        """Return how many decode workers have a batch to read while the trainer waits for the batch of step t.
 
-        On a CPU the scores of steps ≤ t − 1 are in by then, so that batches t … t + lag may be read; on a GPU, where
-        step t − 1 still computes while batch t is fetched, those up to t − 1 + lag.
+        On a CPU the scores of steps ≤ t − 1 have arrived by then, so batches t … t + lag can be read. On a GPU step
+        t − 1 still computes while batch t is fetched, so the last one is t − 1 + lag.
         """
         return min(self.decode_workers, max(1, lag) if self.gpus_per_trial > 0 else lag + 1)
 
     def check_batch(self, batch_size: int) -> None:
-        """Raises InputError, with the arithmetic, if the workers of a trial cannot have equal parts of a batch."""
+        """Raise InputError, with the arithmetic, if the workers of a trial cannot get equal parts of a batch."""
         workers = self.workers_per_trial
         size, rest = divmod(batch_size, workers)
         if rest:
@@ -162,7 +167,7 @@ class ResourceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A size at which the whole grid is run."""
+    """A size of a run, and of a sweep of such runs."""
 
     detector: DetectorConfig
     training: TrainingConfig

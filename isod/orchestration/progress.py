@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TextIO
 
 from ray.tune import Callback
@@ -131,30 +128,3 @@ class ProgressView(Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._ended(trial, f"{name_of(trial)} FAILED: {failure_reason(trial)}")
-
-
-class _ViewHandler(logging.Handler):
-    """Writes log messages as lines of a progress view."""
-
-    def __init__(self, view: ProgressView) -> None:
-        super().__init__()
-        self._view = view
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._view.write_line(self.format(record))
-
-
-@contextmanager
-def messages_in(view: ProgressView) -> Iterator[None]:
-    """Show what is logged to "isod" as lines of the view and on no other stream, which would break its status line.
-
-    Handlers of that logger that write to a stream are put back at the end; those that write to a file are kept.
-    """
-    log = logging.getLogger("isod")
-    before = log.handlers.copy()
-    console = [h for h in before if isinstance(h, logging.StreamHandler) and not isinstance(h, logging.FileHandler)]
-    log.handlers = [*(h for h in before if h not in console), _ViewHandler(view)]
-    try:
-        yield
-    finally:
-        log.handlers = before

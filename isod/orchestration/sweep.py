@@ -21,6 +21,7 @@ from isod.config.record import CONTENTS, flatten
 from isod.config.settings import Preset, ResourceConfig, RunConfig
 from isod.data.store.split import CropStore
 from isod.errors import InputError
+from isod.messages import messages_to
 from isod.orchestration.cluster import connect, machine
 from isod.orchestration.resources import concurrent_trials, reservation
 from isod.orchestration.trial import run_config, run_trial, trial_name
@@ -97,7 +98,7 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         connect(sweep.address)
         experiment = opened.result()
     from isod.orchestration.mlflow_callback import MLflowCallback
-    from isod.orchestration.progress import ProgressView, messages_in
+    from isod.orchestration.progress import ProgressView
     from isod.tracking.sweep_writer import SweepWriter, begin_sweep, resume_sweep
 
     concurrent = _concurrency(sweep, len(grid))
@@ -130,7 +131,7 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         resources=preset.resources,
     )
     writer = SweepWriter(experiment, record, params={"store": sweep.store}, tags=tags)
-    with messages_in(progress):
+    with messages_to(progress.write_line):
         try:
             if todo:
                 callbacks = [MLflowCallback(writer, base=base, runs=runs), progress]

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 
-from isod.config.record import DEFAULTS
+from isod.config.record import DEFAULTS, current
 from isod.errors import InputError
 from isod.sampling.samplers import SAMPLERS
 from isod.vocabulary import BASELINE, COMMIT_TAG, DEMO_TAG, HEADLINE, MACHINE_TAG
@@ -210,6 +210,10 @@ def _require_same_settings(table: pd.DataFrame) -> None:
     A setting that an older version did not record counts as its default, which is what that version did.
     """
     settings = table.filter(like="params.").drop(columns=["params.seed", "params.training.seed"], errors="ignore")
+    records = [
+        current({str(k): v for k, v in row.dropna().items()}, prefix="params.") for _, row in settings.iterrows()
+    ]
+    settings = pd.DataFrame(records, index=settings.index)
     settings = settings.fillna({f"params.{name}": str(value) for name, value in DEFAULTS.items()})
     groups = [(f"sampler {sampler}", rows) for sampler, rows in settings.groupby(table["sampler"])]
     for whose, rows in (*groups, ("all samplers", settings.filter(regex=SHARED))):

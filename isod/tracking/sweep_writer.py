@@ -18,7 +18,7 @@ from typing import Any
 from mlflow.entities import Metric, Param, RunInfo
 from mlflow.tracking import MlflowClient
 
-from isod.config.record import changes, flatten
+from isod.config.record import changes, current, flatten
 from isod.config.settings import RunConfig
 from isod.errors import InputError
 from isod.tracking.client import NEWEST, Experiment, children_of, explained, time_limits
@@ -126,7 +126,7 @@ def require_same_trial(name: str, before: Mapping[str, str], config: RunConfig) 
         before: the parameters that its run has; none yet where it ended at once.
     """
     now = {key: str(value) for key, value in trial_params(config).items()}
-    known = {key: value for key, value in before.items() if key in now}
+    known = {key: value for key, value in current(before).items() if key in now}
     if known and (text := changes(known, now)):
         raise InputError(
             f"{name} of the sweep to resume began with other settings ({text}): use the same, or another --out"

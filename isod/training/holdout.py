@@ -57,9 +57,12 @@ def holdout_key(config: RunConfig, store: CropStore) -> str:
     training = {**asdict(config.training), "iterations": None, "validate_every": None, "lag": None}
     for later in ("compiled", "decode_on_device"):  # not of the hold-out model, and the names of kept scores lack them
         del training[later]
+    holdout = asdict(config.holdout)
+    if holdout["detector"]["name"] == "thesis":  # likewise
+        del holdout["detector"]["name"]
     facts = {
         "store": [store.uri, asdict(store.meta)],
-        "holdout": asdict(config.holdout),
+        "holdout": holdout,
         "training": training,
         "score": [config.sampler.heuristic, config.sampler.reduction, config.sampler.class_weight,
                   config.sampler.box_weight],

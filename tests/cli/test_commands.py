@@ -46,12 +46,17 @@ def refused(capfd):
 
 def test_the_samplers_are_listed_with_what_they_are_from(capsys):
     assert cli.main(["samplers"]) == 0
-    title, *rows = capsys.readouterr().out.splitlines()
-    assert title.split() == ["sampler", "heuristic", "reduction", "strategy", "source"]
+    printed = capsys.readouterr().out.splitlines()
+    title, *rows = printed[::2]
+    assert title.split() == ["sampler", "heuristic", "reduction", "strategy"]
     assert [row.split()[0] for row in rows] == list(SAMPLERS)
-    (row,) = [row for row in rows if row.startswith("gradient-norm ")]
-    assert row.split()[1:4] == ["gradient_norm", "norm", "proportional"]
-    assert row.endswith(SAMPLERS["gradient-norm"].source)
+    at = next(i for i, row in enumerate(printed) if row.startswith("gradient-norm "))
+    assert printed[at].split()[1:] == ["gradient_norm", "norm", "proportional"]
+    assert printed[at + 1] == (
+        "    Draws in proportion to the bound of the gradient norm of the classes alone. "
+        f"Source: {SAMPLERS['gradient-norm'].source}."
+    )
+    assert len(set(printed)) == len(printed)
 
 
 @pytest.fixture
@@ -265,7 +270,9 @@ def test_a_folder_without_permission_is_a_sentence(capsys):
         raise PermissionError(13, "Permission denied", "/locked/run")
 
     assert cli.exit_cleanly("isod", [], locked) == 2
-    assert capsys.readouterr().err == ("isod: /locked/run: Permission denied: see to that, or name another folder\n")
+    assert capsys.readouterr().err == (
+        "isod: /locked/run: Permission denied: change its permissions, or name another folder\n"
+    )
 
 
 @pytest.mark.parametrize("ctrl_c", [signal.default_int_handler, signal.SIG_IGN])  # ignored: what `&` in a script does
@@ -393,7 +400,7 @@ def test_unknown_names(refused, training, tiny_store):
 )
 def test_settings_out_of_range(refused, training, tiny_store, option, value, rule):
     main, arguments = training
-    assert refused(main, *arguments(tiny_store, option, value)) == rule
+    assert refused(main, *arguments(tiny_store, option, value)) == f"{option} {value}: {rule}"
 
 
 def test_out_that_cannot_be_written(refused, ray_local, tiny_store, tmp_path):
@@ -452,6 +459,7 @@ def test_no_gpu_for_the_thesis(sweep, ray_local):
 
 def test_the_workers_of_a_trial_on_one_gpu(sweep):
     assert sweep("--workers-per-trial", 2, "--gpus-per-trial", 0.5) == (
+        "--workers-per-trial 2, --gpus-per-trial 0.5: "
         "the workers of one trial cannot share a GPU: with workers_per_trial > 1, gpus_per_trial must be 0 or ≥ 1, "
         "got 0.5"
     )

@@ -1,6 +1,5 @@
 """The study scripts: what they run by default, and each of them small, on real Ray and MLflow."""
 
-import re
 import runpy
 import sys
 from dataclasses import replace
@@ -10,7 +9,9 @@ from unittest import mock
 import pytest
 from mlflow import MlflowClient
 
-from isod.cli.sweep import Study, build_parser, main
+from isod.cli.options import RUN_FLAGS, SWEEP_FLAGS
+from isod.cli.sweep import build_parser, main
+from isod.config.study import Study
 from isod.errors import InputError
 from isod.orchestration.sweep import SweepResult
 from isod.sampling.samplers import SAMPLERS, THESIS_SAMPLERS
@@ -70,11 +71,21 @@ def test_a_name_means_the_same_in_every_study():
         assert ablations.training.get(name) == traffic.training.get(name)
 
 
-def test_real_images_that_are_not_there_are_asked_for_before_anything_starts(tmp_path, capsys):
-    study = replace(script("real_traffic"), images=tmp_path / "none")
+@pytest.mark.parametrize("present", [[], ["images"], ["images", "train.json"]])
+def test_real_images_that_are_not_there_are_rejected_before_anything_starts(tmp_path, capsys, present):
+    images = tmp_path / "traffic"
+    for name in present:
+        (images / name).mkdir(parents=True)
+    arguments = ["--images", str(images), "--out", str(tmp_path / "out")]
     with mock.patch("isod.orchestration.cluster.connect", side_effect=AssertionError("Ray was started")):
-        assert main(study, None, ["--out", str(tmp_path / "out")]) == 2
-    assert re.search(r"no images at .*none: prepare some .* with --store", capsys.readouterr().err)
+        assert main(script("real_traffic"), None, arguments, store_from_images=lambda *_: "") == 2
+        error = capsys.readouterr().err
+        absent = [name for name in ("images", "train.json", "val.json") if name not in present]
+        assert f"--images {images} has no {' and no '.join(absent)}: name a folder with all three" in error
+        assert main(script("real_traffic"), None, arguments[2:], store_from_images=lambda *_: "") == 2
+        assert "name a folder with images, train.json, val.json as --images, or a crop store as --store" in (
+            capsys.readouterr().err
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -111,29 +122,27 @@ def test_samplers_are_chosen_by_name():
 
 
 def test_options_of_the_thesis_grid():
-    options = build_parser(script("thesis_grid"), None).parse_args([])
-    of_the_sweep = (
-        "store demo_frames preset samplers seeds first_seed tracking_uri experiment address workers_per_trial "
-        "gpus_per_trial resume out"
-    )
-    of_each_run = (
-        "batch_size compiled decode_on_device iterations lag loss_normalisation lr lr_schedule threads validate_every "
-        "width workers"
-    )  # fmt: skip
-    assert sorted(vars(options)) == sorted(f"{of_the_sweep} {of_each_run}".split())
-    with_images = build_parser(script("real_traffic"), None).parse_args([])
-    assert vars(options).keys() - vars(with_images).keys() == {"demo_frames"}
+    parser = build_parser(script("thesis_grid"), None)
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    assert flags == {
+        "-h", "--help", "--store", "--demo-frames", "--preset", "--samplers", "--seeds", "--first-seed",
+        "--tracking-uri", "--experiment", "--address", "--resume", "--out", "--set", "--no-compiled",
+        "--no-decode-on-device", *SWEEP_FLAGS,
+    }  # fmt: skip
+    assert RUN_FLAGS.items() < SWEEP_FLAGS.items()
+    with_images = build_parser(script("real_traffic"), None, store_from_images=lambda *_: "").parse_args([])
+    assert vars(parser.parse_args([])).keys() ^ vars(with_images).keys() == {"demo_frames", "images"}
 
 
 @pytest.mark.parametrize(("failed", "unfinished"), [({}, 4), ({"UIS-seed0": "the disk is full"}, 3)])
 def test_a_sweep_in_which_nothing_has_finished_ends_without_a_table(tiny_store, tmp_path, capsys, failed, unfinished):
-    """Interrupted, say: what is told is that, and not that there is no finished run."""
+    """Interrupted, say: what it says is that, and not that there is no finished run."""
     ended = SweepResult("parent", 0, failed, unfinished, "")
     arguments = ["--store", tiny_store, "--preset", "demo", "--samplers", "baseline", "UIS", "--seeds", "2"]
     with mock.patch("isod.orchestration.sweep.run_sweep", return_value=ended):
         assert main(script("thesis_grid"), None, [*arguments, "--out", str(tmp_path)]) == 1
     said = capsys.readouterr().err.splitlines()
-    assert said[-1] == f"{unfinished} runs were not finished: the same command with --resume goes on"
+    assert said[-1] == f"{unfinished} runs were not finished: repeat the command with --resume to finish them"
     assert len(said) == 1 + len(failed)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from isod.cli.main import adjust, build_parser
+from isod.cli.main import build_parser
+from isod.cli.train import run_settings
 from isod.config.presets import PRESETS
 from isod.config.record import flatten
 from isod.config.settings import DetectorConfig, RunConfig, TrainingConfig
@@ -151,7 +152,7 @@ def test_it_trains_with_any_sampler(sampler):
 
 def test_it_is_an_option_of_the_command_line_and_recorded():
     options = build_parser().parse_args(["train", "s", "--out", "o", "--loss-normalisation", "object"])
-    training = adjust(PRESETS["demo"], options).training
+    training = run_settings("UIS", "demo", options.assignments)[0].training
     assert training == replace(PRESETS["demo"].training, loss_normalisation="object")
     assert flatten(RunConfig(sampler=SAMPLERS["UIS"], training=training))["training.loss_normalisation"] == "object"
     with pytest.raises(InputError, match="loss_normalisation must be one of location, object, got 'image'"):

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from isod.messages import messages_to
 from isod.orchestration import progress
-from isod.orchestration.progress import ProgressView, clock, messages_in, seconds_left
+from isod.orchestration.progress import ProgressView, clock, seconds_left
 
 
 def test_by_hand():
@@ -81,7 +82,7 @@ def test_messages_are_lines_above_the_status_line_while_a_sweep_runs(console, tm
     view = ProgressView(2, 100, stream=out)
     trial = SimpleNamespace(trial_id="a", config={"run": {"sampler": SimpleNamespace(name="UIS"), "seed": 0}})
     log.info("before")
-    with suppress(KeyboardInterrupt), messages_in(view):
+    with suppress(KeyboardInterrupt), messages_to(view.write_line):
         view.on_trial_start(0, [], trial)
         logging.getLogger("isod.tracking").warning("MLflow is %s", "away")
         raise KeyboardInterrupt

@@ -97,7 +97,7 @@ def test_a_sweep_that_is_interrupted_ends_cleanly_and_goes_on_where_it_was(tiny_
     assert driver.returncode == 1
     assert "no finished run" not in error
     assert "Traceback" not in error
-    assert "2 runs were not finished: the same command with --resume goes on" in error
+    assert "2 runs were not finished: repeat the command with --resume to finish them" in error
     all_end(descendants)
 
     driver = start_driver([*arguments, "--resume"], tmp_path)
