@@ -113,16 +113,16 @@ def outcome() -> Figure:
             )  # fmt: skip
             text = "?" if unknown else str(owner[i, j]).replace("-", "−")
             ax.text(left + (j + 0.5) * side, bottom + (rows - 0.5 - i) * side, text, ha="center", va="center",
-                    color=SOFT if owner[i, j] < 0 else INK, weight="bold" * (owner[i, j] >= 0) or "normal")  # fmt: skip
+                    color=SOFT if owner[i, j] < 0 else INK, weight=("normal", "bold")[owner[i, j] >= 0])  # fmt: skip
     for x, y, w, h, name, colour in (
         (0.75, 0.7, 3.4, 3.5, "object 0", "#1565c0"),
         (4.8, 0.75, 2.3, 2.4, "object 1", "#e65100"),
-    ):  # noqa: E501
+    ):
         ax.add_patch(
             Rectangle(
                 (left + x * side, bottom + y * side), w * side, h * side, fill=False, edgecolor=colour, linewidth=2
             )
-        )  # noqa: E501
+        )
         ax.text(left + (x + 0.08) * side, bottom + (y + h) * side, name, color=colour, fontsize=9.5,
                 va="center", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
     ax.text(27, 12.2, "the number in a location is its owner: −1 is background,", ha="center", color=INK, fontsize=10)
