@@ -113,7 +113,7 @@ def outcome() -> Figure:
             )  # fmt: skip
             text = "?" if unknown else str(owner[i, j]).replace("-", "−")
             ax.text(left + (j + 0.5) * side, bottom + (rows - 0.5 - i) * side, text, ha="center", va="center",
-                    color=SOFT if owner[i, j] < 0 else INK, weight=("normal", "bold")[int(owner[i, j] >= 0)])  # fmt: skip
+                    color=SOFT if owner[i, j] < 0 else INK, weight="bold" if owner[i, j] >= 0 else None)  # fmt: skip
     for x, y, w, h, name, colour in (
         (0.75, 0.7, 3.4, 3.5, "object 0", "#1565c0"),
         (4.8, 0.75, 2.3, 2.4, "object 1", "#e65100"),
