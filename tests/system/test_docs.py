@@ -211,8 +211,8 @@ def test_every_sampler_has_its_row():
     assert [row[0].strip("|` ") for row in rows] == list(SAMPLERS)
     for row, sampler in zip(rows, SAMPLERS.values(), strict=True):
         heuristic = f"{sampler.heuristic} · {sampler.reduction}" if sampler.heuristic else "–"
-        assert row[1].startswith(heuristic), row
-        assert row[2].split(",")[0] == sampler.strategy, row
+        assert row[2].startswith(heuristic), row
+        assert row[3].split(",")[0] == sampler.strategy, row
         assert row[4] == sampler.source, row
 
 
