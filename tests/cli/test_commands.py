@@ -228,12 +228,12 @@ def test_a_full_disk_while_training(tiny_store, small_disk, capfd):
                  "--iterations", "4", "--validate-every", "2"]  # fmt: skip
     assert cli.main(arguments) == 2
     said, error = capfd.readouterr()
-    assert error == f"isod: the disk that holds {out / 'model.pt'} is full: what was written stays; free some space\n"
-    assert "checkpoint at iteration 2 not written (No space left on device); the run goes on" in said
+    assert error == f"isod: the disk that holds {out / 'model'} is full: what was written stays; free some space\n"
+    assert "checkpoint at iteration 2 not written (No space left on device); the run continues" in said
     assert list(pd.read_csv(out / "metrics.csv")["iteration"]) == [2, 4]
     resize("64m")
     assert cli.main([*arguments, "--resume"]) == 0
-    assert (out / "model.pt").exists()
+    assert (out / "model" / "model.json").exists()
 
 
 def test_a_run_counts_sizes_as_prepare_does(coco, tmp_path):
@@ -326,7 +326,7 @@ def test_a_store_is_known_by_its_place_and_not_by_how_it_was_named(refused, tiny
     assert cli.main(["train", tiny_store, *arguments, "--resume"]) == 0
     assert "has finished" in capfd.readouterr().out
     for damaged, file in (("", "config.json"), ("{}", "config.json"), ("", "metrics.csv")):
-        (run / "model.pt").unlink(missing_ok=True)
+        shutil.rmtree(run / "model", ignore_errors=True)
         kept = (run / file).read_text()
         (run / file).write_text(damaged)
         sentence = refused(cli.main, "train", tiny_store, *arguments, "--resume")

@@ -16,14 +16,16 @@ import pytest
 import torch
 
 from benchmarks.harness import ROOT, environment
-from isod.config.settings import DetectorConfig, RunConfig, TrainingConfig
+from isod.config.settings import DetectorConfig, ResourceConfig, RunConfig, TrainingConfig
 from isod.data.store.split import CropStore
 from isod.errors import InputError
 from isod.sampling.samplers import SAMPLERS
 from isod.training import decode, loop
-from isod.training.run import run_local
+from isod.training.folder import RunFolder
+from isod.training.run import Run
 from isod.training.trainer import Trainer, to_device
 from tests.system.faults.conftest import until
+from tests.training.tiny_run import Reports
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -35,15 +37,23 @@ CONFIG = RunConfig(
 CONTEXT = 200 * 2**20  # bytes: less than what a process takes of the GPU by merely using it
 
 
+def train_on_gpu(config: RunConfig, store: str, out: Path) -> None:
+    resources = ResourceConfig(gpus_per_trial=1.0)
+    device = torch.device("cuda")
+    Run(config=config, store=CropStore.open(store), folder=RunFolder(out), device=device, resources=resources).start(
+        Reports()
+    )
+
+
 def run(store: str, out: Path, **training: object) -> None:
     """A few steps on the GPU."""
     settings = {"iterations": 3, "validate_every": 3} | training
     config = replace(CONFIG, training=replace(CONFIG.training, **settings))
-    run_local(config, store, out, device=torch.device("cuda"), workers=1, threads=1)
+    train_on_gpu(config, store, out)
 
 
 def test_a_run_on_cuda_learns_and_writes_its_files(tiny_store: str, tmp_path: Path):
-    run_local(CONFIG, tiny_store, tmp_path / "run", device=torch.device("cuda"), workers=2, threads=1)
+    train_on_gpu(CONFIG, tiny_store, tmp_path / "run")
     losses = pd.read_csv(tmp_path / "run" / "metrics.csv")["train/loss"]
     assert losses.iloc[-1] < losses.iloc[0]
     assert pd.read_parquet(tmp_path / "run" / "examples.parquet")["draw_count"].sum() == 30 * 16
