@@ -31,7 +31,7 @@ def resolve(what: str, name: str, known: Mapping[str, T]) -> T | Any:
     module, _, attribute = name.partition(":")
     try:
         return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise InputError(
             f"{what} {name!r} cannot be imported ({one_line(error)}): name it package.module:function, and make sure "
             "that Python finds the package"

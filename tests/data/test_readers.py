@@ -38,6 +38,7 @@ def test_an_outside_reader_end_to_end(tmp_path, capsys):
         (["yolo", "STORE"], "unknown dataset format 'yolo'; choose one of zod, coco"),
         (["Zod", "STORE"], "unknown dataset format 'Zod'; did you mean 'zod'?"),
         (["no_such_package:reader", "STORE"], "'no_such_package:reader' cannot be imported (No module named"),
+        (["..relative:reader", "STORE"], "'..relative:reader' cannot be imported ("),
         (["tests.data.made_reader:nothing", "STORE"], "cannot be imported (module 'tests.data.made_reader' has no"),
         ([OUTSIDE, "STORE"], "does not take these arguments (missing a required argument: 'root')"),
         ([OUTSIDE, "STORE", "--arg", "roots=x"], f"reader {OUTSIDE} does not take these arguments ("),

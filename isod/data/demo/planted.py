@@ -52,7 +52,7 @@ class PlantedSplit:
     def read(
         self, indices: NDArray[np.int64], *, threads: int = 1, quarantine: bool = False, decode: bool = True
     ) -> Crops:
-        """The images [B, H, W, 3] and objects, in the order asked for; no file is behind them that could be bad."""
+        """Return images [B, H, W, 3] and objects in the order of ``indices``; the options have no effect here."""
         chosen = indices.tolist()
         return Crops(
             indices=indices,

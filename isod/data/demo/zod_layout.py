@@ -1,8 +1,8 @@
 """Demo data: a small synthetic dataset in ZOD Frames' own layout on disk, which the ``zod`` devkit opens.
 
 It replaces a large dataset that one must apply for, so that everything can be tried without a download. README.txt and
-isod-demo.json say so; the latter marks every crop store made of it, and every result repeats it.
-``isod.data.demo.scene`` describes what the frames show, and why drawing matters there.
+isod-demo.json say so; the latter marks every crop store made of it, and every result repeats it. The module ``scene``
+describes what the frames show, and why drawing matters there.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _claim_folder(root: Path, job: dict[str, Any]) -> bool:
 def _write_frames(
     root: Path, frames: int, seed: int, settings: DemoSettings, progress: Callable[[int], None] | None
 ) -> None:
-    """Write all frames, then the lists. Threads use all cores: NumPy and the JPEG encoder release the lock."""
+    """Write all frames, then the lists. In threads, as NumPy and the JPEG encoder release the interpreter lock."""
     backgrounds = [_background(seed, number) for number in range(BACKGROUNDS)]
     thread = local()
 
@@ -229,7 +229,7 @@ def _write_frame(
 
 
 def _background(seed: int, number: int) -> np.ndarray:
-    """Return a smooth sky over a smooth road, [2168, 3848, 3] uint8: a small JPEG, as it shows nothing to learn."""
+    """Return a smooth sky over a smooth road, [2168, 3848, 3] uint8, which makes a small JPEG."""
     rng = np.random.default_rng((seed, number, 7))
     y = np.linspace(0, 1, FRAME_HEIGHT, dtype=np.float32)[:, None]
     road = 1 / (1 + np.exp(-(y - 0.52) / 0.03))
@@ -238,7 +238,7 @@ def _background(seed: int, number: int) -> np.ndarray:
 
 
 def _draw_frame(canvas: np.ndarray, far: FarRegion, seed: int, i: int) -> list[dict[str, Any]]:
-    """Draw the far region, and a vehicle and a sign outside of it; return the annotations of those two."""
+    """Draw the far region, and a near vehicle and a traffic sign outside of it. Return annotations of these two."""
     canvas[FAR.y0 : FAR.y1, FAR.x0 : FAR.x1] = far.image
     rng = np.random.default_rng((seed, i, 11))
     annotations = []

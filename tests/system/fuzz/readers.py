@@ -226,6 +226,10 @@ def command(folder: Path) -> Target:
         "--train",
         "--val",
         "--roi",
+        "--arg",
+        "a=b",
+        "no_package:reader",
+        "..no_package:reader",
         "--tiles",
         "--resize",
         "--min-visible",
@@ -269,6 +273,7 @@ def command(folder: Path) -> Target:
         ["results", "--tracking-uri", "sqlite:////nothing/x.db", "--experiment", "e", "--out", str(folder / "out")],
         ["prepare", "coco", str(folder / "store"), "--train", nowhere, nowhere, "--val", nowhere, nowhere],
         ["prepare", "zod", nowhere, str(folder / "store"), "--version", "mini", "--roi", "0", "0", "9", "9"],
+        ["prepare", "no_package:reader", str(folder / "store"), "--arg", "a=b"],
     ]
     return Target([json.dumps(line).encode() for line in lines], read, mutate=mutate)
 
