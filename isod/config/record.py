@@ -12,11 +12,11 @@ from isod.sampling.samplers import SamplerConfig
 def flatten(config: RunConfig) -> dict[str, str | int | float | bool]:
     """The run's settings under dotted names, as MLflow parameters and config.json hold them: ``training.lr`` …
 
-    All but the sampler's source, which changes no run.
+    All but the sampler's source and summary, which change no run.
     """
     flat: dict[str, str | int | float | bool] = {}
     sections = asdict(config)
-    del sections["sampler"]["source"]
+    del sections["sampler"]["source"], sections["sampler"]["summary"]
     for section, values in sections.items():
         for key, value in values.items():
             flat[f"{section}.{key}"] = value if isinstance(value, str | int | float | bool) else str(value)

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from isod.errors import InputError
-from isod.sampling.catalogue import HISTORIES, find_strategy
+from isod.sampling.catalogue import HISTORIES, find_strategy, strategy_properties
 from isod.sampling.examples import Examples, FloatArray, IntArray, as_numpy, as_tensors
 from isod.sampling.kernels import INELIGIBLE, UNSCORED, updates
 from isod.sampling.samplers import SamplerConfig, draw_settings
@@ -69,6 +69,11 @@ class ImportanceTable:
         **settings: Any,
     ):
         config = replace(sampler or SamplerConfig(name="proportional"), **settings)
+        if config.holdout and not strategy_properties(config.strategy).accepts_negative_scores:
+            raise InputError(
+                f"sampler holdout makes scores negative, which strategy {config.strategy!r} does not accept: its class "
+                "attribute accepts_negative_scores must be True"
+            )
         if config.horizon and run_length is None:
             raise InputError(
                 f"sampler {config.name!r} changes after {config.horizon:g} of the run's draws: give the table the "

@@ -111,7 +111,13 @@ def test_no_objects_in_the_whole_batch():
     none = torch.full_like(outcome.object_index, -1)
     zero = torch.zeros_like(outcome.iou)
     outcome = dataclasses.replace(
-        outcome, object_index=none, labels=none + 1, iou=zero, box_loss=zero, object_area=torch.zeros(6, 0)
+        outcome,
+        object_index=none,
+        labels=none + 1,
+        iou=zero,
+        box_loss=zero,
+        object_area=torch.zeros(6, 0),
+        object_labels=none[:, :0],
     )
     got = sample_scores(outcome, SamplerConfig(name="x", heuristic="loss"))
     expected = torch.stack([m[c].mean() for m, c in zip(outcome.class_loss, outcome.care, strict=True)])
