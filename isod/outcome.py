@@ -45,14 +45,15 @@ class Outcome:
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
             raise InputError(f"an outcome's activation must be softmax or sigmoid, got {self.activation!r}")
-        places = tuple(self.labels.shape) if self.labels.dim() == 2 else ("B", "L")
-        objects = tuple(self.object_area.shape) if self.object_area.dim() == 2 else ("B", "M")
-        expected = dict.fromkeys(("labels", "care", "object_index", "class_loss", "box_loss", "iou"), places)
-        expected |= {"object_area": (places[0], objects[1]), "object_labels": (places[0], objects[1])}
-        if self.logits is not None and self.logits.dim() == 3:
-            expected["logits"] = (places[0], self.logits.shape[1], places[1])
-        else:
-            expected["logits"] = (places[0], "K", places[1])
+        images, locations = self.labels.shape if self.labels.dim() == 2 else ("B", "L")
+        objects = self.object_area.shape[-1] if self.object_area.dim() == 2 else "M"
+        classes = self.logits.shape[1] if self.logits is not None and self.logits.dim() == 3 else "K"
+        of_locations = ("labels", "care", "object_index", "class_loss", "box_loss", "iou")
+        expected: dict[str, tuple[int | str, ...]] = {
+            **dict.fromkeys(of_locations, (images, locations)),
+            **dict.fromkeys(("object_area", "object_labels"), (images, objects)),
+            "logits": (images, classes, locations),
+        }
         for name, shape in expected.items():
             value = getattr(self, name)
             if value is not None and tuple(value.shape) != shape:
