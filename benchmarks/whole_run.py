@@ -42,17 +42,17 @@ from isod.data.demo.zod_layout import write_demo
 from isod.data.prepare.job import prepare_demo
 from isod.data.store.split import CropStore
 from isod.errors import require
-from isod.files import absolute
+from isod.files import absolute_uri
 from isod.objects import Objects
 from isod.orchestration.cluster import connect
-from isod.orchestration.mlflow_callback import EVERY_RUN, children_of
 from isod.orchestration.sweep import Sweep, run_sweep
 from isod.sampling.samplers import SAMPLERS
-from isod.tracking.client import open_experiment
+from isod.tracking.client import children_of, open_experiment
 from isod.training.decode import decode_batch
 from isod.training.device import choose_device
 from isod.training.trainer import Trainer
 from isod.training.validation import ValidationCrops
+from isod.vocabulary import HEADLINE
 
 TARGETS = {"cpu": 0.95, "cuda": 0.97}  # share of the bare loop's images per second that ours has to reach
 POINTS = "points.txt"  # iteration and time of every validation, one a line
@@ -76,10 +76,10 @@ def sweep_of_uis(store: CropStore, preset: Preset, seeds: int, out: Path) -> lis
     )
     if result.failed or result.unfinished:
         raise RuntimeError(f"the sweep did not end well: {result}")
-    client, experiment_id = open_experiment(uri, experiment, out / "artifacts")
+    opened = open_experiment(uri, experiment, out / "artifacts")
     return [
-        [(point.step, 1e-3 * point.timestamp) for point in client.get_metric_history(run.info.run_id, EVERY_RUN)]
-        for run in children_of(client, experiment_id, result.parent_run_id)
+        [(point.step, 1e-3 * point.timestamp) for point in opened.client.get_metric_history(run.info.run_id, HEADLINE)]
+        for run in children_of(opened.client, opened.id, result.parent_run_id)
     ]
 
 
@@ -205,7 +205,7 @@ def main() -> None:
     figures: dict[str, list[float]] = {name: [] for name in FIRST_REPORT}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):  # preparing tells how it goes
         out = Path(folder)
-        uri = absolute(options.store) if options.store else str(out / "store")
+        uri = absolute_uri(options.store) if options.store else str(out / "store")
         if options.store is None:
             write_demo(out / "zod", frames=options.frames)
             prepare_demo(out / "zod", uri, resize=tuple(options.size or DEMO_SIZE))

@@ -1,4 +1,4 @@
-"""Files: reading those that somebody else wrote, and writing ours whole or not at all."""
+"""Reading files that somebody else wrote, and writing ours so that no unfinished one stays."""
 
 from __future__ import annotations
 
@@ -16,45 +16,47 @@ from isod.errors import InputError
 
 MAX_JSON = 2**31  # bytes of a dataset's or a store's JSON; COCO's own largest has 0.45 · 10⁹
 MAX_IMAGE = 2**29  # bytes of an image file
-MAX_PIXELS = 2**28  # of an image, 268 million: 32 times ZOD's; a header that claims more is not believed
+MAX_PIXELS = 2**28  # of an image, 268 million: 32 times ZOD's; an image that claims more is rejected
 CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, half surrogate pairs, line and paragraph separators
 
 
 def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
-    """The bytes of a regular file: a pipe or device that lies in its place would never end.
+    """Return the bytes of a regular file. A pipe or device in its place is rejected, as it may never end.
 
+    Args:
+        limit: bytes, the most that a file may have.
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no regular file, or has more than ``limit`` bytes; how the sentence goes on after its name.
+        ValueError: it is not a regular file, or has more than ``limit`` bytes; the message follows the file's name.
     """
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("is not a regular file")
         if status.st_size > limit:
-            raise ValueError(f"has {status.st_size} bytes, more than the {limit} that are read")
+            raise ValueError(f"has {status.st_size} bytes, more than the {limit} that isod reads")
         return file.read(limit)
 
 
 def parse_json(text: bytes | str) -> Any:
-    """JSON as its standard has it: no NaN or Infinity, no key twice, whole numbers of 4300 digits at most.
+    """Parse JSON as its standard defines it: no NaN or Infinity, no key twice; integers of 4300 digits at most.
 
     Raises:
-        ValueError: it is not JSON, or is nested too deep.
+        ValueError: it is not JSON, or its nesting is too deep.
     """
     try:
         return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_without_repeats)
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError("its nesting is too deep") from None
 
 
 def has_control_characters(name: str) -> bool:
-    """Whether a name could move a terminal's cursor, break a line, or is no Unicode text at all."""
+    """Whether a name could move a terminal's cursor or break a line, or is not Unicode text."""
     return not name.isprintable() and any(unicodedata.category(character) in CONTROL for character in name)
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -66,7 +68,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def output_folder(path: Path) -> Path:
-    """The folder, made if need be, as an absolute path. Raises InputError if nothing can be written there."""
+    """Make the folder if it does not exist, and return its absolute path. Raises InputError if it is not writable."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
@@ -77,12 +79,13 @@ def output_folder(path: Path) -> Path:
 
 
 @contextmanager
-def whole(path: Path, part: Path | None = None) -> Iterator[Path]:
-    """A file beside ``path`` to write, which takes its place at the end. Whatever is raised, ``path`` is as it was, no
-    part stays, and an OSError names ``path``.
+def atomic_write(path: Path, part: Path | None = None) -> Iterator[Path]:
+    """Yield a file beside ``path`` for writing, and move it to ``path`` at the end.
+
+    If anything is raised, ``path`` stays as it was, the other file is deleted, and an OSError names ``path``.
 
     Args:
-        part: the file to write, in the same folder; ``path`` with the ending .part by default.
+        part: the file to write, in the same folder; by default ``path`` with the ending .part.
     """
     part = part or path.with_suffix(".part")
     try:
@@ -95,6 +98,6 @@ def whole(path: Path, part: Path | None = None) -> Iterator[Path]:
         raise
 
 
-def absolute(store_uri: str) -> str:
-    """The store's address, or its folder's absolute path: what names it from any other folder too."""
-    return store_uri if "://" in store_uri else str(Path(store_uri).resolve())
+def absolute_uri(uri: str) -> str:
+    """Return an address such as s3://… as it is, and the path of a folder as an absolute path."""
+    return uri if "://" in uri else str(Path(uri).resolve())

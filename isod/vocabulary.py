@@ -39,6 +39,11 @@ def size_codes(boxes: np.ndarray, image_size: tuple[int, int] | np.ndarray) -> n
 
 HEADLINE = "mAP"  # every validation has it; its steps are the run's validation grid
 BASELINE = "baseline"  # the sampler that the others are compared with
+SECONDS = "time/seconds"  # of training, validation left out
+ESS = "sampler/ess"  # effective sample size of the scores over N
+REPEATS, RECENT_REPEATS = "sampler/repeats", "sampler/recent_repeats"
+WRONG_LABELS = "sampler/wrong_labels"  # share of the draws; where the label errors are known
+CLASS_LOSS_CORRELATION, BOX_LOSS_CORRELATION = "sampler/correlation_class_loss", "sampler/correlation_box_loss"
 
 
 def metric_key(name: str, stratum: int, class_name: str | None = None) -> str:

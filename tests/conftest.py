@@ -57,12 +57,12 @@ def demo_root(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny_store(ray_local, demo_root, tmp_path_factory):
+def tiny_store(demo_root, tmp_path_factory):
     """Path of a crop store made of ``demo_root``: 64 train and 16 val crops of 160×48."""
     from isod.data.prepare.job import prepare_demo
 
     store = str(tmp_path_factory.mktemp("store") / "demo")
-    prepare_demo(demo_root, store, resize=(160, 48))
+    prepare_demo(demo_root, store, resize=(160, 48), map_chunks=map)
     return store
 
 

@@ -28,7 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "results": ROOMS | {"training", "tracking"},
 }
 ENTRANCES = {"cli", "__main__"}
-MAY_IMPORT = {"ray": {"orchestration"}, "mlflow": {"orchestration", "tracking", "results"}}
+MAY_IMPORT = {"ray": {"orchestration"}, "mlflow": {"tracking"}}
 TORCH_FREE = [  # decode workers and the table actor import these: torch would cost each of them 10 s and 300 MB
     "isod.config.presets",
     "isod.errors",
@@ -118,6 +118,7 @@ def test_results_work_without_ray():
     [
         ("isod.results", {"torch", "torchvision"}),  # importing it takes as long as a small report
         ("isod.orchestration.sweep", {"torch", "torchvision", "mlflow", "matplotlib"}),  # Ray would start after them
+        ("isod.tracking.sweep_reader, isod.tracking.sweep_writer", {"torch", "ray"}),
     ],
 )
 def test_reports_and_drivers_do_without_what_takes_seconds_to_import(module, absent):

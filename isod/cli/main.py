@@ -95,18 +95,6 @@ def _demo(options: argparse.Namespace) -> None:
     print(f"demo data (synthetic, in ZOD's layout): {options.root}")
 
 
-def _prepare(options: argparse.Namespace) -> None:
-    from isod.cli.prepare import reader_from, settings_from
-    from isod.data.prepare.job import prepare
-
-    reader, settings, map_chunks = reader_from(options), settings_from(options), None
-    if options.address is not None:
-        from isod.orchestration.prepare import on_cluster
-
-        map_chunks = on_cluster(options.address)
-    print(prepare(reader, options.store, settings, map_chunks=map_chunks))
-
-
 def _samplers(options: argparse.Namespace) -> None:
     rows = [("sampler", "heuristic", "reduction", "strategy", "source")]
     for sampler in SAMPLERS.values():
@@ -126,14 +114,14 @@ def _train(options: argparse.Namespace) -> None:
         holdout=preset.holdout,
     )
     from isod.data.store.split import CropStore
-    from isod.files import absolute
+    from isod.files import absolute_uri
     from isod.training.device import choose_device
     from isod.training.folder import RunFolder
     from isod.training.run import Run
 
     run = Run(
         config=config,
-        store=CropStore.open(absolute(options.store)),
+        store=CropStore.open(absolute_uri(options.store)),
         folder=RunFolder(options.out),
         device=choose_device(options.device),
         resources=preset.resources,
@@ -206,7 +194,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     from isod.cli.prepare import add_prepare_parser
 
-    add_prepare_parser(commands).set_defaults(run=_prepare)
+    add_prepare_parser(commands)
 
     commands.add_parser("samplers", help="every named sampler: its parts, and what it is from").set_defaults(
         run=_samplers

@@ -149,7 +149,7 @@ def run(study: Study, options: argparse.Namespace) -> int:
             f"no images at {study.images}: prepare some with `isod prepare coco` and name the store with --store"
         )
 
-    from isod.files import absolute, output_folder
+    from isod.files import absolute_uri, output_folder
     from isod.orchestration.cluster import connect
     from isod.orchestration.resources import check_gpus_here
     from isod.orchestration.sweep import Sweep, run_sweep
@@ -165,7 +165,7 @@ def run(study: Study, options: argparse.Namespace) -> int:
         check_tracking(tracking_uri)
         connect(options.address)  # first: preparing would start Ray on this machine
         store = study.store(out, size) if study.store else demo_store(out, options.demo_frames)
-    store = absolute(store)
+    store = absolute_uri(store)
     experiment = options.experiment or f"{experiment_prefix(study)}-{Path(store).name}"
     print(f"{len(samplers)} samplers × {seeds} seeds, {preset.training.iterations} iterations each")
     result = run_sweep(

@@ -15,7 +15,7 @@ FaultKind = Literal["wrong_class", "missing_box"]
 
 @dataclass(frozen=True)
 class Fault:
-    """One annotation that is known to be wrong, such as those planted in the demo data."""
+    """One annotation that is known to be wrong; the demo data has some on purpose."""
 
     index: int  # place of its frame in the split; in a crop store, of its row
     kind: FaultKind
@@ -25,13 +25,17 @@ class Fault:
 
     @classmethod
     def from_entry(cls, index: int, entry: dict[str, Any]) -> Fault:
-        """From an entry of the demo's truth file or of a store. Raises KeyError, TypeError or ValueError if damaged."""
+        """Parse an entry of the demo's truth file or of a store's faults.json.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is damaged.
+        """
         x0, y0, x1, y1 = map(float, entry["box"])
         return cls(index, entry["kind"], (x0, y0, x1, y1), entry["class"], entry["annotated_as"])
 
 
 def faults_to_json(faults: Mapping[Split, Sequence[Fault]]) -> str:
-    """The text of faults.json."""
+    """Return the text of faults.json."""
     entries = [
         {"split": split, "index": fault.index, "kind": fault.kind, "box": fault.box, "class": fault.class_name,
          "annotated_as": fault.annotated_as}
@@ -41,6 +45,10 @@ def faults_to_json(faults: Mapping[Split, Sequence[Fault]]) -> str:
 
 
 def faults_from_json(text: str, split: Split) -> list[Fault]:
-    """A split's part of faults.json. Raises KeyError, TypeError or ValueError if the text is none."""
+    """Return a split's faults from the text of faults.json.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is damaged.
+    """
     entries = [entry for entry in parse_json(text)["faults"] if entry["split"] == split]
     return [Fault.from_entry(int(entry["index"]), entry) for entry in entries]

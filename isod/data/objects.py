@@ -1,4 +1,4 @@
-"""The objects of one image."""
+"""The annotated objects of one image; a batch of them is ``isod.objects``."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Objects:
-    """The objects of one frame or crop, n of them."""
+class Annotation:
+    """The n objects of one frame or crop."""
 
     boxes: np.ndarray  # [n, 4] float32, xyxy, pixels
     labels: np.ndarray  # [n] int64, 1…C; 0 for a don't-care object, whose class is unknown
     dont_care: np.ndarray  # [n] bool
 
     @classmethod
-    def build(cls, boxes: Sequence[Sequence[float]], labels: Sequence[int], dont_care: Sequence[bool]) -> Objects:
-        """Fresh arrays of the right type and shape from lists or arrays, also from empty ones."""
+    def build(cls, boxes: Sequence[Sequence[float]], labels: Sequence[int], dont_care: Sequence[bool]) -> Annotation:
+        """Return an annotation with new arrays of the right type and shape; lists and arrays may be empty.
+
+        Args:
+            boxes: [n, 4] xyxy, pixels.
+            labels: [n], 1…C; 0 for don't-care.
+            dont_care: [n], whether the object's class is unknown: it counts neither for nor against a detector.
+        """
         return cls(
             boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
             labels=np.array(labels, dtype=np.int64).reshape(-1),
@@ -28,6 +34,6 @@ class Objects:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, keep: np.ndarray) -> Objects:
-        """The objects that a mask or an index array selects."""
-        return Objects(self.boxes[keep], self.labels[keep], self.dont_care[keep])
+    def __getitem__(self, keep: np.ndarray) -> Annotation:
+        """Return the objects that a mask or an index array selects."""
+        return Annotation(self.boxes[keep], self.labels[keep], self.dont_care[keep])

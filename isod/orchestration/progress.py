@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from isod.orchestration.mlflow_callback import failure_reason, name_of
+from isod.orchestration.tune_trial import failure_reason, name_of
 from isod.training.folder import Row
+from isod.vocabulary import HEADLINE, SECONDS
 
 
 def clock(seconds: float) -> str:
-    """``m:ss`` or ``h:mm:ss``."""
+    """Return ``m:ss`` or ``h:mm:ss``."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def seconds_left(seconds: float, done: float, left: float) -> float | None:
-    """How long the share ``left`` of all work takes, at the pace of the share ``done`` in ``seconds``; None while that
-    is less than 2 %."""
+    """Return how long the share ``left`` of all work takes, at the pace of the share ``done`` in ``seconds``; None
+    while less than 2 % is done."""
     return None if done < 0.02 else seconds * left / done
 
 
@@ -88,13 +92,13 @@ class ProgressView(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         for sentence in result["said"]:
-            self.tell(f"{name_of(trial)}: {sentence}")
+            self.write_line(f"{name_of(trial)}: {sentence}")
         if not result["rows"]:
             return
         self._share[trial.trial_id] = result["iteration"] / self._iterations
         self._brought.setdefault(trial.trial_id, self._share[trial.trial_id])
         self._first_result = self._first_result or time.monotonic()
-        quality = f"mAP {result['rows'][-1][1]['mAP']:.3f}"
+        quality = f"{HEADLINE} {result['rows'][-1][1][HEADLINE]:.3f}"
         self._latest[trial.trial_id] = result["rows"][-1]
         self._running[trial.trial_id] = f"{name_of(trial)} {result['iteration']}/{self._iterations} {quality}"
         self._draw()
@@ -105,10 +109,10 @@ class ProgressView(Callback):
         self._share[trial.trial_id] = 1.0
         self.done += 1
         self._running.pop(trial.trial_id, None)
-        self.tell(text)
+        self.write_line(text)
 
-    def tell(self, text: str) -> None:
-        """A line that stays."""
+    def write_line(self, text: str) -> None:
+        """Write a line that stays, above the status line."""
         self._write(f"[{clock(time.monotonic() - self._began)}] {text}", lasting=True)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -118,12 +122,39 @@ class ProgressView(Callback):
         step, metrics = self._latest[trial.trial_id]
         self._ended(
             trial,
-            f"{name_of(trial)} done: mAP {metrics['mAP']:.4f} after {step} iterations,"
-            f" {metrics['time/seconds']:.0f} s of training",
+            f"{name_of(trial)} done: {HEADLINE} {metrics[HEADLINE]:.4f} after {step} iterations,"
+            f" {metrics[SECONDS]:.0f} s of training",
         )
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self.tell(f"{name_of(trial)} was lost ({failure_reason(trial)}): it goes on from its last checkpoint")
+        self.write_line(f"{name_of(trial)} was lost ({failure_reason(trial)}): it resumes from its last checkpoint")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._ended(trial, f"{name_of(trial)} FAILED: {failure_reason(trial)}")
+
+
+class _ViewHandler(logging.Handler):
+    """Writes log messages as lines of a progress view."""
+
+    def __init__(self, view: ProgressView) -> None:
+        super().__init__()
+        self._view = view
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._view.write_line(self.format(record))
+
+
+@contextmanager
+def messages_in(view: ProgressView) -> Iterator[None]:
+    """Show what is logged to "isod" as lines of the view and on no other stream, which would break its status line.
+
+    Handlers of that logger that write to a stream are put back at the end; those that write to a file are kept.
+    """
+    log = logging.getLogger("isod")
+    before = log.handlers.copy()
+    console = [h for h in before if isinstance(h, logging.StreamHandler) and not isinstance(h, logging.FileHandler)]
+    log.handlers = [*(h for h in before if h not in console), _ViewHandler(view)]
+    try:
+        yield
+    finally:
+        log.handlers = before

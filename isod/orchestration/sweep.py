@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import shutil
 import signal
 import time
@@ -28,13 +29,15 @@ from isod.signals import handlers_kept
 from isod.tracking.metric_names import check_class_names
 from isod.training.examples import check_examples, check_names, epoch_note
 from isod.version import source_commit
-from isod.vocabulary import DEMO_TAG, MACHINE_TAG
+from isod.vocabulary import COMMIT_TAG, DEMO_TAG, MACHINE_TAG
 
 if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
+    from isod.tracking.client import Experiment
 
 ATTEMPTS = 4  # at a trial whose process, table, worker or machine is lost
 PATIENCE = 120.0  # seconds that a finished sweep waits for an MLflow server that is away
+
+log = logging.getLogger("isod")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,20 +88,20 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         check_examples(config, store.split("train"))
         preset.resources.check_batch(config.training.batch_size)
         if note := epoch_note(config, store.split("train")):
-            print(note)
+            log.info(note)
     if base.training.compiled and (shared_by := preset.resources.workers_per_trial) > 1:
-        print(f"note: torch.compile is for runs of one process: these, of {shared_by} each, train without")
+        log.info("note: torch.compile is for runs of one process: these, of %d each, train without", shared_by)
     sweep.out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(1) as beside:  # each takes seconds, and Ray's are spent waiting for its processes
         opened = beside.submit(_open_mlflow, sweep)
         connect(sweep.address)
-        client, experiment_id = opened.result()
-    from isod.orchestration.mlflow_callback import COMMIT_TAG, MLflowCallback, begin_sweep, resume_sweep
-    from isod.orchestration.progress import ProgressView
-    from isod.tracking.client import explained, impatient
+        experiment = opened.result()
+    from isod.orchestration.mlflow_callback import MLflowCallback
+    from isod.orchestration.progress import ProgressView, messages_in
+    from isod.tracking.sweep_writer import SweepWriter, begin_sweep, resume_sweep
 
     concurrent = _concurrency(sweep, len(grid))
-    _tell_idle_workers(preset.resources, configs)
+    _log_idle_workers(preset.resources, configs)
 
     shared = {key: value for key, value in flatten(base).items() if not key.startswith(("sampler.", "training.seed"))}
     tags = {
@@ -107,46 +110,36 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         MACHINE_TAG: machine(),
     }
     settings = {"store": sweep.store, CONTENTS: store.meta.contents, **shared}
-    parent = (client, experiment_id, sweep.name, settings, tags)
-    with explained(sweep.tracking_uri), impatient():
-        if sweep.resume:
-            trials = {trial_name(params["sampler"].name, params["seed"]): run_config(base, params) for params in grid}
-            record = resume_sweep(*parent, trials)
-        else:
-            record = begin_sweep(*parent)
+    if sweep.resume:
+        trials = {trial_name(params["sampler"].name, params["seed"]): run_config(base, params) for params in grid}
+        record = resume_sweep(experiment, sweep.name, settings, tags, trials)
+    else:
+        record = begin_sweep(experiment, sweep.name, settings, tags)
     todo = [p for p in grid if trial_name(p["sampler"].name, p["seed"]) not in record.finished]
     if len(todo) < len(grid):
-        print(f"{len(grid) - len(todo)} of {len(grid)} runs are finished and not run again")
+        log.info("%d of %d runs are finished and not run again", len(grid) - len(todo), len(grid))
 
     runs = str(sweep.out / "runs" / record.parent_run_id)
     progress = ProgressView(len(todo), base.training.iterations)
-    with impatient():  # the callback's outbox is patient
-        mlflow = MLflowCallback(
-            client,
-            experiment_id,
-            record,
-            base=base,
-            params={"store": sweep.store},
-            tags=tags,
-            runs=runs,
-            say=progress.tell,
-        )
-        trainable = functools.partial(
-            run_trial,
-            base=base,
-            store_uri=sweep.store,
-            runs=runs,
-            holdout=str(sweep.out / "holdout"),
-            resources=preset.resources,
-        )
+    trainable = functools.partial(
+        run_trial,
+        base=base,
+        store_uri=sweep.store,
+        runs=runs,
+        holdout=str(sweep.out / "holdout"),
+        resources=preset.resources,
+    )
+    writer = SweepWriter(experiment, record, params={"store": sweep.store}, tags=tags)
+    with messages_in(progress):
         try:
             if todo:
-                _tune(sweep, trainable, todo, concurrent, [mlflow, progress])
+                callbacks = [MLflowCallback(writer, base=base, runs=runs), progress]
+                _tune(sweep, trainable, todo, concurrent, callbacks)
         finally:
             unfinished = len(todo) - progress.done
-            undelivered = mlflow.finish("KILLED" if unfinished else "FINISHED", patience=PATIENCE)
-    finished = len(record.finished) + progress.done - len(mlflow.failed)
-    return SweepResult(record.parent_run_id, finished, mlflow.failed, unfinished, undelivered)
+            undelivered = writer.close("KILLED" if unfinished else "FINISHED", patience=PATIENCE)
+    finished = len(record.finished) + progress.done - len(writer.failed)
+    return SweepResult(record.parent_run_id, finished, writer.failed, unfinished, undelivered)
 
 
 def trial_grid(sweep: Sweep) -> list[dict[str, Any]]:
@@ -163,19 +156,19 @@ def trial_grid(sweep: Sweep) -> list[dict[str, Any]]:
     ]
 
 
-def _open_mlflow(sweep: Sweep) -> tuple[MlflowClient, str]:
-    """Importing MLflow takes seconds too, so this module does it here alone, while Ray starts."""
+def _open_mlflow(sweep: Sweep) -> Experiment:
+    """Open the experiment. Importing MLflow takes seconds, so this module does it here only, while Ray starts."""
     from isod.tracking.client import open_experiment
 
     return open_experiment(sweep.tracking_uri, sweep.experiment, sweep.out / "artifacts")
 
 
-def _tell_idle_workers(resources: ResourceConfig, configs: list[RunConfig]) -> None:
-    """Says which samplers' lag is too small to give every decode worker work."""
+def _log_idle_workers(resources: ResourceConfig, configs: list[RunConfig]) -> None:
+    """Log which samplers' lag is too small to give every decode worker work."""
     for lag in sorted({config.training.lag for config in configs}):
         if (busy := resources.busy_workers(lag)) < resources.decode_workers:
             names = ", ".join(config.sampler.name for config in configs if config.training.lag == lag)
-            print(
+            log.info(
                 f"note: a lag of {lag} gives work to {busy} of a run's {resources.decode_workers} decode workers at a "
                 f"time; --lag bounds how far they read ahead ({names})"
             )
@@ -192,7 +185,7 @@ def _concurrency(sweep: Sweep, trials: int) -> int | None:
     except InputError as error:
         if sweep.address is None:
             raise
-        print(f"waiting for the cluster to grow: {error}")
+        log.info("waiting for the cluster to grow: %s", error)
         return None
 
 

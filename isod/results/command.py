@@ -8,14 +8,14 @@ from pathlib import Path
 from isod.errors import InputError
 from isod.results.report.page import write_report
 from isod.results.statistics.guard import guard_sentence, guard_table, regressions
-from isod.results.statistics.table import format_table
+from isod.results.statistics.text_table import format_table
 from isod.tracking.saved import save_runs
 from isod.tracking.sweep_reader import load_runs
 from isod.vocabulary import HEADLINE
 
 
 class RegressionError(Exception):
-    """A stratum got worse and the caller asked for that to fail; the message has one line for each."""
+    """A stratum got worse and the caller asked for a failure then; the message has one line for each."""
 
 
 def results_command(
@@ -33,13 +33,13 @@ def results_command(
         tracking_uri, experiment, sweep: as ``load_runs`` takes them; the sweep that started last if not given.
         metric: of the printed table; the report has its own.
         save: folder for the runs and their curves as Parquet files, see ``save_runs``.
-        fail_on_regression: whether a stratum that got worse, by the rule of ``isod.results.guard``, is an error.
+        fail_on_regression: whether a stratum that got worse, by the guard's rule, is an error.
     Returns:
         The path of report.html.
     Raises:
-        InputError: nothing to read, nothing to compare, nowhere to write, a metric that is not logged or of which less
-            is better; with ``fail_on_regression`` also if there is nothing to judge a regression by.
-        RegressionError: a stratum got worse and ``fail_on_regression`` is set; the report is written all the same.
+        InputError: no runs to read or compare, a folder that cannot be written, a metric that is not logged or of which
+            less is better; with ``fail_on_regression`` also if the guard has no tolerance.
+        RegressionError: a stratum got worse and ``fail_on_regression`` is set; the report is written first.
     """
     runs = load_runs(tracking_uri, experiment, sweep)
     if save is not None:

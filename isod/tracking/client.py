@@ -1,4 +1,4 @@
-"""Opening the MLflow store that a sweep writes to, before anything starts."""
+"""Opening an MLflow store or server, for writing or for reading, and its errors in one sentence."""
 
 from __future__ import annotations
 
@@ -6,21 +6,35 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from isod.errors import InputError
 from isod.tracking.deliveries import reason
+from isod.vocabulary import PARENT_TAG
 
 SHOWN = 200  # characters of somebody else's error message
+NEWEST = ["attributes.start_time DESC"]
 
 
-def open_experiment(tracking_uri: str, experiment: str, artifacts: Path) -> tuple[MlflowClient, str]:
-    """A client and the experiment's id; the experiment is made where it does not exist.
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment that is open for writing."""
+
+    tracking_uri: str
+    client: MlflowClient
+    id: str
+
+
+def open_experiment(tracking_uri: str, experiment: str, artifacts: Path) -> Experiment:
+    """Open an experiment for writing; create it if it does not exist.
 
     Args:
         artifacts: where a database store keeps the files of a new experiment; a server decides for itself.
@@ -28,68 +42,96 @@ def open_experiment(tracking_uri: str, experiment: str, artifacts: Path) -> tupl
         InputError: if the store or server cannot be used, within seconds.
     """
     check_tracking(tracking_uri)
-    with explained(tracking_uri), impatient():
+    with explained(tracking_uri):
         client = MlflowClient(tracking_uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
             place = None if is_server(tracking_uri) else artifacts.as_uri()
-            return client, client.create_experiment(experiment, place)
+            return Experiment(tracking_uri, client, client.create_experiment(experiment, place))
     if found.lifecycle_stage != "active":
         raise InputError(f"{tracking_uri} has a deleted experiment {experiment!r}: restore it, or choose another name")
-    return client, found.experiment_id
+    return Experiment(tracking_uri, client, found.experiment_id)
 
 
 def check_tracking(tracking_uri: str) -> None:
-    """Refuse a store or server that does not answer, within seconds: before work is done whose results belong there.
+    """Connect once, before work is done whose results belong there. A missing database file is created.
 
     Raises:
-        InputError: why not.
+        InputError: the store or server does not answer within seconds, with the reason.
     """
-    if "://" not in tracking_uri:
-        raise InputError(f"a tracking URI starts with sqlite:///, http:// or the like, got {tracking_uri!r}")
-    for chatty in ("mlflow", "alembic"):  # they announce every step of making a new database
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # whole stacks; the outbox says why in a sentence
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # likewise, at every attempt
-    with explained(tracking_uri), impatient():
+    _require_address(tracking_uri)
+    _limit_messages()
+    with explained(tracking_uri):
         if is_server(tracking_uri):
             MlflowClient(tracking_uri).search_experiments(max_results=1)
         else:
             _try_database(tracking_uri)
 
 
+def open_for_reading(tracking_uri: str) -> MlflowClient:
+    """Return a client; create nothing, where MLflow itself would make an empty database of a mistyped path.
+
+    Raises:
+        InputError: no address, no such database, or one that cannot be used.
+    """
+    if tracking_uri.startswith("sqlite:"):
+        try:
+            path = make_url(tracking_uri).database
+        except ArgumentError:
+            path = None
+        if not path or not Path(path).is_file():
+            raise InputError(f"there is no MLflow database at {tracking_uri}")
+    _require_address(tracking_uri)
+    _limit_messages()
+    with explained(tracking_uri):
+        return MlflowClient(tracking_uri)
+
+
+def search(client: MlflowClient, experiment_id: str, wanted: str = "") -> list[Run]:
+    """Return every run of an experiment that matches MLflow's filter, the one that started last first."""
+    found: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], wanted, max_results=1000, order_by=NEWEST, page_token=token)
+        found.extend(page)
+        token = page.token
+        if not token:
+            return found
+
+
+def children_of(client: MlflowClient, experiment_id: str, parent_run_id: str) -> list[Run]:
+    """Return the runs of a sweep's trials."""
+    return search(client, experiment_id, f"tags.`{PARENT_TAG}` = '{parent_run_id}'")
+
+
 def is_server(tracking_uri: str) -> bool:
-    """Whether it is the address of an MLflow server, rather than of a database."""
+    """Return whether it is the address of an MLflow server, rather than of a database."""
     return tracking_uri.startswith(("http:", "https:"))
-
-
-def _try_database(uri: str) -> None:
-    """Connect once: MLflow itself would try for minutes. A database file that does not exist yet is made."""
-    engine = sqlalchemy.create_engine(uri)
-    try:
-        sqlalchemy.inspect(engine).get_table_names()
-    finally:
-        engine.dispose()
 
 
 @contextmanager
 def explained(tracking_uri: str) -> Iterator[None]:
-    """Turn MLflow's and the database's errors into one sentence."""
+    """Turn MLflow's and the database's errors into one sentence, within ``time_limits``."""
     try:
-        yield
+        with time_limits():
+            yield
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
-        said = reason(error)
-        shown = said if len(said) <= SHOWN else said[:SHOWN] + "…"
-        raise InputError(f"the MLflow store {tracking_uri} cannot be used: {shown}") from None
+        text = reason(error)
+        shown = text if len(text) <= SHOWN else text[:SHOWN] + "…"
+        raise InputError(f"the MLflow store {tracking_uri} cannot be used: {shown}") from error
 
 
 @contextmanager
-def impatient() -> Iterator[None]:
-    """Give an absent server seconds: MLflow itself would try for minutes, and print what it does."""
+def time_limits() -> Iterator[None]:
+    """Give a server that is away seconds, where MLflow itself would retry for minutes; keep MLflow from printing.
+
+    A variable that the user has set keeps its value.
+    """
     limits = {
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # one per file, on standard error
     }
     ours = {name: value for name, value in limits.items() if name not in os.environ}
     os.environ.update(ours)
@@ -97,4 +139,28 @@ def impatient() -> Iterator[None]:
         yield
     finally:
         for name in ours:
-            del os.environ[name]
+            os.environ.pop(name, None)
+
+
+def _require_address(tracking_uri: str) -> None:
+    if "://" in tracking_uri:
+        return
+    hint = f"; for the database in that folder: sqlite:///{tracking_uri.rstrip('/')}/mlflow.db" if tracking_uri else ""
+    raise InputError(f"a tracking URI starts with sqlite:///, http:// or the like, got {tracking_uri!r}{hint}")
+
+
+def _limit_messages() -> None:
+    """Keep what MLflow and its libraries log to what a user can act on; errors are reported in a sentence of ours."""
+    for chatty in ("mlflow", "alembic"):  # they announce every step of making a new database
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # stack traces
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a warning at every attempt
+
+
+def _try_database(uri: str) -> None:
+    """Connect once: MLflow itself would try for minutes."""
+    engine = sqlalchemy.create_engine(uri)
+    try:
+        sqlalchemy.inspect(engine).get_table_names()
+    finally:
+        engine.dispose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -11,47 +12,48 @@ from isod.errors import one_line
 
 RETRY_AFTER = 3.0  # seconds between two attempts at the same call
 
+log = logging.getLogger("isod")
+
 
 def reason(error: Exception) -> str:
-    """What a failed call says, in a line: of a database's error its own words, not the statement and its numbers."""
+    """Return why a call failed, in one line: of a database's error its own words, not the statement and its values."""
     database = re.search(r"\(\w+\.\w*Error\) ([^\[\n]+)", str(error))
     return database[1].strip() if database else one_line(error)
 
 
-class Outbox:
-    """Keeps calls and makes them one after the other; nobody waits for them.
+class Deliveries:
+    """A queue of calls that are made one after the other; nobody waits for them.
 
-    A call that raises is tried again until it succeeds, and those of the same run wait behind it: others go on, as what
-    one run has to tell may be what is refused. So a call must bear being made twice.
+    A call that raises is retried until it succeeds, and later calls of the same run wait behind it. Calls of other runs
+    do not wait, as the cause may concern one run only. Calls must be idempotent. A failure and the recovery from it are
+    logged.
 
     Args:
-        say: where to tell that the server is away, and that it is back.
         retry_after: seconds between two attempts.
     """
 
-    def __init__(self, say: Callable[[str], None], *, retry_after: float = RETRY_AFTER) -> None:
-        self._say = say
+    def __init__(self, *, retry_after: float = RETRY_AFTER) -> None:
         self._retry_after = retry_after
         self._calls: list[tuple[str | None, Callable[[], None]]] = []
-        self._retry_at: dict[str | None, float] = {}  # of whose first call failed: when to try again, time.monotonic()
-        self._errors: dict[str | None, str] = {}  # and what it answered
+        self._retry_at: dict[str | None, float] = {}  # run whose first call failed → when to retry, time.monotonic()
+        self._errors: dict[str | None, str] = {}  # the same runs → why it failed
         self._changed = threading.Condition()
         self._patience = float("inf")  # seconds, once it is closing
         self._closing_at = float("inf")  # when to give up, time.monotonic()
-        self._thread = threading.Thread(target=self._work, name="isod-outbox", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="isod-deliveries", daemon=True)
         self._thread.start()
 
-    def put(self, of: str | None, call: Callable[[], None]) -> None:
-        """Make this call after all those of the same run; with None, after all those before it."""
+    def put(self, run: str | None, call: Callable[[], None]) -> None:
+        """Make this call after all those of the same run; with None, after all calls before it."""
         with self._changed:
-            self._calls.append((of, call))
+            self._calls.append((run, call))
             self._changed.notify_all()
 
     def close(self, patience: float) -> tuple[int, str]:
-        """Wait until every call is made, at most ``patience`` seconds after the server last took one.
+        """Wait until every call is made, at most ``patience`` seconds after the last one that succeeded.
 
         Returns:
-            How many calls could not be made, and what the first of them answered.
+            How many calls could not be made, and why the first of them failed.
         """
         with self._changed:
             self._patience = patience
@@ -66,43 +68,48 @@ class Outbox:
                 self._changed.wait_for(lambda: self._calls or self._closing_at < float("inf"))
                 if not self._calls or (self._errors and time.monotonic() > self._closing_at):
                     return
-                found = self._next()
-                if found is None:
+                due = self._next()
+                if due is None:
                     again = min(self._retry_at.values())
                     if again > self._closing_at:
                         return
                     self._changed.wait(max(again - time.monotonic(), 0.0))
                     continue
-            of, call = found
+            run, call = due
             try:
                 call()
             except Exception as error:  # whatever a network, a server or a database raises
-                self._failed(of, reason(error))
+                self._failed(run, reason(error))
                 continue
-            with self._changed:
-                self._calls.remove(found)
-                self._closing_at = time.monotonic() + self._patience
-                self._retry_at.pop(of, None)
-                if self._errors.pop(of, "") and not self._errors:
-                    self._say(f"MLflow answers again: {len(self._calls)} messages follow")
+            self._succeeded(due)
 
     def _next(self) -> tuple[str | None, Callable[[], None]] | None:
-        """The first call that is not waiting for another attempt, nor behind one that is; None if all are."""
+        """Return the first call that waits neither for its retry nor for another call; None if all wait."""
         now = time.monotonic()
         waiting: set[str | None] = set()
-        for of, call in self._calls:
-            if of is None and waiting:
+        for run, call in self._calls:
+            if run is None and waiting:
                 return None
-            if of not in waiting and self._retry_at.get(of, 0.0) <= now:
-                return of, call
-            waiting.add(of)
+            if run not in waiting and self._retry_at.get(run, 0.0) <= now:
+                return run, call
+            waiting.add(run)
         return None
 
-    def _failed(self, of: str | None, why: str) -> None:
+    def _succeeded(self, done: tuple[str | None, Callable[[], None]]) -> None:
+        run, _ = done
         with self._changed:
-            self._retry_at[of] = time.monotonic() + self._retry_after
-            if of not in self._errors:
-                told = why in self._errors.values()
-                self._errors[of] = why
-                if not told:
-                    self._say(f"MLflow does not take what is sent ({why}): kept, and tried again")
+            self._calls.remove(done)
+            self._closing_at = time.monotonic() + self._patience
+            self._retry_at.pop(run, None)
+            recovered = bool(self._errors.pop(run, "")) and not self._errors
+            left = len(self._calls)
+        if recovered:
+            log.warning("MLflow accepts data again: %d messages follow", left)
+
+    def _failed(self, run: str | None, why: str) -> None:
+        with self._changed:
+            self._retry_at[run] = time.monotonic() + self._retry_after
+            new = run not in self._errors and why not in self._errors.values()
+            self._errors.setdefault(run, why)
+        if new:
+            log.warning("MLflow does not accept data (%s): it is kept and sent again", why)

@@ -12,15 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isod.errors import InputError
-from isod.tracking.histories import connect, explained
-from isod.tracking.sweep_reader import Runs
+from isod.tracking.client import explained, open_for_reading
+from isod.tracking.runs import Runs
+from isod.vocabulary import EXAMPLES
 
-ARTIFACT = "examples.parquet"
 STATISTICS = ("draw_count", "mean_importance", "last_step", "margin")
 
 
 def load_examples(runs: Runs, columns: Sequence[str] = STATISTICS) -> pd.DataFrame:
-    """What every run drew, one row per run and row of the store's train split; the artifacts are read one by one.
+    """Return what every run drew: one row per run and row of the store's train split. Artifacts are read one by one.
 
     80 runs of 90 thousand examples with two statistics take 110 MB.
 
@@ -30,11 +30,11 @@ def load_examples(runs: Runs, columns: Sequence[str] = STATISTICS) -> pd.DataFra
     Returns:
         ``sampler`` (category, in the order of ``runs.samplers``), ``seed`` (uint32), ``index`` (int32), then the
         columns asked for; the runs in the order of samplers and seeds. ``.attrs["missing"]`` lists the runs that are
-        not in it, with the reason: they left no such artifact, or one without a column asked for.
+        left out, with the reason: no such artifact, or one without a column asked for.
     Raises:
         InputError: an artifact that cannot be read, or a store that does not answer.
     """
-    client = connect(runs.tracking_uri)
+    client = open_for_reading(runs.tracking_uri)
     kinds = pd.CategoricalDtype(runs.samplers)
     parts: list[pd.DataFrame] = []
     missing: list[str] = []
@@ -42,20 +42,20 @@ def load_examples(runs: Runs, columns: Sequence[str] = STATISTICS) -> pd.DataFra
     for run_id, sampler, seed in order[["sampler", "seed"]].itertuples():
         name = f"{sampler}, seed {seed}"
         with explained(runs.tracking_uri), tempfile.TemporaryDirectory() as folder:
-            if ARTIFACT not in {item.path for item in client.list_artifacts(run_id)}:
-                missing.append(f"{name}: no {ARTIFACT}")
+            if EXAMPLES not in {item.path for item in client.list_artifacts(run_id)}:
+                missing.append(f"{name}: no {EXAMPLES}")
                 continue
-            path = Path(client.download_artifacts(run_id, ARTIFACT, folder))
+            path = Path(client.download_artifacts(run_id, EXAMPLES, folder))
             try:
                 present = pq.read_schema(path).names
                 lacking = [c for c in ("index", *columns) if c not in present]
                 if lacking:
-                    missing.append(f"{name}: {ARTIFACT} without {', '.join(lacking)}")
+                    missing.append(f"{name}: {EXAMPLES} without {', '.join(lacking)}")
                     continue
                 table = pq.read_table(path, columns=["index", *columns])
             except pa.ArrowException as error:
                 reason = str(error).splitlines()[0]
-                raise InputError(f"cannot read {ARTIFACT} of run {run_id} ({name}): {reason}") from error
+                raise InputError(f"cannot read {EXAMPLES} of run {run_id} ({name}): {reason}") from error
         code = np.full(len(table), runs.samplers.index(sampler), dtype=np.int16)
         part: dict[str, object] = {"sampler": pd.Categorical.from_codes(code, dtype=kinds)}
         part |= {"seed": np.full(len(table), seed, dtype=np.uint32)}
@@ -69,7 +69,7 @@ def load_examples(runs: Runs, columns: Sequence[str] = STATISTICS) -> pd.DataFra
 
 
 def _lean(column: pa.ChunkedArray) -> np.ndarray | pd.Categorical:
-    """Half the width: statistics of millions of rows need no eight bytes each. Text becomes a category."""
+    """Return the column in four bytes a value, as there are millions; text becomes a category."""
     if pa.types.is_floating(column.type):
         return column.cast(pa.float32()).to_numpy()
     if pa.types.is_integer(column.type):

@@ -1,4 +1,4 @@
-"""A sweep's runs and curves as two small Parquet files, for where the MLflow store is not at hand."""
+"""A sweep's runs and curves as two small Parquet files, to be read where there is no MLflow store."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from isod.errors import InputError
-from isod.tracking.sweep_reader import Runs, stores_by_name
+from isod.tracking.runs import Runs, stores_by_name
+from isod.vocabulary import SWEEP_TAG
 
 RUNS, CURVES = "runs.parquet", "curves.parquet"
-SWEEP = b"isod.sweep"  # key of the Parquet metadata that holds what is neither run nor curve
+SWEEP = SWEEP_TAG.encode()  # key of the Parquet metadata that holds what is neither run nor curve
 
 
 def save_runs(runs: Runs, folder: Path) -> None:
     """Write ``runs.parquet`` and ``curves.parquet`` into a folder, which is made.
 
-    They may be given away: of the store and of a database's file only the name is kept, of a server only the scheme of
-    its address, and of the sweep's tags those of isod, so that they tell no folder, user or password. What asks the
-    MLflow store itself, as ``load_examples`` and ``write_report`` do, cannot use them.
+    The files may be published: they hold no folder, user or password. Of the store and of a database's file only the
+    name is kept, of a server's address only the scheme, and of the sweep's tags those of isod. What reads the MLflow
+    store itself, as ``load_examples`` and ``write_report`` do, cannot use them.
 
     Raises:
         InputError: the folder cannot be made or written.
@@ -46,7 +47,7 @@ def save_runs(runs: Runs, folder: Path) -> None:
 
 
 def saved_runs(folder: Path) -> Runs:
-    """What ``save_runs`` wrote.
+    """Return the runs that ``save_runs`` wrote.
 
     Raises:
         InputError: the folder holds no such files.

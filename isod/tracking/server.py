@@ -1,10 +1,10 @@
 """MLflow's server for a machine that others can log in to: it listens on loopback, and asks for a password.
 
-    python -m isod.orchestration.mlflow_server FOLDER [--port 5000]
+    python -m isod.tracking.server FOLDER [--port 5000]
 
-FOLDER gets mlflow.db and artifacts/. The password is made on the first start, and lies in ``~/.mlflow/credentials``,
-where MLflow's own client finds it: what this user runs on this machine needs no further setting. From elsewhere, give
-it as the environment variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
+FOLDER gets mlflow.db and artifacts/. The first start creates the password and writes it to ``~/.mlflow/credentials``,
+where MLflow's own client finds it: what this user runs on this machine needs no further setting. On other machines, set
+the environment variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ HOST = "127.0.0.1"
 
 
 def private_folder() -> Path:
-    """``~/.mlflow``: credentials, the server's configuration and its table of users, readable by this user alone."""
+    """Return ``~/.mlflow``: credentials, configuration and table of users of the server, readable by this user only."""
     return Path.home() / ".mlflow"
 
 
 def credentials() -> tuple[str, str]:
-    """User name and password of ~/.mlflow/credentials, which is made if need be.
+    """Return user name and password from ~/.mlflow/credentials; create the file if there is none.
 
     Raises:
         InputError: the file lacks one of them, or others can read it.
@@ -47,14 +47,14 @@ def credentials() -> tuple[str, str]:
         return section["mlflow_tracking_username"], section["mlflow_tracking_password"]
     except (KeyError, configparser.Error, UnicodeDecodeError):
         raise InputError(
-            f"{path} needs a section [mlflow] with mlflow_tracking_username and mlflow_tracking_password: "
-            f"write them, or remove the file and {path.with_name('basic_auth.db')}, which forgets all users, and a new "
-            "password is made"
+            f"{path} needs a section [mlflow] with mlflow_tracking_username and mlflow_tracking_password: write "
+            f"them, or remove the file and {path.with_name('basic_auth.db')} (this removes all users) to get a new "
+            "password"
         ) from None
 
 
 def server_command(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
-    """The server's command line, without secrets, and its environment."""
+    """Return the server's command line, without secrets, and its environment."""
     username, password = credentials()
     configuration = private_folder() / "basic_auth.ini"
     _write_private(
@@ -79,7 +79,7 @@ def server_command(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
 
 
 def _write_private(path: Path, values: dict[str, str]) -> None:
-    """One [mlflow] section, in a file that was never readable by others."""
+    """Write one [mlflow] section into a file that is never readable by others."""
     lines = ["[mlflow]", *(f"{key} = {value}" for key, value in values.items())]
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write("\n".join(lines) + "\n")
@@ -93,7 +93,7 @@ def _serve(folder: Path, port: int) -> None:
 
 
 def main() -> int:
-    """Becomes the server."""
+    """Replace this process with the server."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--port", type=int, default=5000, metavar="P")
@@ -101,7 +101,7 @@ def main() -> int:
     try:
         _serve(options.folder, options.port)
     except InputError as error:
-        print(f"mlflow_server: {error}", file=sys.stderr)
+        print(f"isod.tracking.server: {error}", file=sys.stderr)
     return 2
 
 

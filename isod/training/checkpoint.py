@@ -12,7 +12,7 @@ import torch
 
 from isod.config.record import changes
 from isod.errors import InputError
-from isod.files import whole
+from isod.files import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def save_whole(state: dict[str, Any], path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    with whole(path) as part, part.open("wb") as file:
+    with atomic_write(path) as part, part.open("wb") as file:
         try:
             torch.save(state, file)
         except RuntimeError as error:

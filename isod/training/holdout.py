@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from isod.config.settings import HoldoutConfig, RunConfig
 from isod.data.store.split import CropStore
-from isod.files import whole
+from isod.files import atomic_write
 from isod.sampling.samplers import SamplerConfig
 from isod.sampling.schedule import DrawSchedule
 from isod.sampling.table import ImportanceTable
@@ -47,7 +47,7 @@ def training_examples(
         cache.mkdir(parents=True, exist_ok=True)
         offset = holdout_scores(config, store, held, eligible, device=device, workers=workers)
         # two runs that need it at once may both make it: the result is the same
-        with whole(path, path.with_suffix(f".{os.getpid()}.part")) as part, part.open("wb") as file:
+        with atomic_write(path, path.with_suffix(f".{os.getpid()}.part")) as part, part.open("wb") as file:
             np.save(file, offset)
     return TrainingExamples(len(split), eligible, np.load(path, allow_pickle=False))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from isod.errors import InputError
-from isod.files import whole
+from isod.files import atomic_write
 from isod.training.folder import Row
 
 
@@ -34,7 +34,7 @@ class MetricsTable:
 
     def write(self) -> None:
         """Every row so far. Raises OSError if that cannot be."""
-        with whole(self._path) as part:
+        with atomic_write(self._path) as part:
             pd.DataFrame(self.rows).to_csv(part, index=False)
 
     def history(self) -> list[Row]:

@@ -19,7 +19,7 @@ from isod.config.settings import ResourceConfig, RunConfig
 from isod.data.store.split import CropSplit, CropStore
 from isod.detector.saved import ModelDescription, save_model
 from isod.errors import InputError, require
-from isod.files import absolute, output_folder, whole
+from isod.files import absolute_uri, atomic_write, output_folder
 from isod.training.checkpoint import Checkpoints
 from isod.training.decode import check_decoder
 from isod.training.examples import TrainingExamples, check_examples, check_names, epoch_note
@@ -102,7 +102,7 @@ class Run:
             log.info(note)
         output_folder(path)
         if not resume:
-            with whole(path / CONFIG) as file:
+            with atomic_write(path / CONFIG) as file:
                 file.write_text(json.dumps(self.settings, indent=2) + "\n")
         configure_process(self.resources.threads)
         self.train(self.local_stream, reporter)
@@ -210,7 +210,7 @@ class Run:
     def _require_same_settings(self, path: Path) -> None:
         try:
             saved = json.loads(path.read_text())
-            saved["store"] = absolute(saved["store"])
+            saved["store"] = absolute_uri(saved["store"])
         except (ValueError, LookupError, TypeError, AttributeError):
             raise InputError(f"{path} is damaged: start the run anew, in another folder") from None
         if text := changes(saved, self.settings):
@@ -220,5 +220,5 @@ class Run:
 def write_examples(path: Path, split: CropSplit, statistics: dict[str, NDArray]) -> None:
     """Write per-example statistics as Parquet: index, frame_id, draw_count, mean_importance, last_step, margin."""
     frame = pd.DataFrame({"index": np.arange(len(split)), "frame_id": split.annotations().frame_ids, **statistics})
-    with whole(path) as part:
+    with atomic_write(path) as part:
         frame.to_parquet(part, index=False)

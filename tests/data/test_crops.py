@@ -9,15 +9,15 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from isod.data.objects import Objects
+from isod.data.objects import Annotation
 from isod.data.prepare.crop import crop_regions, make_crop, make_rows, read_frame
 from isod.data.prepare.region import Region
 from isod.data.prepare.settings import PrepareSettings
-from isod.data.readers.base import LostFrame
+from isod.data.readers.base import FrameError
 from isod.errors import InputError
 
 WHOLE = PrepareSettings()
-NOTHING = Objects.build([], [], [])
+NOTHING = Annotation.build([], [], [])
 
 
 def picture(height=40, width=60):
@@ -69,7 +69,7 @@ def test_every_other_image_becomes_an_rgb_jpeg(crop, kind, mode):
 def test_cut_then_resize_by_hand(crop):
     """The region 20…40 × 10…30 at twice the width and half the height; the box 30…50 × 10…20 loses its right half."""
     settings = PrepareSettings(roi=Region(20, 10, 40, 30), resize=(40, 10), min_visible=0.5)
-    objects = Objects.build([[30, 10, 50, 20], [35, 10, 55, 20]], [1, 2], [False, False])
+    objects = Annotation.build([[30, 10, 50, 20], [35, 10, 55, 20]], [1, 2], [False, False])
     data, size, got = crop(encoded(quality=100, subsampling=0), objects, settings)
     assert size == (10, 40)
     assert got.boxes.tolist() == [[20, 0, 40, 5]]
@@ -87,7 +87,7 @@ def test_a_region_enlarged_to_the_images_size_is_not_the_image(crop):
 def test_a_region_that_the_image_covers_in_part(crop):
     """20 of its 40 columns exist: 5 of 10 after the resize. A box beyond the image is gone."""
     settings = PrepareSettings(roi=Region(40, 0, 80, 40), resize=(10, 10))
-    objects = Objects.build([[50, 0, 60, 40], [64, 0, 70, 9]], [1, 2], [False, False])
+    objects = Annotation.build([[50, 0, 60, 40], [64, 0, 70, 9]], [1, 2], [False, False])
     _, size, got = crop(encoded(), objects, settings)
     assert size == (10, 5)
     assert got.boxes.tolist() == [[2.5, 0, 5, 10]]
@@ -110,7 +110,7 @@ def huge_jpeg():
 
 LOST = {
     "empty": (b"", "is empty"),
-    "no image": (b"hello", "does not decode: it is no readable JPEG, PNG"),
+    "no image": (b"hello", "does not decode: it is not a readable JPEG, PNG"),
     "half a JPEG": (encoded()[: len(encoded()) - 100], "does not decode"),
     "a JPEG's start": (encoded()[:30], "does not decode"),
     "half a PNG": (encoded(kind="PNG")[:100], "does not decode"),
@@ -126,20 +126,20 @@ LOST = {
 @pytest.mark.parametrize("name", LOST)
 def test_an_image_that_cannot_be_used_says_why(crop, name):
     data, message = LOST[name]
-    with pytest.raises(LostFrame, match=f"its image .*image ({message})"):
+    with pytest.raises(FrameError, match=f"its image .*image ({message})"):
         crop(data)
 
 
 def test_other_reasons(crop, tmp_path):
-    with pytest.raises(LostFrame, match="has 60×40 pixels, and its annotation speaks of 40×60"):
+    with pytest.raises(FrameError, match="has 60×40 pixels, but its annotation says 40×60"):
         crop(encoded(), expected=(60, 40))
-    with pytest.raises(LostFrame, match="ends before the region of interest"):
+    with pytest.raises(FrameError, match="ends before the region of interest"):
         crop(encoded(), settings=PrepareSettings(roi=Region(60, 0, 70, 10)))
-    with pytest.raises(LostFrame, match="nothing cannot be read: No such file"):
+    with pytest.raises(FrameError, match="nothing cannot be read: No such file"):
         read_frame(str(tmp_path / "nothing"), None)
-    with pytest.raises(LostFrame, match="cannot be read: Is a directory"):
+    with pytest.raises(FrameError, match="cannot be read: Is a directory"):
         read_frame(str(tmp_path), None)
-    with pytest.raises(LostFrame, match="lists no image"):
+    with pytest.raises(FrameError, match="lists no image"):
         read_frame("", None)
 
 
@@ -147,7 +147,7 @@ class Ref:
     frame_id, image_path, size = "f", "/nothing", None
 
     def objects(self):
-        return Objects.build([[1, 1, 2, 2]], [1], [False])
+        return Annotation.build([[1, 1, 2, 2]], [1], [False])
 
 
 def test_a_lost_row_keeps_index_and_reason():

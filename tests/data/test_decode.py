@@ -12,7 +12,7 @@ from PIL import Image
 
 from isod.data.prepare import decode as images
 from isod.data.prepare.decode import CONTEXT, decode_image
-from isod.data.readers.base import LostFrame
+from isod.data.readers.base import FrameError
 
 SUBSAMPLINGS = ("444", "422", "420", "440", "411")
 
@@ -89,7 +89,7 @@ def test_a_first_scan_without_all_colours_is_decoded_whole(decoded):
     jpeg = simplejpeg.encode_jpeg(noise(), colorsubsampling="444")
     scan = jpeg.index(b"\xff\xda\x00\x0c\x03")
     one = jpeg[:scan] + b"\xff\xda\x00\x08\x01" + jpeg[scan + 5 : scan + 7] + jpeg[scan + 11 :]
-    with contextlib.suppress(LostFrame):
+    with contextlib.suppress(FrameError):
         decode_image(one, None, 10)
     assert decoded == [one]
 
@@ -97,7 +97,7 @@ def test_a_first_scan_without_all_colours_is_decoded_whole(decoded):
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.8, 0.99])
 def test_a_file_that_is_cut_short_anywhere_is_lost(share):
     jpeg = simplejpeg.encode_jpeg(noise(), colorsubsampling="420")
-    with pytest.raises(LostFrame, match="does not decode"):
+    with pytest.raises(FrameError, match="does not decode"):
         decode_image(jpeg[: int(share * len(jpeg))], None, 50)
 
 
@@ -105,5 +105,5 @@ def test_a_marker_in_the_rows_that_are_needed_is_damage():
     """0xFFD9, the end of the image, at a tenth of it: rows 20 and below have no data."""
     jpeg = bytearray(simplejpeg.encode_jpeg(noise(), colorsubsampling="420"))
     jpeg[len(jpeg) // 10 : len(jpeg) // 10 + 2] = b"\xff\xd9"
-    with pytest.raises(LostFrame, match="does not decode: Corrupt JPEG data: premature end of data segment"):
+    with pytest.raises(FrameError, match="does not decode: Corrupt JPEG data: premature end of data segment"):
         decode_image(bytes(jpeg), None, 50)

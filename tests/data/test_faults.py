@@ -114,7 +114,7 @@ def test_a_damaged_file_says_so(tiny_store, tmp_path, damage):
         CropStore.open(store).split("train").wrong_examples()
 
 
-def test_demo_data_without_its_list(demo_root, tmp_path, ray_local, capsys):
+def test_demo_data_without_its_list(demo_root, tmp_path, capsys):
     """No list: the store does not know. A damaged one: refused before anything is cut."""
     root = tmp_path / "zod"
     shutil.copytree(demo_root, root)
@@ -126,5 +126,5 @@ def test_demo_data_without_its_list(demo_root, tmp_path, ray_local, capsys):
     assert not (tmp_path / "store").exists()
     (root / TRUTH).unlink()
     assert ZodReader(root, "mini").known_faults("train") is None
-    prepare_demo(root, str(tmp_path / "store"), resize=(160, 48))
+    prepare_demo(root, str(tmp_path / "store"), resize=(160, 48), map_chunks=map)
     assert not (tmp_path / "store" / FAULTS_FILE).exists()

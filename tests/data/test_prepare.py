@@ -20,14 +20,16 @@ import simplejpeg
 
 from isod.cli.main import main
 from isod.data.demo.scene import DemoSettings, render_far_region
+from isod.data.prepare import chunk as chunk_module
 from isod.data.prepare import job
+from isod.data.prepare.chunk import process_chunk
 from isod.data.prepare.crop import make_rows
-from isod.data.prepare.job import make_chunk, prepare
-from isod.data.prepare.journal import JOB_FILE, Chunk
+from isod.data.prepare.job import prepare
+from isod.data.prepare.journal import Chunk
 from isod.data.prepare.region import FAR, Region
 from isod.data.prepare.report import format_counts
 from isod.data.prepare.settings import PrepareSettings
-from isod.data.readers.base import LostFrame, unreadable
+from isod.data.readers.base import FrameError, file_error
 from isod.data.readers.coco import CocoReader
 from isod.data.readers.zod import ZodReader
 from isod.data.store.split import CropStore
@@ -103,7 +105,7 @@ def test_counts_are_those_of_the_rows(tiny_store):
     assert f"{vehicles[0]['large']} ({vehicles[1]['large']})" in text
 
 
-def test_a_coco_set(ray_local, coco):
+def test_a_coco_set(coco):
     report = run(coco)
     store = str(coco / "store")
     assert grey(store, "train", [9, 0, 3]) == [9, 0, 3]
@@ -122,7 +124,7 @@ def test_a_coco_set(ray_local, coco):
     assert "complete already" in str(again)
 
 
-def test_a_bad_frame_stops_nothing(ray_local, coco):
+def test_a_bad_frame_stops_nothing(coco):
     (coco / "images/1.jpg").unlink()
     (coco / "images/4.jpg").write_bytes((coco / "images/4.jpg").read_bytes()[:400])
     (coco / "images/5.jpg").write_bytes(simplejpeg.encode_jpeg(flat(5, 10, 10)))
@@ -137,7 +139,7 @@ def test_a_bad_frame_stops_nothing(ray_local, coco):
     assert "train 1: its image" in text
     assert "No such file" in text
     assert "train 4: its image" in text
-    assert "has 10×10 pixels, and its annotation speaks of 30×20" in text
+    assert "has 10×10 pixels, but its annotation says 30×20" in text
     assert "val 2: its image" in text
 
 
@@ -152,7 +154,7 @@ def interrupted(coco, which):
         run(coco, map_chunks=some_then_stop)
 
 
-def test_an_interrupted_job_goes_on(ray_local, coco):
+def test_an_interrupted_job_goes_on(coco):
     whole = run(coco, "whole")
     interrupted(coco, slice(1, 3))
     with pytest.raises(InputError, match="not a crop store"):
@@ -161,12 +163,12 @@ def test_an_interrupted_job_goes_on(ray_local, coco):
         run(coco, settings=replace(CHUNKED, resize=(15, 10)))
     report = run(coco, settings=PrepareSettings())  # keeps the chunks that it began with
     assert report.resumed == 2
-    assert replace(report.meta, seals=whole.meta.seals) == whole.meta  # Lance names its files at random
+    assert replace(report.meta, checksums=whole.meta.checksums) == whole.meta  # Lance names its files at random
     assert grey(str(coco / "store"), "train", range(10)) == list(range(10))
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut short"])
-def test_a_chunk_whose_file_did_not_survive_is_made_again(ray_local, coco, damage):
+def test_a_chunk_whose_file_did_not_survive_is_made_again(coco, damage):
     """As after a power cut: its journal entry is there, and what it speaks of is not."""
     interrupted(coco, slice(2))
     file = next((coco / "store/train.lance/data").iterdir())
@@ -178,11 +180,13 @@ def test_a_chunk_whose_file_did_not_survive_is_made_again(ray_local, coco, damag
     assert grey(str(coco / "store"), "train", range(10)) == list(range(10))
 
 
-def test_two_jobs_do_not_make_one_store(ray_local, coco):
+def test_two_jobs_do_not_make_one_store(coco):
     (coco / "store").mkdir()
     other = os.open(coco / "store", os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
-    with pytest.raises(InputError, match=r"another job is making the crop store .*: let it end"):
+    with pytest.raises(
+        InputError, match=r"another job is making the crop store .*: run this command again when it has ended"
+    ):
         run(coco)
     os.close(other)
     assert not run(coco).complete_before
@@ -197,7 +201,7 @@ def test_a_file_that_cannot_be_opened_for_now_is_no_lost_frame(coco):
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
     try:
         with pytest.raises(
-            InputError, match=r"0\.jpg cannot be read \(Too many open files\): see to that, or take the"
+            InputError, match=r"0\.jpg cannot be read \(Too many open files\): fix that, or remove the file"
         ):
             make_rows(ref, 0, CHUNKED)
     finally:
@@ -209,19 +213,19 @@ def test_a_bad_sector_loses_the_frame_alone(tmp_path):
     """And a share that has gone, with the folder, does not."""
     error = OSError(errno.EIO, "Input/output error")
     (tmp_path / "a.jpg").touch()
-    assert isinstance(unreadable("its image", str(tmp_path / "a.jpg"), error), LostFrame)
-    assert isinstance(unreadable("its image", str(tmp_path / "gone/a.jpg"), error), InputError)
+    assert isinstance(file_error("its image", str(tmp_path / "a.jpg"), error), FrameError)
+    assert isinstance(file_error("its image", str(tmp_path / "gone/a.jpg"), error), InputError)
 
 
 def test_what_keeps_a_worker_from_writing_is_said_in_a_sentence(coco):
     chunk = Chunk("train", 0, 0, reader_of(coco).frames("train")[:3])
     (coco / "store").mkdir()
     (coco / "store/_prepare").write_text("in the way")
-    made = make_chunk(str(coco / "store"), chunk, class_names=["car"], settings=CHUNKED)
-    assert re.match(r"cannot write to \S+store \(.*\): see to that, and run the same command again", made.failure)
+    status = process_chunk(str(coco / "store"), chunk, class_names=["car"], settings=CHUNKED)
+    assert re.match(r"cannot write to \S+store \(.*\): fix that and run the same command again", status.failure)
 
 
-def test_crops_that_differ_too_much_in_shape_are_refused(ray_local, coco, monkeypatch):
+def test_crops_that_differ_too_much_in_shape_are_refused(coco, monkeypatch):
     """Each has 600 pixels; padded to the tallest and the widest they would have 900."""
     content = json.loads((coco / "train.json").read_text())
     content["images"][3] |= {"width": 20, "height": 30}
@@ -229,7 +233,7 @@ def test_crops_that_differ_too_much_in_shape_are_refused(ray_local, coco, monkey
     (coco / "images/3.jpg").write_bytes(simplejpeg.encode_jpeg(flat(3, 30, 20)))
     monkeypatch.setattr(job, "MAX_PIXELS", 899)
     with pytest.raises(
-        InputError, match=r"up to 30 rows and up to 30 columns, .* 899 pixels: make them alike with --res"
+        InputError, match=r"up to 30 rows and up to 30 columns, .* 899 pixels: use --resize or --roi to make"
     ):
         run(coco)
     monkeypatch.setattr(job, "MAX_PIXELS", 900)
@@ -244,28 +248,25 @@ class WithoutVal(CocoReader):
 def test_a_split_without_frames_is_refused_before_anything_is_cut(coco):
     reader = WithoutVal(*((coco / "images", coco / f"{split}.json") for split in ("train", "val")))
     with pytest.raises(InputError, match="split 'val' of the dataset has no frames"):
-        prepare(reader, str(coco / "store"), CHUNKED, progress=False)
+        prepare(reader, str(coco / "store"), CHUNKED, progress=False, map_chunks=map)
     assert not (coco / "store").exists()
 
 
-def test_what_the_reader_notes_is_in_the_report(ray_local, coco):
+def test_what_the_reader_notes_is_in_the_report(coco):
     content = json.loads((coco / "val.json").read_text())
     content["annotations"][0]["bbox"] = [3, 3, 0, 0]
     (coco / "val.json").write_text(json.dumps(content))
-    assert "note: boxes of" in str(run(coco))
-    assert "note: boxes of" in str(run(coco))  # the store is complete
+    assert f"note: {coco / 'val.json'}: boxes left out" in str(run(coco))
+    assert f"note: {coco / 'val.json'}: boxes left out" in str(run(coco))  # the store is complete
 
 
-def test_a_chunk_cut_off_in_the_middle_leaves_no_trace(ray_local, coco, monkeypatch):
+def test_a_chunk_cut_off_in_the_middle_leaves_no_trace(coco, monkeypatch):
     """Fragments without a journal entry are written again, and their files go at the end."""
-    write = job.write_text
 
-    def no_entries(uri, name, text):
-        if name != JOB_FILE:
-            raise KeyboardInterrupt
-        write(uri, name, text)
+    def no_entries(*_):
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(job, "write_text", no_entries)
+    monkeypatch.setattr(chunk_module, "write_text", no_entries)
     with pytest.raises(KeyboardInterrupt):
         run(coco)
     assert len(os.listdir(coco / "store/train.lance/data")) == 1
@@ -275,7 +276,7 @@ def test_a_chunk_cut_off_in_the_middle_leaves_no_trace(ray_local, coco, monkeypa
     assert grey(str(coco / "store"), "train", range(10)) == list(range(10))
 
 
-def test_other_settings_or_data_are_refused(ray_local, coco):
+def test_other_settings_or_data_are_refused(coco):
     run(coco)
     before = (coco / "store/store.json").read_bytes()
     with pytest.raises(InputError, match=r"finished crop store .*roi was None and is now \[0, 0, 9, 9\]"):
@@ -288,7 +289,7 @@ def test_other_settings_or_data_are_refused(ray_local, coco):
     assert (coco / "store/store.json").read_bytes() == before
 
 
-def test_a_folder_of_something_else_is_left_alone(ray_local, coco):
+def test_a_folder_of_something_else_is_left_alone(coco):
     with pytest.raises(InputError, match="not empty and holds no crop store"):
         run(coco, "images")
     with pytest.raises(InputError, match="is a file"):
@@ -298,7 +299,7 @@ def test_a_folder_of_something_else_is_left_alone(ray_local, coco):
     assert len(os.listdir(coco / "images")) == 14
 
 
-def test_no_readable_frame_at_all(ray_local, coco):
+def test_no_readable_frame_at_all(coco):
     for i in range(10, 14):
         (coco / f"images/{i}.jpg").write_text("not an image")
     with pytest.raises(InputError, match=r"none of the 4 frames of split 'val' can be read; the first one: .*10\.jpg"):
@@ -310,15 +311,15 @@ def test_no_readable_frame_at_all(ray_local, coco):
     assert again.resumed == 4  # the chunks of the other split
 
 
-def test_the_store_may_be_an_address(ray_local, coco):
+def test_the_store_may_be_an_address(coco):
     uri = (coco / "store").as_uri()
-    prepare(reader_of(coco), uri, CHUNKED, progress=False)
+    prepare(reader_of(coco), uri, CHUNKED, progress=False, map_chunks=map)
     assert grey(uri, "val", [2]) == [12]
-    with pytest.raises(InputError, match="not an address"):
-        prepare(reader_of(coco), "nonsense://x/y", CHUNKED, progress=False)
+    with pytest.raises(InputError, match="not an address of a crop store"):
+        prepare(reader_of(coco), "nonsense://x/y", CHUNKED, progress=False, map_chunks=map)
 
 
-def test_a_full_disk_keeps_what_is_done(ray_local, coco, small_disk):
+def test_a_full_disk_keeps_what_is_done(coco, small_disk):
     """Crops of 200 kB of noise on a disk of 1 MB; freeing space (here: a ballast file) lets the job go on."""
     disk, resize = small_disk
     rng = np.random.default_rng(0)
@@ -328,29 +329,16 @@ def test_a_full_disk_keeps_what_is_done(ray_local, coco, small_disk):
         ballast = b"\xff\xfe\xff\xff" + rng.bytes(65533)  # a JPEG comment
         (coco / f"images/{i}.jpg").write_bytes(jpeg[:2] + ballast + jpeg[2:])
     (disk / "ballast").write_bytes(bytes(600_000))
-    with pytest.raises(InputError, match=r"disk that holds .* is full: finished chunks are kept"):
-        prepare(reader_of(coco), str(disk / "store"), CHUNKED, progress=False)
+    with pytest.raises(InputError, match=r"disk that holds .* is full: free some space"):
+        prepare(reader_of(coco), str(disk / "store"), CHUNKED, progress=False, map_chunks=map)
     (disk / "ballast").unlink()
     resize("8m")
-    report = prepare(reader_of(coco), str(disk / "store"), CHUNKED, progress=False)
+    report = prepare(reader_of(coco), str(disk / "store"), CHUNKED, progress=False, map_chunks=map)
     assert report.resumed >= 1
     assert len(CropStore.open(str(disk / "store")).split("train").read(range(10)).images) == 10
 
 
-def test_workers_do_not_load_torch(ray_local):
-    """Ten seconds and 300 MB per worker, for nothing."""
-
-    def loaded(batch):
-        import isod.data.readers.zod
-        import isod.orchestration.prepare  # noqa: F401
-
-        return {"torch": np.array(["torch" in sys.modules])}
-
-    rows = ray_local.data.range(1).map_batches(loaded).take_all()
-    assert rows == [{"torch": False}]
-
-
-def test_the_command_line(ray_local, coco, capsys):
+def test_the_command_line(coco, capsys):
     arguments = ["prepare", "coco", str(coco / "store"), "--resize", "15", "10"]
     for split in ("train", "val"):
         arguments += [f"--{split}", str(coco / "images"), str(coco / f"{split}.json")]
@@ -365,7 +353,7 @@ def test_the_command_line(ray_local, coco, capsys):
     assert not (coco / "new").exists()
 
 
-def test_zod_defaults_to_the_far_region(ray_local, demo_root, tmp_path):
+def test_zod_defaults_to_the_far_region(demo_root, tmp_path):
     root = tmp_path / "zod"
     shutil.copytree(demo_root, root)
     listing = root / "trainval-frames-mini.json"
@@ -384,7 +372,7 @@ def test_zod_defaults_to_the_far_region(ray_local, demo_root, tmp_path):
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no shared data beside the repository")
-def test_a_slice_of_the_shared_traffic_set(ray_local, tmp_path):
+def test_a_slice_of_the_shared_traffic_set(tmp_path):
     paths = []
     for split in ("train", "val"):
         content = json.loads((SHARED / f"traffic/{split}.json").read_text())
@@ -393,7 +381,7 @@ def test_a_slice_of_the_shared_traffic_set(ray_local, tmp_path):
         content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] in kept]
         (tmp_path / f"{split}.json").write_text(json.dumps(content))
         paths.append((SHARED / "traffic/images", tmp_path / f"{split}.json"))
-    report = prepare(CocoReader(*paths), str(tmp_path / "store"), PrepareSettings(resize=(256, 144)), progress=False)
+    report = prepare(CocoReader(*paths), tmp_path / "store", PrepareSettings(resize=(256, 144)), progress=False)
     assert report.meta.rows == {"train": 16, "val": 5}
     assert report.meta.lost == {"train": {}, "val": {}}
     assert report.meta.crop_size == (144, 256)

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from isod.data.objects import Objects
+from isod.data.objects import Annotation
 from isod.data.prepare.region import FAR, Region, areas, clip, scale
 from isod.errors import InputError
 from isod.vocabulary import SIZES, size_codes
 
 
 def objects(*boxes):
-    return Objects.build(boxes, range(1, len(boxes) + 1), [False] * len(boxes))
+    return Annotation.build(boxes, range(1, len(boxes) + 1), [False] * len(boxes))
 
 
 def test_far_region_is_the_middle_of_a_zod_frame():

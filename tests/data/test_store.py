@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from isod.data.objects import Objects
+from isod.data.objects import Annotation
 from isod.data.store import split as split_module
 from isod.data.store.address import filesystem, write_text
-from isod.data.store.checksums import SEALED, check_seals, seal_files
+from isod.data.store.checksums import COVERED, compute_checksums, verify_checksums
 from isod.data.store.meta import FORMAT_VERSION, StoreMeta
 from isod.data.store.split import CropStore
 from isod.data.store.writer import Row, commit, disk_full_is_bad_input, write_fragment
 from isod.errors import InputError
 
-NOTHING = Objects.build([], [], [])
+NOTHING = Annotation.build([], [], [])
 LOST, SMALLER, DAMAGED = 3, 4, 6
 
 
@@ -38,7 +38,7 @@ def make_row(index):
     if index == DAMAGED:
         jpeg = jpeg[: len(jpeg) // 2]
     n = index % 3
-    objects = Objects.build([[index, 1, index + 2, 5]] * n, [1, 0][:n], [False, True][:n])
+    objects = Annotation.build([[index, 1, index + 2, 5]] * n, [1, 0][:n], [False, True][:n])
     return Row(index, f"frame{index}", jpeg, None, objects, size)
 
 
@@ -49,14 +49,14 @@ def store(tmp_path_factory):
     for start in (5, 0):  # written out of order, committed in order
         fragments[start] = write_fragment(uri, "train", [make_row(i) for i in range(start, start + 5)])
     write_fragment(uri, "train", [make_row(0)])  # of an interrupted job: never committed
-    seals = {
+    checksums = {
         "train": commit(uri, "train", [fragments[0], fragments[5]]),
         "val": commit(uri, "val", [write_fragment(uri, "val", [make_row(1)])]),
     }
     meta = StoreMeta(
         class_names=("car",), crop_size=(16, 24), source="coco", demo=False, settings={"resize": None},
         rows={"train": 10, "val": 1}, lost={"train": {LOST: "its image is gone"}, "val": {}}, counts={},
-        seals=seals,
+        checksums=checksums,
     )  # fmt: skip
     write_text(uri, "store.json", meta.to_json())
     return uri
@@ -234,48 +234,68 @@ def test_a_file_of_another_length_is_told(damaged):
     assert f"{name} has " in sentence
 
 
-def test_a_seal_covers_the_end_of_a_file(tmp_path):
-    """Of SEALED + 100 bytes the first 100 may change, the next one not. CRC-32 of nine digits: 0xCBF43926."""
+def test_a_checksum_covers_the_end_of_a_file(tmp_path):
+    """Of COVERED + 100 bytes the first 100 may change, the next one not. CRC-32 of nine digits: 0xCBF43926."""
     for folder in ("data", "_versions"):
         (tmp_path / folder).mkdir()
     (tmp_path / "_versions/1.manifest").write_bytes(b"123456789")
     (tmp_path / "_versions/hint.json").write_bytes(b"{}")
     file = tmp_path / "data/a.lance"
-    file.write_bytes(bytes(100) + bytes(SEALED))
+    file.write_bytes(bytes(100) + bytes(COVERED))
     files, path = filesystem(str(tmp_path))
-    seals = seal_files(files, path)
-    assert seals == {"_versions/1.manifest": [9, 0xCBF43926], "data/a.lance": [SEALED + 100, zlib.crc32(bytes(SEALED))]}
-    file.write_bytes(b"x" * 100 + bytes(SEALED))
-    check_seals(files, path, seals)
-    file.write_bytes(bytes(100) + b"x" + bytes(SEALED - 1))
+    checksums = compute_checksums(files, path)
+    assert checksums == {
+        "_versions/1.manifest": [9, 0xCBF43926],
+        "data/a.lance": [COVERED + 100, zlib.crc32(bytes(COVERED))],
+    }
+    file.write_bytes(b"x" * 100 + bytes(COVERED))
+    verify_checksums(files, path, checksums)
+    file.write_bytes(bytes(100) + b"x" + bytes(COVERED - 1))
     with pytest.raises(ValueError, match=r"data/a\.lance is not what was written"):
-        check_seals(files, path, seals)
+        verify_checksums(files, path, checksums)
 
 
 def test_a_disk_that_does_not_answer_is_not_called_damage(store, monkeypatch):
     def fails(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(split_module, "check_seals", fails)
+    monkeypatch.setattr(split_module, "verify_checksums", fails)
     with pytest.raises(InputError, match=r"split 'train' of the crop store .* cannot be read: .*Input/output error$"):
         CropStore.open(store).split("train").read([0])
 
 
-def test_a_manifest_is_sealed_whole(tmp_path):
+def test_the_checksum_of_a_manifest_covers_all_of_it(tmp_path):
     for folder in ("data", "_versions"):
         (tmp_path / folder).mkdir()
-    (tmp_path / "_versions/1.manifest").write_bytes(b"m" + bytes(SEALED))
-    assert seal_files(*filesystem(str(tmp_path))) == {
-        "_versions/1.manifest": [SEALED + 1, zlib.crc32(b"m" + bytes(SEALED))]
+    (tmp_path / "_versions/1.manifest").write_bytes(b"m" + bytes(COVERED))
+    assert compute_checksums(*filesystem(str(tmp_path))) == {
+        "_versions/1.manifest": [COVERED + 1, zlib.crc32(b"m" + bytes(COVERED))]
     }
 
 
-@pytest.mark.parametrize("seals", [{"test": {}}, {"train": {"../../x.lance": [1, 2]}}, {"train": {"data/x.lance": [1]}},
-                                   {"train": {"data/x.lance": [1, -2]}}, {"train": []}])  # fmt: skip
-def test_seals_that_prepare_does_not_write_are_refused(store, seals):
+@pytest.mark.parametrize(
+    "checksums",
+    [
+        {"test": {}},
+        {"train": {"../../x.lance": [1, 2]}},
+        {"train": {"data/x.lance": [1]}},
+        {"train": {"data/x.lance": [1, -2]}},
+        {"train": []},
+    ],
+)
+def test_checksums_that_prepare_does_not_write_are_rejected(store, checksums):
     text = CropStore.open(store).meta.to_json()
     with pytest.raises(InputError, match="damaged"):
-        StoreMeta.from_json(json.dumps(json.loads(text) | {"seals": seals}), store)
+        StoreMeta.from_json(json.dumps(json.loads(text) | {"seals": checksums}), store)
+
+
+def test_store_json_keeps_the_name_that_checksums_had_first(store):
+    """Stores made before have them under "seals", and the very first ones have none."""
+    fields = json.loads(CropStore.open(store).meta.to_json())
+    assert fields["seals"].keys() == {"train", "val"}
+    assert "checksums" not in fields
+    del fields["seals"]
+    assert StoreMeta.from_json(json.dumps(fields), store).checksums == {}
 
 
 def test_meta_round_trip(store):

@@ -7,7 +7,7 @@ import pytest
 import simplejpeg
 
 from isod.cli.main import main
-from isod.data.objects import Objects
+from isod.data.objects import Annotation
 from isod.data.prepare import crop as crop_module
 from isod.data.prepare.crop import make_rows
 from isod.data.prepare.job import prepare
@@ -37,7 +37,7 @@ class Ref:
         self.boxes = list(boxes)
 
     def objects(self):
-        return Objects.build(self.boxes, range(1, len(self.boxes) + 1), [False] * len(self.boxes))
+        return Annotation.build(self.boxes, range(1, len(self.boxes) + 1), [False] * len(self.boxes))
 
 
 def written(folder, image, name="frame.jpg"):
@@ -152,7 +152,7 @@ def reader_of(root):
     return CocoReader(*((root / "images", root / f"{split}.json") for split in ("train", "val")))
 
 
-def test_a_coco_set(ray_local, coco, capsys):
+def test_a_coco_set(coco, capsys):
     """From the command line: whole images, six tiles each; image 1 is gone."""
     (coco / "images/1.jpg").unlink()
     sources = [
@@ -188,25 +188,25 @@ def test_an_interrupted_job_goes_on_and_other_tiles_are_refused(coco):
     with pytest.raises(KeyboardInterrupt):
         prepare(reader_of(coco), uri, TILED, progress=False, map_chunks=one_chunk_then_stop)
     with pytest.raises(InputError, match=r"tiles was \[3, 2\] and is now None"):
-        prepare(reader_of(coco), uri, PrepareSettings(), progress=False)
-    assert prepare(reader_of(coco), uri, TILED, progress=False).resumed == 1
+        prepare(reader_of(coco), uri, PrepareSettings(), progress=False, map_chunks=map)
+    assert prepare(reader_of(coco), uri, TILED, progress=False, map_chunks=map).resumed == 1
     split = CropStore.open(uri).split("train")
     np.testing.assert_allclose(
         greys(split.read(range(18))), [20 * t + 4 * i for i in range(3) for t in range(6)], atol=2
     )
 
 
-def test_every_frame_lost_counts_frames(ray_local, coco):
+def test_every_frame_lost_counts_frames(coco):
     for i in range(3):
         (coco / f"images/{i}.jpg").write_text("no image")
     with pytest.raises(InputError, match="none of the 3 frames of split 'train' can be read"):
-        prepare(reader_of(coco), str(coco / "store"), TILED, progress=False)
+        prepare(reader_of(coco), str(coco / "store"), TILED, progress=False, map_chunks=map)
 
 
-def test_the_middle_tile_of_three_is_the_far_region(ray_local, demo_root, tiny_store, tmp_path):
+def test_the_middle_tile_of_three_is_the_far_region(demo_root, tiny_store, tmp_path):
     """On demo data, in ZOD's layout, the tile gives byte for byte what the far region gives."""
     settings = PrepareSettings(roi=WIDE, tiles=(3, 1), resize=(160, 48))
-    prepare(ZodReader(demo_root, "mini"), str(tmp_path / "store"), settings, progress=False)
+    prepare(ZodReader(demo_root, "mini"), str(tmp_path / "store"), settings, progress=False, map_chunks=map)
     wide, far = CropStore.open(str(tmp_path / "store")).split("val"), CropStore.open(tiny_store).split("val")
     assert len(wide) == 3 * len(far)
     middle = np.arange(1, len(wide), 3)

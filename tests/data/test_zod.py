@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from isod.data.demo.zod_layout import write_demo
-from isod.data.readers.base import LostFrame
+from isod.data.readers.base import FrameError
 from isod.data.readers.zod import ZodReader
 from isod.errors import InputError
 
@@ -85,7 +85,7 @@ def test_no_objects_is_a_background_frame(root):
 @pytest.mark.parametrize("text", ["", "{", "[1]", '[{"geometry": {}}]', "{}}", "null", '"word"'])
 def test_a_damaged_annotation_loses_the_frame(root, text):
     annotation_file(root).write_text(text)
-    with pytest.raises(LostFrame, match="annotation is damaged"):
+    with pytest.raises(FrameError, match="annotation is damaged"):
         first_objects(root)
 
 
@@ -96,16 +96,16 @@ def test_a_damaged_annotation_loses_the_frame(root, text):
 )
 def test_a_box_without_area_loses_the_frame(root, points):
     annotate(root, ({"class": "Animal"}, points))
-    with pytest.raises(LostFrame, match=r"annotation u0 has no area or is not finite"):
+    with pytest.raises(FrameError, match=r"annotation u0 has no area or is not finite"):
         first_objects(root)
 
 
 def test_a_missing_annotation_loses_the_frame(root):
     annotation_file(root).unlink()
-    with pytest.raises(LostFrame, match="cannot be read: No such file"):
+    with pytest.raises(FrameError, match="cannot be read: No such file"):
         first_objects(root)
     edit_trainval(root, lambda info: info["annotations"].clear())
-    with pytest.raises(LostFrame, match="no object_detection annotation"):
+    with pytest.raises(FrameError, match="no object_detection annotation"):
         first_objects(root)
 
 

@@ -1,12 +1,14 @@
 """The time that a sweep says is left."""
 
 import io
+import logging
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 
 from isod.orchestration import progress
-from isod.orchestration.progress import ProgressView, clock, seconds_left
+from isod.orchestration.progress import ProgressView, clock, messages_in, seconds_left
 
 
 def test_by_hand():
@@ -52,3 +54,41 @@ def test_what_resumed_trials_bring_along_and_what_failed_ones_leave_is_no_pace(m
     view.on_trial_complete(0, [], trials[2])
     report(trials[1], 90)
     assert f"about {clock(1100)} left" in out.getvalue().splitlines()[-1]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def console():
+    """A console as the command line sets it up."""
+    stream, log = io.StringIO(), logging.getLogger("isod")
+    handler, level = logging.StreamHandler(stream), log.level
+    log.addHandler(handler)
+    log.setLevel("INFO")
+    yield stream
+    log.removeHandler(handler)
+    log.setLevel(level)
+
+
+def test_messages_are_lines_above_the_status_line_while_a_sweep_runs(console, tmp_path):
+    """Each clears the status line, which has no end of line, and ends its own; the console shows only those outside."""
+    log, out = logging.getLogger("isod"), Terminal()
+    file = logging.FileHandler(tmp_path / "log")
+    log.addHandler(file)
+    view = ProgressView(2, 100, stream=out)
+    trial = SimpleNamespace(trial_id="a", config={"run": {"sampler": SimpleNamespace(name="UIS"), "seed": 0}})
+    log.info("before")
+    with suppress(KeyboardInterrupt), messages_in(view):
+        view.on_trial_start(0, [], trial)
+        logging.getLogger("isod.tracking").warning("MLflow is %s", "away")
+        raise KeyboardInterrupt
+    log.info("after")
+    log.removeHandler(file)
+    file.close()
+    clear = "\r\x1b[K"
+    assert out.getvalue() == f"{clear}[0:00] 0/2 runs · UIS-seed0 starting{clear}[0:00] MLflow is away\n"
+    assert console.getvalue() == "before\nafter\n"
+    assert (tmp_path / "log").read_text() == "before\nMLflow is away\nafter\n"

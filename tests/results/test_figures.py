@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from isod.results import load_runs
-from isod.results.report import figures
+from isod.results.report import curve_figures as figures
 from isod.results.report.style import LOOKS, look_of
 from isod.sampling.samplers import SAMPLERS, THESIS_SAMPLERS
 from tests.tracking.full_sweep import all_metrics

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from isod.results.report.figures_examples import (
+from isod.results.report.example_figures import (
     consistency_figure,
     count_edges,
     importance_figure,

@@ -7,8 +7,9 @@ import pytest
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 
-from isod.results.report import figures, fonts
-from isod.results.statistics.table import notes, speedup_table
+from isod.results.report import curve_figures, fonts
+from isod.results.statistics.speedup_table import speedup_table
+from isod.results.statistics.text_table import footnotes
 from tests.tracking.made_runs import made_runs
 
 SERIF = font_manager.findfont("DejaVu Serif")  # comes with matplotlib, as DejaVu Sans does
@@ -33,7 +34,7 @@ def only_dejavu(monkeypatch):
 
 def drawn_without_a_warning(runs):
     """Texts of the figure by class, after matplotlib has written it."""
-    figure = figures.class_by_size_figure(runs)
+    figure = curve_figures.class_by_size_figure(runs)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure.savefig(io.BytesIO(), format="svg")
@@ -62,7 +63,7 @@ def test_another_font_draws_what_the_own_one_lacks():
 def test_a_name_that_no_font_can_draw_becomes_a_code_and_is_named_once():
     runs = runs_of("Vehicle", f"bus {NOWHERE}")
     assert drawn_without_a_warning(runs) == ["AP Vehicle", "AP bus \\U0010fffd"]
-    said = [note for note in notes(runs, speedup_table(runs)) if "font" in note]
+    said = [note for note in footnotes(runs, speedup_table(runs)) if "font" in note]
     assert said == [
         f"No installed font has the characters of bus {NOWHERE}: figures show codes; install one (fonts-noto)."
     ]
@@ -86,10 +87,10 @@ def test_a_font_installed_later_is_found(monkeypatch, only_dejavu):
 
 @pytest.mark.parametrize(("name", "short"), [("x" * 22, "x" * 22), ("é" * 23, "é" * 21 + "…")])
 def test_long_names_are_cut(name, short):
-    assert figures.shortened(name) == short
+    assert curve_figures.shortened(name) == short
 
 
 def test_chinese_characters_count_twice(monkeypatch):
-    monkeypatch.setattr(figures, "drawable", lambda name: name)  # as if the font were there
-    assert figures.shortened("车" * 11) == "车" * 11
-    assert figures.shortened("车" * 12) == "车" * 10 + "…"
+    monkeypatch.setattr(curve_figures, "drawable", lambda name: name)  # as if the font were there
+    assert curve_figures.shortened("车" * 11) == "车" * 11
+    assert curve_figures.shortened("车" * 12) == "车" * 10 + "…"

@@ -11,9 +11,10 @@ import pytest
 
 from isod.results import guard_table, load_runs, write_report
 from isod.results.report.page import gain_sentence
-from isod.results.report.sections import chapters, drawn, lead_plate
+from isod.results.report.picture import picture_of
+from isod.results.report.sections import lead_figure, report_sections
 from isod.sampling.samplers import THESIS_SAMPLERS
-from isod.tracking.sweep_reader import Runs
+from isod.tracking.runs import Runs
 from tests.results.browser import needs_chromium, widths_of
 from tests.tracking.full_sweep import all_metrics, examples_of, write_full_sweep
 from tests.tracking.mlflow_store import GRID, Store, made_up_metrics
@@ -55,8 +56,9 @@ class Tags(HTMLParser):
         self.tags.append((tag, dict(attributes)))
 
 
-def numbers(chapters):
-    return [plate.of_thesis for chapter in chapters for plate in chapter.plates if plate.of_thesis]
+def numbers(sections):
+    every = [figure.thesis_number for section in sections for figure in section.figures]
+    return [number for number in every if number]
 
 
 def test_every_figure_of_the_thesis_is_in_it_in_its_order():
@@ -65,16 +67,16 @@ def test_every_figure_of_the_thesis_is_in_it_in_its_order():
         [examples_of(s, seed).assign(sampler=s, seed=seed) for s in THESIS_SAMPLERS for seed in range(2)]
     ).astype({"sampler": pd.CategoricalDtype(THESIS_SAMPLERS)})
     grid = made_up_runs(THESIS_SAMPLERS)
-    found = numbers(chapters(grid, statistics))
+    found = numbers(report_sections(grid, statistics))
     assert [n for n in found if n.startswith("5.")] == [f"5.{n}" for n in range(1, 21)]
     assert {n for n in found if n.startswith("6.")} == {f"6.{n}" for n in range(1, 8)}
-    assert [lead_plate(grid, []).of_thesis] + [n for n in found if n.startswith("A.")] == [
+    assert [lead_figure(grid, []).thesis_number] + [n for n in found if n.startswith("A.")] == [
         f"A.{n}" for n in range(1, 6)
     ]
     assert {n for n in found if n.startswith("B.")} == {f"B.{n}" for n in range(1, 11)}
     firsts = [found.index(n) for n in ("5.1", "5.6", "5.11", "5.16", "6.1", "6.7", "A.2", "B.1")]
     assert firsts == sorted(firsts)
-    two = numbers(chapters(made_up_runs(("baseline", "UIS-IR")), statistics.iloc[:0]))
+    two = numbers(report_sections(made_up_runs(("baseline", "UIS-IR")), statistics.iloc[:0]))
     assert two == ["5.17", "5.18", "5.19", "5.20", "6.1", "6.7", "A.3", "A.4"]
 
 
@@ -118,7 +120,7 @@ def test_it_needs_nothing_but_itself(html):
 
 def test_the_same_runs_give_the_same_figures(runs, html):
     """To the last byte, whatever process draws them: matplotlib's ids would be random."""
-    assert drawn(lead_plate(runs, [])).source in html
+    assert picture_of(lead_figure(runs, []).draw()).source in html
 
 
 def test_names_from_data_are_escaped(html):

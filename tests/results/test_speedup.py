@@ -21,7 +21,7 @@ from isod.results.statistics.intervals import (
     target_interval,
 )
 from isod.results.statistics.speedup import best_iteration, passing_iteration, speedup
-from isod.results.statistics.table import interval_text, percent
+from isod.results.statistics.text_table import interval_text, percent
 
 GRID = [100, 200, 300, 400]
 nan = math.nan

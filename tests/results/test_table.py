@@ -7,7 +7,7 @@ import pytest
 from isod.errors import InputError
 from isod.results import format_table, load_runs, speedup_table
 from isod.results.report.page import headline
-from isod.results.statistics.table import difference_text, notes, percent, printable, spoken
+from isod.results.statistics.text_table import as_written, difference_text, footnotes, percent, text_cells
 from tests.tracking.made_runs import made_runs
 from tests.tracking.mlflow_store import Store
 
@@ -58,7 +58,7 @@ def test_not_reached_is_said_everywhere():
         {("baseline", s): run(0.1, 0.2, 0.3, 0.4) for s in range(5)}
         | {("UIS", s): run(0.1, 0.1, 0.1, 0.1) for s in range(5)}
     )
-    kept = spoken(speedup_table(never))
+    kept = as_written(speedup_table(never))
     for column in (
         "speedup", "wall_clock_speedup", "interval_low", "interval_high", "null_low", "null_high",
         "target_speedup", "target_iterations", "target_low", "target_high",
@@ -66,9 +66,11 @@ def test_not_reached_is_said_everywhere():
         assert kept.loc["UIS", column] == "not reached", column
     assert kept.loc["baseline", "speedup"] is None
     assert kept.loc["UIS", "iterations"] is None
-    shown = printable(speedup_table(never)).set_index("sampler").loc["UIS"]
+    shown = text_cells(speedup_table(never)).set_index("sampler").loc["UIS"]
     assert (shown["speed-up"], shown["95 % interval"], shown["to target"]) == ("not reached",) * 3
-    assert "Noise alone, baseline against itself: not reached in 95 % of studies." in notes(never, speedup_table(never))
+    assert "Noise alone, baseline against itself: not reached in 95 % of studies." in footnotes(
+        never, speedup_table(never)
+    )
 
 
 def test_a_baseline_run_that_finds_nothing_leaves_no_target():
@@ -76,10 +78,10 @@ def test_a_baseline_run_that_finds_nothing_leaves_no_target():
     values = {("baseline", s): run(0.1, 0.2, 0.3, 0.4) for s in (0, 1)} | {("baseline", 2): run(0.0, 0.0, 0.0, 0.0)}
     found = made_runs(values | {("UIS", s): run(0.2, 0.3, 0.4, 0.5) for s in range(3)})
     table = speedup_table(found)
-    assert printable(table).set_index("sampler").loc["UIS", "to target"] == "–"
-    kept = spoken(table)[["target", "target_iterations", "target_speedup", "target_low", "target_high"]]
+    assert text_cells(table).set_index("sampler").loc["UIS", "to target"] == "–"
+    kept = as_written(table)[["target", "target_iterations", "target_speedup", "target_low", "target_high"]]
     assert kept.isna().all(axis=None)
-    assert "To target: there is none, as a baseline run never has a mAP above 0." in notes(found, table)
+    assert "To target: there is no target, as a baseline run never has a mAP above 0." in footnotes(found, table)
 
 
 def test_that_a_hold_out_model_takes_time_is_told(tmp_path):
@@ -88,19 +90,19 @@ def test_that_a_hold_out_model_takes_time_is_told(tmp_path):
     for sampler in ("baseline", "UIS", "LIS-RHO"):
         store.run(parent, sampler, 0, params={"sampler.holdout": sampler == "LIS-RHO"})
     found = load_runs(store.uri, store.experiment)
-    said = [line for line in notes(found, speedup_table(found)) if "hold-out" in line]
-    assert said == ["Training a hold-out model is in neither iterations nor seconds: LIS-RHO."]
+    said = [line for line in footnotes(found, speedup_table(found)) if "hold-out" in line]
+    assert said == ["Iterations and seconds leave out the training of the hold-out model: LIS-RHO."]
 
 
 def test_one_seed_leaves_intervals_not_available(runs):
     one = made_runs(
         {("baseline", 0): run(0.1, 0.2, 0.3, 0.4), ("UIS", 0): run(0.1, 0.5, 0.5, 0.5)},
     )
-    row = printable(speedup_table(one)).set_index("sampler").loc["UIS"]
+    row = text_cells(speedup_table(one)).set_index("sampler").loc["UIS"]
     assert row["speed-up"] == "+100 %"
     assert row["95 % interval"] == row["chance"] == "n/a"
     assert row["difference (95 %)"] == "+0.100 (n/a)"
-    assert spoken(speedup_table(one)).loc["UIS", "interval_low"] is None
+    assert as_written(speedup_table(one)).loc["UIS", "interval_low"] is None
     assert math.isnan(speedup_table(one).loc["UIS", "null_high"])
     assert "±" not in format_table(one)
 
@@ -137,9 +139,9 @@ def test_a_sampler_is_compared_over_the_seeds_that_the_baseline_has_too():
     assert (lis["baseline_best"], lis["speedup"]) == (pytest.approx(0.3), pytest.approx(400 / 300 - 1))
     assert table.loc["baseline", "best"] == pytest.approx(0.3)
     assert (uis["pairs"], lis["pairs"]) == (2, 0)
-    some = "A sampler with other seeds than the baseline is compared over those that both have."
+    some = "A sampler with other seeds than the baseline is compared over the seeds that both have."
     none = "A sampler that shares no seed with the baseline is compared over all runs of each."
-    said = notes(runs, table)
+    said = footnotes(runs, table)
     assert {some, none} <= set(said)
     # Noise by the number of seeds: of UIS's pairs, of LIS without any
     assert table["null_seeds"].to_dict() == {"baseline": 4, "UIS": 2, "LIS": 1}
@@ -148,9 +150,9 @@ def test_a_sampler_is_compared_over_the_seeds_that_the_baseline_has_too():
     assert said[at + 1] == f"  {noise['UIS']} with 2 seeds, {noise['LIS']} with 1 seed"
     assert headline(runs, table).startswith("LIS surpasses the baseline's best mAP of 0.300 after 300 iterations")
     uis_only = table.drop("LIS").assign(reached=True)
-    assert headline(runs, uis_only.loc[["baseline", "UIS"]]).endswith(", by the 2 seeds that both have.")
+    assert headline(runs, uis_only.loc[["baseline", "UIS"]]).endswith(", over the 2 seeds that both have.")
     same = made_runs({key: run(0.1, 0.2, 0.3, 0.4) for key in [("baseline", 2), ("UIS", 2)]})
-    assert not {some, none} & set(notes(same, speedup_table(same)))
+    assert not {some, none} & set(footnotes(same, speedup_table(same)))
 
 
 def test_a_baseline_that_is_flat_in_the_seeds_of_both_is_not_surpassed():
@@ -161,8 +163,8 @@ def test_a_baseline_that_is_flat_in_the_seeds_of_both_is_not_surpassed():
     table = speedup_table(runs)
     assert not table.loc["UIS", "reached"]
     assert math.isnan(table.loc["UIS", "speedup"])
-    assert printable(table).set_index("sampler").loc["UIS", "speed-up"] == "–"
-    assert spoken(table).loc["UIS", "speedup"] is None
+    assert text_cells(table).set_index("sampler").loc["UIS", "speed-up"] == "–"
+    assert as_written(table).loc["UIS", "speedup"] is None
 
 
 def test_any_metric_and_gaps_in_it():
@@ -203,7 +205,7 @@ def test_a_baseline_that_never_rises_above_0_has_nothing_to_be_surpassed():
     assert row["difference"] == pytest.approx(0.3)
     assert row["final"] == pytest.approx(0.3)
     text = format_table(runs, metric="AP/Cat")
-    assert "The baseline's mean AP/Cat never rises above 0: there is no speed-up to tell." in text
+    assert "The baseline's mean AP/Cat never rises above 0, so there is no speed-up." in text
     assert "not reached" not in text
     assert "%" not in text.replace("95 %", "")
-    assert spoken(speedup_table(runs, "AP/Cat")).loc["UIS", "speedup"] is None
+    assert as_written(speedup_table(runs, "AP/Cat")).loc["UIS", "speedup"] is None

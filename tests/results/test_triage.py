@@ -9,7 +9,9 @@ import re
 import shutil
 import socket
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -23,17 +25,16 @@ from PIL import Image
 from isod.cli.main import main
 from isod.config.record import flatten
 from isod.data.faults import Fault, faults_to_json
-from isod.data.objects import Objects
+from isod.data.objects import Annotation
 from isod.data.store.address import write_text
 from isod.data.store.meta import FAULTS_FILE, StoreMeta
 from isod.data.store.split import CropStore
 from isod.data.store.writer import Row, commit, write_fragment
-from isod.detector import Detector, detect
+from isod.detector.thesis.model import build
 from isod.errors import InputError
-from isod.results.triage.command import detector_config, triage_command
+from isod.results.triage.command import triage_command
 from isod.results.triage.marks import Mark, place_words
-from isod.training.run import run_local
-from tests.training.tiny_run import DETECTOR, tiny_run
+from tests.training.tiny_run import DETECTOR, run_here, tiny_run, weights_of
 
 THRESHOLD = 0.05  # a network of forty iterations is sure of nothing, and shall have something to show
 NAMES = ("car", "<b>bike</b>")
@@ -48,7 +49,7 @@ def mlflow(tmp_path_factory):
 
 
 class Tracking:
-    """A sqlite store, and runs in it as the sweep's callback leaves them."""
+    """A sqlite store, and runs in it as SweepWriter writes them."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -62,8 +63,11 @@ class Tracking:
             self.experiments[experiment] = self.client.create_experiment(experiment, artifact_location=place)
         run_id = self.client.create_run(self.experiments[experiment], tags=tags, run_name=name).info.run_id
         self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in params.items()])
-        for path in artifacts:
-            self.client.log_artifact(run_id, str(path))
+        for path in map(Path, artifacts):
+            if path.is_dir():
+                self.client.log_artifacts(run_id, str(path), path.name)
+            else:
+                self.client.log_artifact(run_id, str(path))
         if status != "RUNNING":
             self.client.set_terminated(run_id, status)
         return run_id
@@ -73,10 +77,9 @@ class Tracking:
 def trained(tiny_store, mlflow, tmp_path_factory):
     """A UIS run of forty iterations on the tiny store, in MLflow; its folder."""
     out = tmp_path_factory.mktemp("trained")
-    config = tiny_run()
-    run_local(config, tiny_store, out, device=torch.device("cpu"), workers=1, threads=1, say=lambda line: None)
-    params = {"store": tiny_store, **flatten(config), "detector.display_threshold": THRESHOLD}
-    mlflow.run("UIS-seed0", params, [out / "examples.parquet", out / "model.pt"])
+    config = replace(tiny_run(), detector=replace(DETECTOR, display_threshold=THRESHOLD))
+    run_here(config, tiny_store, out)
+    mlflow.run("UIS-seed0", {"store": tiny_store, **flatten(config)}, [out / "examples.parquet", out / "model"])
     return out
 
 
@@ -96,9 +99,9 @@ def odd_store(tmp_path_factory):
     rows = []
     for i, frame in enumerate(FRAMES):
         jpeg = simplejpeg.encode_jpeg(rng.integers(0, 255, (32, 48, 3), dtype=np.uint8))
-        objects = Objects.build([[4, 6, 20, 26], [30, 0, 48, 32]], [2, 0], [False, True])
+        objects = Annotation.build([[4, 6, 20, 26], [30, 0, 48, 32]], [2, 0], [False, True])
         if frame == "lost":
-            rows.append(Row(i, frame, None, "gone", Objects.build([], [], []), (0, 0)))
+            rows.append(Row(i, frame, None, "gone", Annotation.build([], [], []), (0, 0)))
         else:
             rows.append(Row(i, frame, jpeg[: len(jpeg) // 3] if i == 3 else jpeg, None, objects, (32, 48)))
     commit(uri, "train", [write_fragment(uri, "train", rows)])
@@ -118,7 +121,7 @@ def odd_store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def odd_run(mlflow, tmp_path_factory):
-    """A run without model.pt on the odd store, with hand-made statistics and no margin column; its parquet file."""
+    """A run without a model on the odd store, with hand-made statistics and no margin column; its parquet file."""
     path = tmp_path_factory.mktemp("statistics") / "examples.parquet"
     columns = {
         "index": range(6),
@@ -200,14 +203,14 @@ def test_crops_and_boxes_are_those_of_the_store(sheet, tiny_store):
 def test_predictions_are_the_trained_network_s(sheet, trained, tiny_store):
     """The network is loaded and run here once more, one crop at a time."""
     store = CropStore.open(tiny_store)
-    detector = Detector(len(store.meta.class_names), DETECTOR, seed=7)
-    detector.load_state_dict(torch.load(trained / "model.pt", weights_only=True))
+    detector = build(DETECTOR, len(store.meta.class_names), 7)
+    detector.load_state_dict(weights_of(trained))
     detector.eval()
     page, shown = Page(sheet / "triage.html"), 0
     for place, card in enumerate(page.cards):
         image = torch.from_numpy(store.split("train").read([int(card["index"])]).images).permute(0, 3, 1, 2)
         with torch.inference_mode():
-            (found,) = detect(*detector(image), (48, 160), DETECTOR)
+            (found,) = detector.detect(image)
         expected = found["boxes"][found["scores"] >= THRESHOLD]
         boxes = np.array(page.boxes(place, "prediction", "contradiction")).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
@@ -257,7 +260,7 @@ def test_planted_errors_by_hand(mlflow, odd_run, odd_store, tmp_path, capsys):
         line = f"Precision at {k} on the planted label errors (demo data): {share} % by draw count, 40 % at random"
         assert line in said.replace("\u00a0", " ")
         assert line in page.replace("\u00a0", " ")
-    assert f"The run names the store elsewhere/moved; this is {odd_store}, which has the same frames" in said
+    assert f"The run trained on elsewhere/moved; these examples are from {odd_store}, which has the same frames" in said
     assert (
         "The 2 most drawn of 4 drawn examples (5 in all) in run odd & <i>run</i> (experiment grid), demo data" in said
     )
@@ -278,9 +281,9 @@ def test_names_from_the_data_are_escaped(mlflow, odd_run, odd_store, tmp_path):
 def test_without_model_and_margin(mlflow, odd_run, odd_store, tmp_path, capsys):
     """Labels are shown all the same; a crop that does not decode says so."""
     triage_command(mlflow.uri, "odd & <i>run</i>", odd_store, tmp_path)
-    assert "The run left no model.pt, so there are no predictions and no guesses." in capsys.readouterr().out
+    assert "The run has no model, so there are no predictions and no guesses." in capsys.readouterr().out
     page = Page(tmp_path / "triage.html")
-    assert "The run left no model.pt" in (tmp_path / "triage.html").read_text(encoding="utf-8")
+    assert "The run has no model," in (tmp_path / "triage.html").read_text(encoding="utf-8")
     for place, card in enumerate(page.cards):
         assert "margin –" in card["text"]
         assert "none seen" not in card["text"]
@@ -329,7 +332,7 @@ def test_a_run_by_id_or_by_a_name_that_is_unique(mlflow, odd_run, odd_store, tmp
     new = tmp_path / "new"
     first = mlflow.run("twice", {}, [odd_run])
     second = mlflow.run("twice", {}, [odd_run], experiment="other")
-    refused(mlflow, "twice", odd_store, new, f"has 2 runs 'twice': give one's id instead: .*{first}.*grid")
+    refused(mlflow, "twice", odd_store, new, f"has 2 runs 'twice': give the id of one of them: .*{first}.*grid")
     triage_command(mlflow.uri, "twice", odd_store, tmp_path / "a", experiment="other")
     triage_command(mlflow.uri, second, odd_store, tmp_path / "b")
     pages = [(tmp_path / name / "triage.csv").read_text() for name in "ab"]
@@ -351,15 +354,18 @@ def test_a_run_without_statistics_says_why(mlflow, odd_run, odd_store, tmp_path)
     refused(mlflow, "going", odd_store, new, r"no per-example statistics \(examples.parquet\): it is still running")
     refused(mlflow, "broken", odd_store, new, "it failed")
     refused(mlflow, "foreign", odd_store, new, "isod did not write it")
-    refused(mlflow, "whole", odd_store, new, r"is a whole sweep: choose one of its runs \(going\)")
+    refused(mlflow, "whole", odd_store, new, r"is a sweep: choose one of its runs \(going\)")
 
 
 @pytest.mark.parametrize(
     ("columns", "match"),
     [
         ({"index": range(6), "frame_id": FRAMES}, "has no column draw_count, mean_importance"),
-        ({"index": [0] * 6, "frame_id": FRAMES, "draw_count": 1, "mean_importance": 1.0}, "one row for each example"),
-        ({"index": range(6), "frame_id": FRAMES, "draw_count": 0, "mean_importance": 1.0}, "has drawn no example"),
+        ({"index": [0] * 6, "frame_id": FRAMES, "draw_count": 1, "mean_importance": 1.0}, "one row per example"),
+        (
+            {"index": range(6), "frame_id": FRAMES, "draw_count": 0, "mean_importance": 1.0},
+            "drew no example that can be",
+        ),
         (None, "cannot be read"),
     ],
 )
@@ -373,7 +379,7 @@ def test_damaged_statistics(mlflow, odd_store, tmp_path, columns, match):
 def test_a_store_of_other_data_is_refused(mlflow, trained, odd_run, odd_store, tiny_store, tmp_path):
     new = tmp_path / "new"
     refused(
-        mlflow, "UIS-seed0", odd_store, new, "trained on .*demo, and .* holds other data: 64 training examples there, 6"
+        mlflow, "UIS-seed0", odd_store, new, "trained on .*demo, but .* holds other data: 64 training examples there, 6"
     )
     statistics = pd.read_parquet(odd_run)
     statistics["frame_id"] = [*FRAMES[:4], "another", FRAMES[5]]
@@ -386,24 +392,21 @@ def test_a_store_of_other_data_is_refused(mlflow, trained, odd_run, odd_store, t
 
 
 def test_a_model_that_does_not_fit_is_refused(mlflow, odd_run, odd_store, trained, tmp_path):
-    new = tmp_path / "new"
-    flat = {key: value for key, value in flatten(tiny_run()).items() if key.startswith("detector.")}
-    for params, match in [
-        (flat, r"does not fit its parameters detector\.\* and the 2 classes of"),
-        (flat | {"detector.width": "wide"}, "detector.width is no value, got 'wide'"),
-        (flat | {"detector.width": "-1"}, r"detector width must be in \(0, 4\], got -1"),
-        (flat | {"detector.blocks": "3"}, "are not the settings of a detector"),
-    ]:
-        run_id = mlflow.run("misfit", params, [odd_run, trained / "model.pt"])
-        refused(mlflow, run_id, odd_store, new, match)
-    (tmp_path / "model.pt").write_text("not a model")
-    run_id = mlflow.run("misfit", flat, [odd_run, tmp_path / "model.pt"])
-    refused(mlflow, run_id, odd_store, new, "model.pt of run 'misfit' cannot be read")
+    new, model = tmp_path / "new", tmp_path / "model"
+    run_id = mlflow.run("misfit", {}, [odd_run, trained / "model"])
+    refused(mlflow, run_id, odd_store, new, "the run's model knows the classes Pedestrian, Vehicle, .* has car, ")
+    shutil.copytree(trained / "model", model)
+    (model / "model.safetensors").write_bytes(b"not a model")
+    run_id = mlflow.run("misfit", {}, [odd_run, model])
+    refused(mlflow, run_id, odd_store, new, r"the weights .*model\.safetensors cannot be read")
 
 
-def test_settings_from_parameters():
-    assert detector_config({key: str(value) for key, value in flatten(tiny_run()).items()}) == DETECTOR
-    assert detector_config({}).width == 0.5
+def test_a_run_of_an_older_isod_has_no_predictions(mlflow, odd_run, odd_store, tmp_path, caplog):
+    (tmp_path / "model.pt").write_bytes(b"of an older isod")
+    run_id = mlflow.run("old", {}, [odd_run, tmp_path / "model.pt"])
+    triage_command(mlflow.uri, run_id, odd_store, tmp_path / "out")
+    assert "has the model.pt of an isod before 0.2" in caplog.text
+    assert len(table(tmp_path / "out")) == 4
 
 
 def test_the_command_line(mlflow, odd_run, odd_store, tmp_path, capsys):
@@ -415,7 +418,7 @@ def test_the_command_line(mlflow, odd_run, odd_store, tmp_path, capsys):
         closed = f"http://127.0.0.1:{unused.getsockname()[1]}"
     (tmp_path / "file").write_text("")
     for uri, options, match in [
-        (closed, ["--out", str(tmp_path / "new")], "cannot reach the MLflow store"),
+        (closed, ["--out", str(tmp_path / "new")], f"the MLflow store {closed} cannot be used: "),
         (mlflow.uri, ["--out", str(tmp_path / "file")], "cannot write the sheet into"),
         (mlflow.uri, ["--out", str(tmp_path / "new"), "--top", "0"], "--top must be ≥ 1"),
         (mlflow.uri, ["--out", str(tmp_path / "new"), "--store", str(tmp_path)], "is not a crop store"),

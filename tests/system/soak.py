@@ -160,7 +160,7 @@ def main() -> int:
             soak(grid, kills, rng, every=options.every, until=end)
             try:
                 assert_recorded(server.uri, grid.name, expected)
-                for file in (MODEL, EXAMPLES):
+                for file in (f"{MODEL}/model.safetensors", EXAMPLES):
                     for name, path in grid.files(file).items():
                         assert path.read_bytes() == undisturbed.files(file)[name].read_bytes(), path
                 verdict = f"{points} points of {len(SAMPLERS)} runs, each once and equal to the last bit; equal weights"

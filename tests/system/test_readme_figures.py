@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from isod.results.report import figures, figures_examples
+from isod.results.report import curve_figures, example_figures
 
 ROOT = Path(__file__).parents[2]
 SECTION = (ROOT / "README.md").read_text().partition("## Figures of the thesis\n")[2].partition("\n## ")[0]
@@ -23,7 +23,7 @@ def test_functions_and_sections_exist():
     )
     for _, _, function, section in ROWS[1:]:
         for name in re.findall(r"`(\w+_figure)`", function):
-            assert hasattr(figures, name) or hasattr(figures_examples, name), name
+            assert hasattr(curve_figures, name) or hasattr(example_figures, name), name
         for name in re.findall(r"`(notebooks/[^`]+)`", function):
             assert (ROOT / name).is_file(), name
         assert section == "the first figure" or section in source, section

@@ -7,7 +7,7 @@ import pytest
 
 from isod.errors import InputError
 from isod.results import joined_runs, load_runs, order_table, save_runs, saved_runs, speedup_table
-from isod.results.statistics.table import notes
+from isod.results.statistics.text_table import footnotes
 from tests.tracking.mlflow_store import GRID, Store, made_up_metrics
 
 SAMPLERS = ("baseline", "UIS")
@@ -62,11 +62,11 @@ def test_runs_of_unlike_devices_are_told_where_seconds_are_compared(sweep, tmp_p
         parts.append(saved_runs(tmp_path / device))
     joined = joined_runs([*parts, sweep([3])])
     assert joined.devices == {"A100": 4, "H200": 2}
-    start = "Not all runs trained on the same device, so that seconds (in time, s/run) compare little:"
-    told = notes(joined, speedup_table(joined))
+    start = "The runs trained on different devices, so seconds (in time, s/run) are hardly comparable:"
+    told = footnotes(joined, speedup_table(joined))
     assert told[told.index(start) + 1 :] == ["  4 on A100", "  2 on H200"]
     alone = joined_runs([parts[0], sweep([3])])
-    assert start not in notes(alone, speedup_table(alone))
+    assert start not in footnotes(alone, speedup_table(alone))
 
 
 def test_samplers_that_ran_apart_are_one_sweep(sweep, first):

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from isod.errors import InputError
 from isod.results import format_table, load_runs, results_command, save_runs, saved_runs, speedup_table, write_report
-from isod.results.report import figures
+from isod.results.report import curve_figures
 from isod.results.report.page import gain_sentence, headline
 from isod.results.report.style import LOOKS, look_of
 from tests.tracking.mlflow_store import GRID, SPEED, Store
@@ -144,12 +144,12 @@ def test_words_of_the_report(runs):
 @pytest.mark.parametrize(
     "draw",
     [
-        figures.map_figure,
-        figures.size_figure,
-        figures.class_by_size_figure,
-        figures.rarest_class_figure,
-        figures.binary_figure,
-        figures.false_positive_figure,
+        curve_figures.map_figure,
+        curve_figures.size_figure,
+        curve_figures.class_by_size_figure,
+        curve_figures.rarest_class_figure,
+        curve_figures.binary_figure,
+        curve_figures.false_positive_figure,
     ],
 )
 def test_every_figure_names_its_axes_and_samplers(runs, draw):
@@ -157,7 +157,7 @@ def test_every_figure_names_its_axes_and_samplers(runs, draw):
     assert isinstance(figure, Figure)
     named = {t.get_text() for t in figure.findobj(lambda a: hasattr(a, "get_text"))}
     assert set(runs.samplers) <= named
-    assert figures.ITERATION_LABEL in named
+    assert curve_figures.ITERATION_LABEL in named
     for ax in figure.axes:
         for line in ax.get_lines():
             if line.get_label() in LOOKS:
@@ -165,7 +165,7 @@ def test_every_figure_names_its_axes_and_samplers(runs, draw):
 
 
 def test_map_figure_draws_the_speedup_bars(runs):
-    top, strip = figures.map_figure(runs).axes
+    top, strip = curve_figures.map_figure(runs).axes
     bars = [line.get_xdata() for line in strip.get_lines() if line.get_linewidth() == 5]
     assert [list(bar) for bar in bars] == [[700, 1100], [900, 1100]]
     words = [t.get_text().strip() for t in strip.texts]
@@ -175,7 +175,7 @@ def test_map_figure_draws_the_speedup_bars(runs):
 
 
 def test_empty_strata_say_so(runs):
-    texts = [t.get_text() for ax in figures.class_by_size_figure(runs).axes for t in ax.texts]
+    texts = [t.get_text() for ax in curve_figures.class_by_size_figure(runs).axes for t in ax.texts]
     assert texts == ["n/a"]
 
 
@@ -278,11 +278,11 @@ def test_store_that_cannot_be_read(tmp_path):
         closed = f"http://127.0.0.1:{unused.getsockname()[1]}"
     for uri, message in [
         (f"sqlite:///{tmp_path}/absent.db", "no MLflow database at"),
-        (f"sqlite:///{not_a_database}", "cannot read the MLflow store .*not a database"),
-        (closed, "cannot reach the MLflow store"),
-        (str(tmp_path), "starts with sqlite:/// or http://"),
-        ("", "starts with sqlite:/// or http://"),
-        ("nonsense://x", "cannot read the MLflow store"),
+        (f"sqlite:///{not_a_database}", "the MLflow store .* cannot be used: .*not a database"),
+        (closed, "the MLflow store .* cannot be used: "),
+        (str(tmp_path), "starts with sqlite:///, http:// or the like"),
+        ("", "starts with sqlite:///, http:// or the like"),
+        ("nonsense://x", "the MLflow store nonsense://x cannot be used: "),
     ]:
         with pytest.raises(InputError, match=message) as caught:
             load_runs(uri, "grid")

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isod.data.objects import Objects
+from isod.data.objects import Annotation
 from isod.data.store.address import write_text
 from isod.data.store.split import CropStore
 from isod.data.store.writer import Row, commit, write_fragment
@@ -171,18 +171,18 @@ def test_margins_per_example_by_hand():
 def bad_store(tiny_store, tmp_path_factory):
     """The tiny store with two images of each split cut short."""
     uri, store = str(tmp_path_factory.mktemp("bad") / "store"), CropStore.open(tiny_store)
-    seals = {}
+    checksums = {}
     for name, bad in (("train", (3, 40)), ("val", (0, 5))):
         split = store.split(name)
         notes = split.annotations()
         images = split.read_encoded(np.arange(len(split)))
         rows = [
             Row(i, notes.frame_ids[i], image[:40] if i in bad else image, None,
-                Objects(notes.boxes[i], notes.labels[i], notes.dont_care[i]), store.meta.crop_size)
+                Annotation(notes.boxes[i], notes.labels[i], notes.dont_care[i]), store.meta.crop_size)
             for i, image in enumerate(images)
         ]  # fmt: skip
-        seals[name] = commit(uri, name, [write_fragment(uri, name, rows)])
-    write_text(uri, "store.json", replace(store.meta, seals=seals).to_json())
+        checksums[name] = commit(uri, name, [write_fragment(uri, name, rows)])
+    write_text(uri, "store.json", replace(store.meta, checksums=checksums).to_json())
     return uri
 
 

@@ -1,7 +1,7 @@
 """Images in memory in which few are worth drawing: the planted problem (spec §11).
 
-A bright, easy class lies in 80 % of the training images. Three small, faint classes, bars that differ in nothing but
-their direction, lie in 3 % of them, and in half of the validation images.
+A bright, easy class is in 80 % of the training images. Three small, faint classes, bars that differ only in their
+direction, are in 3 % of them, and in half of the validation images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHUNK = 1000  # images rendered at a time
 
 @dataclass(frozen=True)
 class PlantedSplit:
-    """Grey images with their annotations; reads like isod.data.store.CropSplit."""
+    """Grey images with their annotations; reads like isod.data.store.split.CropSplit."""
 
     images: NDArray[np.uint8]  # [N, H, W]
     boxes: list[NDArray[np.float32]]  # N × [n, 4] xyxy pixels
@@ -39,14 +39,14 @@ class PlantedSplit:
 
     @property
     def readable(self) -> NDArray[np.int64]:
-        """[N] every index: nothing is lost here."""
+        """[N] every index, as nothing is lost here."""
         return np.arange(len(self), dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def sizes(self) -> NDArray[np.int64]:
-        """[N, 2] height and width of every image."""
+        """Return [N, 2] height and width of every image, pixels."""
         return np.tile(np.array([[HEIGHT, WIDTH]], dtype=np.int64), (len(self), 1))
 
     def read(
@@ -63,13 +63,14 @@ class PlantedSplit:
 
 
 def planted_meta() -> StoreMeta:
-    """What a crop store of these images would say."""
+    """Return the store.json that a crop store of these images would have."""
     return StoreMeta(class_names=CLASS_NAMES, crop_size=(HEIGHT, WIDTH), source="planted", demo=True, settings={},
                      rows={}, lost={}, counts={})  # fmt: skip
 
 
 def render(count: int, *, rare_share: float = RARE_SHARE, seed: int) -> PlantedSplit:
-    """``count`` images, of which round(count · rare_share) hold one faint object; the same for the same arguments."""
+    """Return ``count`` images, of which round(count · rare_share) hold one faint object. The same arguments give the
+    same images."""
     rng = np.random.default_rng(seed)
     rare = np.zeros(count, dtype=bool)
     rare[rng.permutation(count)[: round(count * rare_share)]] = True
@@ -98,7 +99,12 @@ def render(count: int, *, rare_share: float = RARE_SHARE, seed: int) -> PlantedS
 
 
 def with_label_errors(split: PlantedSplit, *, swapped: float, missing: float, seed: int) -> PlantedSplit:
-    """The split with a share of its objects annotated as another class, and a share of them not at all."""
+    """Return the split with wrong annotations: a share of its objects has another class, a share is missing.
+
+    Args:
+        swapped, missing: shares of the objects, 0…1, together at most 1.
+        seed: of the choice.
+    """
     rng = np.random.default_rng(seed)
     boxes, labels = [], []
     for box, label in zip(split.boxes, split.labels, strict=True):
@@ -111,7 +117,7 @@ def with_label_errors(split: PlantedSplit, *, swapped: float, missing: float, se
 
 
 def _place(rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
-    """A box of this size somewhere inside the image, xyxy."""
+    """Return a box of this size somewhere inside the image, xyxy, pixels."""
     x0, y0 = int(rng.integers(0, WIDTH - width + 1)), int(rng.integers(0, HEIGHT - height + 1))
     return x0, y0, x0 + width, y0 + height
 

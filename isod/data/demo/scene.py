@@ -1,12 +1,12 @@
 """What the demo frames show: a planted problem in which drawing matters (spec §11).
 
-Most frames hold a large, bright Vehicle or nothing: learnt within a few hundred iterations, then of no more use. A few
-training frames hold Pedestrian, VulnerableVehicle and Animal: faint patches of one brightness and one range of sizes,
-told apart only by the direction of their stripes. Half of the validation frames hold them, so that their average
-precision is measured on enough objects and weighs as much as Vehicle's. Validation labels are right; of the training
-labels a known share is wrong or missing.
+Most frames hold a large, bright Vehicle or nothing. A detector learns them within a few hundred iterations; then they
+are of no more use. A few training frames hold Pedestrian, VulnerableVehicle and Animal: faint patches of one brightness
+and one range of sizes, which differ only in the direction of their stripes. Half of the validation frames hold them, so
+that their average precision is measured on enough objects and has the same weight as Vehicle's. Validation labels are
+correct; a known share of the training labels is wrong or missing.
 
-Frame i of a seed depends on (settings, seed, i) alone, whatever the number of frames.
+Frame i of a seed depends on (settings, seed, i) alone, not on the number of frames.
 """
 
 from __future__ import annotations
@@ -101,12 +101,18 @@ class FarRegion(NamedTuple):
 
 
 def split_of(settings: DemoSettings, i: int) -> Split:
-    """The split of frame i."""
+    """Return the split of frame i."""
     return "val" if i % settings.val_every == settings.val_every - 1 else "train"
 
 
 def render_far_region(settings: DemoSettings, seed: int, i: int) -> FarRegion:
-    """The far region of frame i: image and annotation as ``write_demo`` writes them, before JPEG."""
+    """Return the far region of frame i: image and annotation as ``write_demo`` writes them, before JPEG.
+
+    Args:
+        settings: of the whole demo.
+        seed: ≥ 0.
+        i: number of the frame, ≥ 0.
+    """
     rng = np.random.default_rng((seed, i))
     split = split_of(settings, i)
     canvas = _background(settings, rng)

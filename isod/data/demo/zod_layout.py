@@ -1,8 +1,8 @@
 """Demo data: a small synthetic dataset in ZOD Frames' own layout on disk, which the ``zod`` devkit opens.
 
-It stands in for a dataset that has to be applied for and is large, so that everything can be tried with nothing
-downloaded. It says so: in README.txt, in isod-demo.json (which marks every crop store made of it), and every result
-drawn from it repeats it. What the frames show, and why drawing matters there, is told in ``demo_scene``.
+It replaces a large dataset that one must apply for, so that everything can be tried without a download. README.txt and
+isod-demo.json say so; the latter marks every crop store made of it, and every result repeats it.
+``isod.data.demo.scene`` describes what the frames show, and why drawing matters there.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from isod.data.demo.scene import (
 from isod.data.faults import Fault
 from isod.data.prepare.region import FAR
 from isod.errors import InputError, one_line, require
-from isod.files import parse_json
+from isod.files import atomic_write, parse_json
 
 __all__ = ["MARKER", "TRUTH", "DemoSettings", "is_demo", "render_far_region", "write_demo"]
 
@@ -68,37 +68,38 @@ def write_demo(
     settings: DemoSettings | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Write demo data that ``zod.ZodFrames(root, "mini")`` opens. Same seed and settings: the same bytes.
+    """Write demo data that ``zod.ZodFrames(root, "mini")`` opens. The same seed and settings give the same bytes.
 
-    A second call goes on where an interrupted one stopped, and does nothing if it had finished.
+    A second call resumes one that was interrupted. No-op if it was finished.
 
     Args:
         root: a new or empty folder, or one that the same call wrote to before.
-        frames: how many; one in five is for validation.
+        frames: number of frames; one in five is for validation, by default.
+        seed: ≥ 0.
         progress: called with the number of frames finished since its last call.
     Raises:
-        InputError: the folder holds something else; or the disk is full.
+        InputError: the folder holds something else, or cannot be written to, or the disk is full.
     """
     root, settings = Path(root), settings or DemoSettings()
     require(1 <= frames <= 999_999, "the number of demo frames must be 1…999999", frames)
     require(seed >= 0, "the seed of the demo must be ≥ 0", seed)
     try:
-        if _begin(root, {"frames": frames, "seed": seed, "settings": asdict(settings)}):
+        if _claim_folder(root, {"frames": frames, "seed": seed, "settings": asdict(settings)}):
             _write_frames(root, frames, seed, settings, progress)
     except OSError as error:
         raise InputError(f"cannot write demo data to {root}: {error.strerror or error}") from None
 
 
 def is_demo(root: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds demo data of ours."""
+    """Whether a folder holds demo data that ``write_demo`` wrote."""
     return (Path(root) / MARKER).is_file()
 
 
 def planted_faults(root: str | os.PathLike[str], frame_ids: Sequence[str]) -> list[Fault] | None:
-    """The wrong annotations that ``write_demo`` put on these frames; None if the folder has no list of them.
+    """Return the wrong annotations that ``write_demo`` gave these frames; None if the folder has no list of them.
 
     Args:
-        frame_ids: in the order that a fault's index counts.
+        frame_ids: of a split, in its order; a fault's index is a place in it.
     Raises:
         InputError: the list is damaged.
     """
@@ -119,18 +120,18 @@ def planted_faults(root: str | os.PathLike[str], frame_ids: Sequence[str]) -> li
         ) from None
 
 
-def _begin(root: Path, job: dict[str, Any]) -> bool:
-    """Claim the folder for this job; False if the job had finished before."""
+def _claim_folder(root: Path, job: dict[str, Any]) -> bool:
+    """Mark the folder as this job's. Returns False if the job is finished already."""
     job = {"what": "synthetic stand-in data, not ZOD; see README.txt", "format_version": 1, **job}
     text = json.dumps(job, indent=1)
     if is_demo(root):
         if (root / MARKER).read_text() != text:
-            raise InputError(f"{root} holds demo data of other settings or another seed: choose another folder")
+            raise InputError(f"{root} holds demo data of other settings or another seed: name another folder")
         return not (root / TRAINVAL).exists()
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise InputError(f"{root} is not empty and holds no demo data: choose a new folder")
+        raise InputError(f"{root} is not empty and holds no demo data: name a new folder")
     root.mkdir(parents=True, exist_ok=True)
-    _write_whole(root / MARKER, text)
+    _write_text(root / MARKER, text)
     (root / "README.txt").write_text(README)
     return True
 
@@ -138,7 +139,7 @@ def _begin(root: Path, job: dict[str, Any]) -> bool:
 def _write_frames(
     root: Path, frames: int, seed: int, settings: DemoSettings, progress: Callable[[int], None] | None
 ) -> None:
-    """All frames on all cores, then the lists. Threads do: NumPy and the JPEG encoder release the interpreter lock."""
+    """Write all frames, then the lists. Threads use all cores: NumPy and the JPEG encoder release the lock."""
     backgrounds = [_background(seed, number) for number in range(BACKGROUNDS)]
     thread = local()
 
@@ -167,7 +168,7 @@ def _write_frames(
 def _write_frame(
     root: Path, canvas: np.ndarray, settings: DemoSettings, seed: int, i: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Draw frame i over its background and write its files, info.json last; what is there already is kept.
+    """Draw frame i over its background and write its files, info.json last; files of an earlier call are kept.
 
     Returns:
         The frame's entry in the devkit's list, and its faults in the truth file.
@@ -228,7 +229,7 @@ def _write_frame(
 
 
 def _background(seed: int, number: int) -> np.ndarray:
-    """A smooth sky over a smooth road, [2168, 3848, 3] uint8: cheap as a JPEG, as nothing there is to be learnt."""
+    """Return a smooth sky over a smooth road, [2168, 3848, 3] uint8: a small JPEG, as it shows nothing to learn."""
     rng = np.random.default_rng((seed, number, 7))
     y = np.linspace(0, 1, FRAME_HEIGHT, dtype=np.float32)[:, None]
     road = 1 / (1 + np.exp(-(y - 0.52) / 0.03))
@@ -237,7 +238,7 @@ def _background(seed: int, number: int) -> np.ndarray:
 
 
 def _draw_frame(canvas: np.ndarray, far: FarRegion, seed: int, i: int) -> list[dict[str, Any]]:
-    """Put the far region into the frame, and a near vehicle and a traffic sign outside of it; their annotations."""
+    """Draw the far region, and a vehicle and a sign outside of it; return the annotations of those two."""
     canvas[FAR.y0 : FAR.y1, FAR.x0 : FAR.x1] = far.image
     rng = np.random.default_rng((seed, i, 11))
     annotations = []
@@ -258,7 +259,7 @@ def _draw_frame(canvas: np.ndarray, far: FarRegion, seed: int, i: int) -> list[d
 
 
 def _annotation(seed: int, i: int, number: int, item: DemoObject) -> dict[str, Any]:
-    """One object as ZOD's object_detection.json has it: four extreme points, and properties."""
+    """Return an object as ZOD's object_detection.json has it: four extreme points, and properties."""
     x0, y0, x1, y1 = item.box
     middle_x, middle_y = (x0 + x1) / 2, (y0 + y1) / 2
     name = CLASS_NAMES[(item.annotated_label or item.label) - 1]
@@ -277,7 +278,7 @@ def _annotation(seed: int, i: int, number: int, item: DemoObject) -> dict[str, A
 
 
 def _metadata(frame_id: str, stamp: str, objects: list[DemoObject]) -> dict[str, Any]:
-    """metadata.json as the devkit parses it; what does not exist is "demo", 0 or False."""
+    """Return metadata.json as the devkit parses it; what does not exist is "demo", 0 or False."""
     count = {name: sum(item.label == label for item in objects) for label, name in enumerate(CLASS_NAMES, 1)}
     return {
         "frame_id": frame_id,
@@ -305,15 +306,9 @@ def _uuid(seed: int, i: int, number: int) -> str:
 
 
 def _write_json(path: Path, content: object) -> None:
-    _write_whole(path, json.dumps(content))
+    _write_text(path, json.dumps(content))
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """Whole or not at all: an interrupted write leaves no half file under the name, a failed one none at all."""
-    part = path.with_name(path.name + ".part")
-    try:
+def _write_text(path: Path, text: str) -> None:
+    with atomic_write(path) as part:
         part.write_text(text)
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise

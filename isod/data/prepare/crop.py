@@ -10,11 +10,11 @@ import simplejpeg
 from PIL import Image
 
 from isod.data.faults import Fault
-from isod.data.objects import Objects
+from isod.data.objects import Annotation
 from isod.data.prepare.decode import Decoded, decode_image
 from isod.data.prepare.region import Region, clip, scale
 from isod.data.prepare.settings import PrepareSettings
-from isod.data.readers.base import FrameRef, LostFrame, unreadable
+from isod.data.readers.base import FrameError, FrameRef, file_error
 from isod.data.store.writer import Row
 from isod.files import MAX_IMAGE, read_file
 
@@ -29,10 +29,14 @@ class Frame:
 
 
 def make_rows(ref: FrameRef, place: int, settings: PrepareSettings) -> list[Row]:
-    """The rows of a frame: one, or one per tile, decoded once. Tile t of the frame at ``place`` is row place · T + t.
+    """Return the rows of a frame, which is decoded once: one row, or one per tile. Tile t is row place · T + t.
 
-    A tile that cannot be used becomes a lost row with the reason, whatever is wrong with it; a frame that cannot be
-    used does so with all of its tiles.
+    A tile that cannot be used becomes a lost row with the reason. If the frame cannot be used, all its tiles do.
+
+    Args:
+        place: of the frame in its split.
+    Raises:
+        InputError: a file cannot be read for a reason that may pass.
     """
     count = settings.tiles_per_frame
     first = place * count
@@ -40,63 +44,63 @@ def make_rows(ref: FrameRef, place: int, settings: PrepareSettings) -> list[Row]
         objects = ref.objects()
         frame = read_frame(ref.image_path, ref.size, settings.roi)
         regions = crop_regions(frame, settings)
-    except LostFrame as reason:
+    except FrameError as reason:
         return [_lost_row(ref, first + tile, reason) for tile in range(count)]
     rows = []
     for index, region in enumerate(regions, first):
         try:
             encoded, size, kept = make_crop(frame, objects, region, settings)
             rows.append(Row(index, ref.frame_id, encoded, None, kept, size))
-        except LostFrame as reason:
+        except FrameError as reason:
             rows.append(_lost_row(ref, index, reason))
     return rows
 
 
-def _lost_row(ref: FrameRef, index: int, reason: LostFrame) -> Row:
-    return Row(index, ref.frame_id, None, str(reason), Objects.build([], [], []), (0, 0))
+def _lost_row(ref: FrameRef, index: int, reason: FrameError) -> Row:
+    return Row(index, ref.frame_id, None, str(reason), Annotation.build([], [], []), (0, 0))
 
 
 def read_frame(image_path: str, expected: tuple[int, int] | None, roi: Region | None = None) -> Frame:
     """Read and decode an image.
 
     Args:
-        expected: (height, width) that the annotation speaks of; None if it does not say.
-        roi: what is needed of it; None for all.
+        expected: (height, width) that the annotation says, pixels; None if it does not.
+        roi: the part that is needed; None for all.
     Raises:
-        LostFrame: the image is missing, damaged, or not of the expected size.
-        InputError: it cannot be read, for a reason that may pass.
+        FrameError: the image is missing, damaged, or not of the expected size.
+        InputError: it cannot be read for a reason that may pass.
     """
     if not image_path:
-        raise LostFrame("the dataset lists no image for it")
+        raise FrameError("the dataset lists no image for it")
     try:
         data = read_file(image_path, MAX_IMAGE)
     except OSError as error:
-        raise unreadable("its image", image_path, error) from None
+        raise file_error("its image", image_path, error) from None
     except ValueError as error:
-        raise LostFrame(f"its image {image_path} {error}") from None
+        raise FrameError(f"its image {image_path} {error}") from None
     try:
         return Frame(image_path, data, decode_image(data, expected, None if roi is None else roi.y1))
-    except LostFrame as reason:
-        raise LostFrame(f"its image {image_path} {reason}") from None
+    except FrameError as reason:
+        raise FrameError(f"its image {image_path} {reason}") from None
 
 
 def crop_regions(frame: Frame, settings: PrepareSettings) -> list[Region]:
-    """What is cut from the frame: the region of interest or the whole image, or its tiles.
+    """Return what is cut from the frame: the region of interest or the whole image, or its tiles.
 
     Raises:
-        LostFrame: the whole image has fewer pixels than tiles.
+        FrameError: the whole image has fewer pixels than tiles.
     """
     height, width = frame.image.size
     region = settings.roi or Region(0, 0, width, height)
     columns, rows = settings.tiles or (1, 1)
     if columns > region.width or rows > region.height:
-        raise LostFrame(f"its image {frame.path} has {width}×{height} pixels, too few for {columns}×{rows} tiles")
+        raise FrameError(f"its image {frame.path} has {width}×{height} pixels, too few for {columns}×{rows} tiles")
     return region.tiles(columns, rows)
 
 
 def make_crop(
-    frame: Frame, objects: Objects, region: Region, settings: PrepareSettings
-) -> tuple[bytes, tuple[int, int], Objects]:
+    frame: Frame, objects: Annotation, region: Region, settings: PrepareSettings
+) -> tuple[bytes, tuple[int, int], Annotation]:
     """Cut one region out of a frame and its objects, and resize it.
 
     An RGB JPEG that needs neither keeps its bytes.
@@ -106,12 +110,12 @@ def make_crop(
     Returns:
         JPEG, its (height, width), and the objects in its pixels.
     Raises:
-        LostFrame: the image ends before the region.
+        FrameError: the image ends before the region.
     """
     height, width = frame.image.size
     crop = region.cut(frame.image.pixels)
     if crop.size == 0:
-        raise LostFrame(f"its image {frame.path} has {width}×{height} pixels and ends before the region of interest")
+        raise FrameError(f"its image {frame.path} has {width}×{height} pixels and ends before the region of interest")
     objects, size = objects_in_crop(objects, region, (height, width), settings)
     if size == (height, width) == crop.shape[:2] and frame.image.is_rgb_jpeg:
         return frame.data, size, objects
@@ -123,12 +127,12 @@ def make_crop(
 
 
 def objects_in_crop(
-    objects: Objects, region: Region, image_size: tuple[int, int], settings: PrepareSettings
-) -> tuple[Objects, tuple[int, int]]:
-    """What a crop keeps of the objects of an image, in its own pixels, and the crop's (height, width).
+    objects: Annotation, region: Region, image_size: tuple[int, int], settings: PrepareSettings
+) -> tuple[Annotation, tuple[int, int]]:
+    """Return the objects that a crop keeps, in its own pixels, and the crop's (height, width).
 
     Args:
-        region: begins inside the image; where the image ends sooner, the crop does.
+        region: begins inside the image; if the image ends before it, so does the crop.
         image_size: (height, width), pixels.
     """
     seen = Region(region.x0, region.y0, min(region.x1, image_size[1]), min(region.y1, image_size[0]))
@@ -147,14 +151,14 @@ def objects_in_crop(
 def faults_in_crops(
     faults: Sequence[Fault], frames: Sequence[FrameRef], settings: PrepareSettings, lost: Container[int]
 ) -> list[Fault]:
-    """Known faults of frames as the crops show them: clipped, moved and resized as the crops' objects are.
+    """Return known faults of frames as faults of their crops: clipped, moved and resized as the crops' objects are.
 
     Args:
         faults: of frames, boxes in full-image pixels.
-        frames: of the whole split.
+        frames: all of the split.
         lost: the rows that have no image; their faults are left out.
     Returns:
-        For each fault an entry per crop that keeps enough of its box, so none outside of the region of interest.
+        For each fault one entry per crop that keeps enough of its box, so none if it is outside the region of interest.
     """
     columns, rows = settings.tiles or (1, 1)
     found = []
@@ -165,6 +169,6 @@ def faults_in_crops(
             continue
         regions = (settings.roi or Region(0, 0, size[1], size[0])).tiles(columns, rows)
         for tile in readable:
-            kept, _ = objects_in_crop(Objects.build([fault.box], [0], [False]), regions[tile], size, settings)
+            kept, _ = objects_in_crop(Annotation.build([fault.box], [0], [False]), regions[tile], size, settings)
             found += [replace(fault, index=fault.index * count + tile, box=tuple(box)) for box in kept.boxes.tolist()]
     return found

@@ -1,4 +1,4 @@
-"""Decoding a dataset's image files: JPEG as far down as it is needed, and what PIL reads besides."""
+"""Decoding a dataset's image files: JPEG as far down as needed, and other formats through PIL."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from isod.data.readers.base import LostFrame
+from isod.data.readers.base import FrameError
 from isod.errors import one_line
 from isod.files import MAX_PIXELS
 
@@ -40,10 +40,10 @@ def decode_image(data: bytes, expected: tuple[int, int] | None, rows: int | None
             of the needed rows that a decoder only notices at the end, as it has too much data left; a file that is cut
             short does not.
     Raises:
-        LostFrame: why not, as the end of a sentence that begins with "its image".
+        FrameError: it does not decode; the message continues a sentence that begins with "its image".
     """
     if not data:
-        raise LostFrame("is empty")
+        raise FrameError("is empty")
     try:
         if (header := _jpeg_header(data)) is not None:
             height, width, colors = header
@@ -53,15 +53,15 @@ def decode_image(data: bytes, expected: tuple[int, int] | None, rows: int | None
         with Image.open(io.BytesIO(data), formats=OTHER_FORMATS) as image:
             _check_size(image.height, image.width, expected)
             if image.mode.startswith(("I", "F")):
-                raise LostFrame(f"has pixels of type {image.mode}: only 8 bits per colour are read")
+                raise FrameError(f"has pixels of type {image.mode}: only 8 bits per colour are read")
             return Decoded(np.asarray(image.convert("RGB")), (image.height, image.width), False)
-    except (LostFrame, MemoryError):
+    except (FrameError, MemoryError):
         raise
     except UnidentifiedImageError:
-        raise LostFrame(f"does not decode: it is no readable {', '.join(OTHER_FORMATS)}") from None
+        raise FrameError(f"does not decode: it is not a readable {', '.join(OTHER_FORMATS)}") from None
     except Exception as error:
         # PIL's decoders check little themselves: a damaged file may fail in them with any error.
-        raise LostFrame(f"does not decode: {one_line(error)}") from None
+        raise FrameError(f"does not decode: {one_line(error)}") from None
 
 
 def _jpeg_header(data: bytes) -> tuple[int, int, str] | None:
@@ -117,6 +117,6 @@ def _with_height(data: bytes, old: int, new: int) -> bytes | None:
 
 def _check_size(height: int, width: int, expected: tuple[int, int] | None) -> None:
     if height * width > MAX_PIXELS:
-        raise LostFrame(f"claims {width}×{height} pixels, more than the {MAX_PIXELS} that are read")
+        raise FrameError(f"claims {width}×{height} pixels, more than the {MAX_PIXELS} that isod reads")
     if expected is not None and (height, width) != expected:
-        raise LostFrame(f"has {width}×{height} pixels, and its annotation speaks of {expected[1]}×{expected[0]}")
+        raise FrameError(f"has {width}×{height} pixels, but its annotation says {expected[1]}×{expected[0]}")

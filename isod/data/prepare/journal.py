@@ -1,4 +1,4 @@
-"""The chunks of a prepare job, and what its journal keeps of those that are done."""
+"""The journal of a prepare job: what it is to make, and which of its chunks are finished."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Chunk:
 
     @property
     def entry(self) -> str:
-        """Its journal entry's name."""
+        """Name of its journal entry within the store."""
         return f"{JOURNAL}/{self.split}-{self.number:06d}.json"
 
 
 @dataclass(frozen=True)
 class ChunkResult:
-    """What the journal keeps of a chunk."""
+    """What the journal keeps of a finished chunk."""
 
     fragment: str  # Lance's description, JSON
     lost: dict[int, str]  # index → reason
@@ -49,20 +49,27 @@ class ChunkResult:
 
     @classmethod
     def from_json(cls, text: str) -> ChunkResult:
+        """Parse a journal entry. Raises ValueError, KeyError, TypeError, AttributeError or IndexError if damaged."""
         fields = parse_json(text)
         lost = {int(index): reason for index, reason in fields["lost"].items()}
         return cls(fields["fragment"], lost, fields["counts"], (fields["size"][0], fields["size"][1]))
 
 
 @contextmanager
-def alone(uri: str) -> Iterator[None]:
-    """Refuse a folder of this machine that another job is filling: the first to end would take the other's chunks."""
+def exclusive_lock(uri: str) -> Iterator[None]:
+    """Hold a lock on the store's folder: of two jobs at once, the first to end would delete the other's chunks.
+
+    Object storage and file systems without locks are not protected.
+
+    Raises:
+        InputError: another job of this machine holds the lock.
+    """
     files, path = filesystem(uri)
     with suppress(OSError):
         if isinstance(files, pyarrow.fs.LocalFileSystem):
             os.makedirs(path, exist_ok=True)
     if not os.path.isdir(path):
-        yield  # object storage has no locks; what else is no folder is told where the job begins
+        yield  # object storage, or a path that open_journal rejects
         return
     folder = os.open(path, os.O_RDONLY)
     try:
@@ -70,7 +77,7 @@ def alone(uri: str) -> Iterator[None]:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"another job is making the crop store {uri}: let it end, and run this command again"
+                f"another job is making the crop store {uri}: run this command again when it has ended"
             ) from None
         except OSError:
             pass  # a file system without locks
@@ -79,10 +86,20 @@ def alone(uri: str) -> Iterator[None]:
         os.close(folder)
 
 
-def begin(
+def open_journal(
     uri: str, job: dict[str, Any], frames: dict[Split, Sequence[FrameRef]], chunk_frames: int | None
 ) -> list[Chunk]:
-    """Claim the folder for this job, or take up its journal; the job's chunks."""
+    """Begin a journal in a new or empty folder, or open the one that an interrupted job left there.
+
+    Args:
+        job: the settings and the dataset, in values that JSON can hold.
+        chunk_frames: frames per chunk; None for a default by the number of frames. An existing journal keeps its own.
+    Returns:
+        The chunks of the job, finished ones included.
+    Raises:
+        InputError: the folder holds something else or a job of other settings, its journal is damaged, or it is not
+            writable.
+    """
     written = read_text(uri, JOB_FILE)
     if written is None:
         files, path = filesystem(uri)
@@ -90,7 +107,7 @@ def begin(
             raise InputError(f"{uri} is a file: a crop store needs a folder of its own")
         found = files.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True))
         if any(info.base_name != JOURNAL for info in found):
-            raise InputError(f"{uri} is not empty and holds no crop store: choose a new folder")
+            raise InputError(f"{uri} is not empty and holds no crop store: name a new folder")
         size = chunk_frames or _chunk_size(sum(map(len, frames.values())))
         try:
             write_text(uri, JOB_FILE, json.dumps({"chunk_frames": size, "job": job}, indent=1))
@@ -102,7 +119,7 @@ def begin(
         with _damage_named(uri):
             begun = parse_json(written)
             before, size = dict(begun["job"]), int(begun["chunk_frames"])
-        require_same_job(job, before, f"{uri} holds an unfinished crop store")
+        require_same_settings(job, before, f"{uri} holds an unfinished crop store")
     return [
         Chunk(split, number, start, frames[split][start : start + size])
         for split in SPLITS
@@ -111,20 +128,28 @@ def begin(
 
 
 def _chunk_size(frames: int) -> int:
-    """Few enough fragments to read from (at most about 400), small enough chunks for all cores and little lost work."""
+    """Return frames per chunk: at most about 400 fragments to read from, and little work lost at an interruption."""
     return min(max(frames // 400, 16), 256)
 
 
-def require_same_job(job: dict[str, Any], before: dict[str, Any], what: str) -> None:
+def require_same_settings(job: dict[str, Any], before: dict[str, Any], what: str) -> None:
+    """Raise InputError with the differences unless a store is made with the settings and data of an earlier call.
+
+    Args:
+        job, before: settings and dataset, now and then.
+        what: the store that exists, the beginning of the sentence.
+    """
     job = json.loads(json.dumps(job))
     different = sorted(key for key in job.keys() | before.keys() if job.get(key) != before.get(key))
     if different:
         changes = "; ".join(f"{key} was {before.get(key)} and is now {job.get(key)}" for key in different)
-        raise InputError(f"{what} of other settings or data ({changes}): use the same settings, or another folder")
+        raise InputError(
+            f"{what} of other settings or data ({changes}): use the same settings and data, or another folder"
+        )
 
 
 def finished_chunks(uri: str, chunks: Sequence[Chunk]) -> dict[str, ChunkResult]:
-    """Journal entry → result, of the chunks that are done: their files are there as they were written."""
+    """Return journal entry → result of the finished chunks whose files exist in full."""
     files, path = filesystem(uri)
     folders = {split: f"{path}/{split}.lance/data" for split in SPLITS}
     sizes = {
@@ -148,7 +173,7 @@ def finished_chunks(uri: str, chunks: Sequence[Chunk]) -> dict[str, ChunkResult]
 
 @contextmanager
 def _damage_named(uri: str) -> Iterator[None]:
-    """Turn what a damaged journal leads to into one sentence."""
+    """Turn the errors of parsing a damaged journal into one sentence."""
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, IndexError) as error:

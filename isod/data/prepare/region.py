@@ -1,4 +1,4 @@
-"""Region of interest: cut it from the frame, whole or in tiles, clip the boxes, drop those that keep too little."""
+"""Regions of an image: cutting them out, and clipping the boxes of objects to them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from isod.data.objects import Objects
+from isod.data.objects import Annotation
 from isod.errors import require
 
 
@@ -28,20 +28,20 @@ class Region:
 
     @property
     def width(self) -> int:
-        """Pixels."""
+        """Width, pixels."""
         return self.x1 - self.x0
 
     @property
     def height(self) -> int:
-        """Pixels."""
+        """Height, pixels."""
         return self.y1 - self.y0
 
     def cut(self, image: np.ndarray) -> np.ndarray:
-        """The region's part of an image [H, W, 3]: a view of [height, width, 3], less where the image ends sooner."""
+        """Return a view of the region in an image [H, W, 3]: [height, width, 3], or less if the image ends before."""
         return image[self.y0 : self.y1, self.x0 : self.x1]
 
     def tiles(self, columns: int, rows: int) -> list[Region]:
-        """The region cut into columns × rows parts that fill it without overlap, row by row from the top left.
+        """Return columns × rows parts that fill the region without overlap, row by row from the top left.
 
         Sides that do not divide evenly differ by one pixel. Raises InputError if there are fewer pixels than parts.
         """
@@ -59,7 +59,7 @@ class Region:
 FAR = Region(1284, 892, 2564, 1276)
 
 
-def clip(objects: Objects, region: Region, min_visible: float) -> Objects:
+def clip(objects: Annotation, region: Region, min_visible: float) -> Annotation:
     """Move objects into a region's own pixels: clip the boxes to it and drop those that keep too little.
 
     An object stays if (area inside the region) / (area of its box) ≥ ``min_visible`` and something of it is inside.
@@ -76,18 +76,18 @@ def clip(objects: Objects, region: Region, min_visible: float) -> Objects:
     offset = np.array([region.x0, region.y0, region.x0, region.y0], dtype=np.float32)
     limit = np.array([region.width, region.height, region.width, region.height], dtype=np.float32)
     clipped = np.clip(objects.boxes - offset, 0, limit)  # [n, 4]
-    inside, whole = areas(clipped), areas(objects.boxes)  # [n]
-    keep = (inside > 0) & (inside >= min_visible * whole)
-    return Objects(clipped, objects.labels, objects.dont_care)[keep]
+    inside, full = areas(clipped), areas(objects.boxes)  # [n]
+    keep = (inside > 0) & (inside >= min_visible * full)
+    return Annotation(clipped, objects.labels, objects.dont_care)[keep]
 
 
-def scale(objects: Objects, scale_x: float, scale_y: float) -> Objects:
-    """Objects of an image that is resized by these factors."""
+def scale(objects: Annotation, scale_x: float, scale_y: float) -> Annotation:
+    """Return the objects of an image that is resized by these factors."""
     factors = np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
-    return Objects(objects.boxes * factors, objects.labels, objects.dont_care)
+    return Annotation(objects.boxes * factors, objects.labels, objects.dont_care)
 
 
 def areas(boxes: np.ndarray) -> np.ndarray:
-    """Areas [n] in pixels² of boxes [n, 4] xyxy; 0 where a side is not positive."""
+    """Return the areas [n] in pixels² of boxes [n, 4] xyxy; 0 where a side is not positive."""
     sides = np.maximum(boxes[:, 2:].astype(np.float64) - boxes[:, :2], 0)
     return sides[:, 0] * sides[:, 1]

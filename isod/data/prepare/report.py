@@ -1,4 +1,4 @@
-"""What a prepare job says at its end: objects by class and size, and the frames that it lost."""
+"""The report of a prepare job: objects by class and size, and the frames that were lost."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ LISTED = 20  # lost frames that a report names; store.json has them all
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What a call to ``prepare`` did; printed, it is the count table and the lost frames."""
+    """What a call to ``prepare`` did. As text: the table of objects, the reader's notes and the lost frames."""
 
-    store: str
+    store: str  # its address
     meta: StoreMeta
-    seconds: float
-    resumed: int  # chunks that an interrupted call had finished
-    complete_before: bool  # nothing was left to do
+    seconds: float  # of this call
+    resumed: int  # chunks kept from an interrupted call
+    complete_before: bool  # the store was finished already, so this call did nothing
     notes: Sequence[str] = ()  # of the reader
 
     def __str__(self) -> str:
@@ -27,13 +27,13 @@ class PrepareReport:
         if self.complete_before:
             lines.append(f"{self.store} is complete already: {self.meta.crops}")
         else:
-            again = f", {self.resumed} chunks of an interrupted call kept" if self.resumed else ""
+            again = f", with {self.resumed} chunks kept from an interrupted call" if self.resumed else ""
             lines.append(f"{self.store}: {self.meta.crops} in {self.seconds:.0f} s{again}")
         return "\n".join(lines)
 
 
 def format_counts(meta: StoreMeta) -> str:
-    """Objects per class and size as in the thesis's Table 4.2, "train (val)": for holding one against the other."""
+    """Return a table of the objects per class and size, "train (val)", in the layout of the thesis's Table 4.2."""
     header = ["", *(size.capitalize() for size in reversed(SIZES))]
     table = [header]
     for name in (*meta.class_names, DONT_CARE):
@@ -59,4 +59,4 @@ def _lost_lines(meta: StoreMeta) -> list[str]:
     lines += [f"  {split} {index}: {reason}" for split, index, reason in shown]
     if total > LISTED:
         lines.append(f"  … and {total - LISTED} more, all in {META_FILE}")
-    return [*lines, "  once they can be read, delete the store and prepare it again to have them"]
+    return [*lines, "  to include them, make them readable, delete the store and prepare it again"]

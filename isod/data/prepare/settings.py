@@ -1,4 +1,4 @@
-"""What the prepare job makes of a frame."""
+"""The settings of a prepare job."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_TILES = 1024  # per frame
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareSettings:
-    """What the prepare job makes of a frame: first cut, then resize."""
+    """How a frame becomes crops: it is cut first, then resized."""
 
     roi: Region | None = None  # region of interest, full-image pixels; None: the whole image
     tiles: tuple[int, int] | None = None  # (columns, rows) of crops that the region, or the whole image, is cut into
@@ -28,7 +28,7 @@ class PrepareSettings:
             require(min(self.tiles) >= 1 and self.tiles_per_frame <= MAX_TILES,
                     f"tiles is COLUMNS ROWS, both ≥ 1 and {MAX_TILES} tiles at most", self.tiles)  # fmt: skip
             if self.roi is not None:
-                self.roi.tiles(*self.tiles)  # refuses more tiles than pixels
+                self.roi.tiles(*self.tiles)  # rejects more tiles than pixels
         if self.resize is not None:
             require(min(self.resize) >= 1, "resize is W H, both ≥ 1 pixel", self.resize)
             require(self.resize[0] * self.resize[1] <= MAX_PIXELS, f"resize makes at most {MAX_PIXELS} pixels",
@@ -39,11 +39,11 @@ class PrepareSettings:
 
     @property
     def tiles_per_frame(self) -> int:
-        """Rows of the store for each frame."""
+        """Number of rows in the store for each frame."""
         return 1 if self.tiles is None else self.tiles[0] * self.tiles[1]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON keeps, without chunk_frames, which does not change the store."""
+        """Return the settings as values that JSON can hold, without chunk_frames, which does not change the store."""
         roi = self.roi
         return {
             "roi": None if roi is None else [roi.x0, roi.y0, roi.x1, roi.y1],

@@ -1,4 +1,4 @@
-"""ZOD Frames through the ``zod`` devkit."""
+"""ZOD Frames (Zenseact Open Dataset), through its devkit, the package ``zod``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import numpy as np
 
 from isod.data.demo.zod_layout import is_demo, planted_faults
 from isod.data.faults import Fault
-from isod.data.objects import Objects
+from isod.data.objects import Annotation
 from isod.data.prepare.region import areas
-from isod.data.readers.base import LostFrame, unreadable
+from isod.data.readers.base import FrameError, file_error
 from isod.errors import InputError, one_line
 from isod.files import has_control_characters
 from isod.vocabulary import Split
@@ -30,6 +30,15 @@ MAX_ANNOTATION = 2**26  # bytes of one frame's annotation
 ANONYMIZATIONS = ("blur", "dnat", "original")
 
 
+@contextmanager
+def _devkit_installed() -> Iterator[None]:
+    """Turn a failed import into one sentence."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(f"reading ZOD needs the package {error.name}: pip install 'isod[zod]'") from None
+
+
 @dataclass(frozen=True)
 class ZodFrameRef:
     """One frame of ZOD."""
@@ -39,46 +48,60 @@ class ZodFrameRef:
     annotation_path: str | None  # None: not annotated
     size: tuple[int, int] | None  # (height, width), pixels
 
-    def objects(self) -> Objects:
-        """Parse the frame's object_detection.json. Raises LostFrame if it is missing, or not what it should be."""
-        from zod.anno.parser import parse_object_detection_annotation
+    def objects(self) -> Annotation:
+        """Parse the frame's object_detection.json.
 
+        Raises:
+            FrameError: the annotation is missing, is damaged, or has a box without an area.
+            InputError: it cannot be read for a reason that may pass; or the devkit is not installed.
+        """
+        with _devkit_installed():
+            from zod.anno.parser import parse_object_detection_annotation
         if self.annotation_path is None:
-            raise LostFrame("it has no object_detection annotation")
+            raise FrameError("it has no object_detection annotation")
         try:
             if os.stat(self.annotation_path).st_size > MAX_ANNOTATION or not os.path.isfile(self.annotation_path):
-                raise LostFrame(f"its annotation is no regular file of at most {MAX_ANNOTATION} bytes")
+                raise FrameError(f"its annotation is not a regular file of at most {MAX_ANNOTATION} bytes")
             annotations = parse_object_detection_annotation(self.annotation_path)
-        except LostFrame:
+        except FrameError:
             raise
         except OSError as error:
-            raise unreadable("its annotation", self.annotation_path, error) from None
+            raise file_error("its annotation", self.annotation_path, error) from None
         except Exception as error:
-            # The devkit checks nothing itself: a damaged file may fail in it with any error.
-            raise LostFrame(f"its annotation is damaged: {type(error).__name__}: {one_line(error)}") from None
+            # The devkit checks nothing itself: a damaged file makes it fail with any error.
+            raise FrameError(f"its annotation is damaged: {type(error).__name__}: {one_line(error)}") from None
         if not all(isinstance(item.name, str) for item in annotations):
-            raise LostFrame("its annotation is damaged: the class of an object is no text")
+            raise FrameError("its annotation is damaged: the class of an object is not text")
         kept = [item for item in annotations if item.name in LABELS or item.unclear]
         dont_care = [bool(item.unclear) for item in kept]
-        objects = Objects.build(
+        objects = Annotation.build(
             [item.box2d.xyxy for item in kept],
             [0 if unclear else LABELS[item.name] for item, unclear in zip(kept, dont_care, strict=True)],
             dont_care,
         )
         for item, box, area in zip(kept, objects.boxes, areas(objects.boxes), strict=True):
             if not np.isfinite(box).all() or area <= 0:
-                raise LostFrame(f"the box {box.tolist()} of annotation {item.uuid} has no area or is not finite")
+                raise FrameError(f"the box {box.tolist()} of annotation {item.uuid} has no area or is not finite")
         return objects
 
 
 class ZodReader:
-    """ZOD Frames: the four dynamic classes; unclear objects of any class are don't-care; the devkit's own splits."""
+    """ZOD Frames in the devkit's own splits: the four dynamic classes; unclear objects of any class are don't-care."""
 
     source = "zod"
     class_names = CLASS_NAMES
 
     def __init__(self, root: str | os.PathLike[str], version: str = "full", anonymization: str = "blur") -> None:
-        """Raises InputError if root is no ZOD dataset of this version, or has no images so anonymised."""
+        """Open the dataset; no frame is read.
+
+        Args:
+            root: the folder that holds trainval-frames-VERSION.json.
+            version: "full" or "mini".
+            anonymization: "blur", "dnat" or "original", whichever images are there.
+        Raises:
+            InputError: root holds no ZOD Frames of this version, or lists no image of this anonymization; or the devkit
+                is not installed.
+        """
         self.root = Path(root).resolve()
         self.version = version
         self.anonymization = anonymization
@@ -88,20 +111,26 @@ class ZodReader:
             raise InputError(f"ZOD's anonymization must be one of {ANONYMIZATIONS}, got {anonymization!r}")
         listing = self.root / f"trainval-frames-{version}.json"
         if not listing.is_file():
-            raise InputError(f"{root} does not hold ZOD Frames {version!r}: there is no {listing.name} in it")
+            raise InputError(
+                f"{root} does not hold ZOD Frames {version!r}: there is no {listing.name} in it. Name the folder that "
+                "holds it, or another version."
+            )
         with self._devkit():
             found = any(self._image(self._dataset[key]) for split in ("train", "val") for key in self._ids(split))
         if not found:
-            raise InputError(f"{listing} lists no frame with a front camera image of anonymization {anonymization!r}")
+            raise InputError(
+                f"{listing} lists no frame with a front camera image of anonymization {anonymization!r}. Choose "
+                "another one, or download these images."
+            )
 
     @property
     def demo(self) -> bool:
-        """Whether this is isod's own stand-in data."""
+        """Whether this is isod's own demo data."""
         return is_demo(self.root)
 
     @property
     def settings(self) -> dict[str, object]:
-        """What identifies the dataset."""
+        """Root, version and anonymization, and the SHA-256 of the list of frames."""
         listing = self.root / f"trainval-frames-{self.version}.json"
         return {
             "root": str(self.root),
@@ -112,11 +141,11 @@ class ZodReader:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """None: a frame whose annotation is damaged is lost, and told as such."""
+        """Empty: a frame with a damaged annotation is lost, and the report lists it."""
         return ()
 
     def frames(self, split: Split) -> list[ZodFrameRef]:
-        """The devkit's frames of a split, sorted by id; "blacklisted" is in neither."""
+        """Return the devkit's frames of a split, sorted by id; those it calls "blacklisted" are in neither."""
         with self._devkit():
             return [self._ref(frame_id) for frame_id in self._ids(split)]
 
@@ -127,8 +156,8 @@ class ZodReader:
             inside = path is None or os.path.normpath(path).startswith(f"{self.root}{os.sep}")
             if not inside or has_control_characters(f"{frame_id}{path or ''}"):
                 raise InputError(
-                    f"frame {frame_id!r} of {self.root} lists the file {path!r}: it must be inside of that folder, and "
-                    "have no control characters in its name"
+                    f"frame {frame_id!r} of {self.root} lists the file {path!r}: its files must be inside that "
+                    "folder, and have no control characters in their names"
                 )
         return ZodFrameRef(
             frame_id=frame_id,
@@ -138,26 +167,31 @@ class ZodReader:
         )
 
     def known_faults(self, split: Split) -> list[Fault] | None:
-        """Those planted in the demo data; ZOD itself has no list. Raises InputError if the demo's is damaged."""
+        """Return the faults of the demo data; None for ZOD itself, which has no list.
+
+        Raises:
+            InputError: the demo's list is damaged.
+        """
         with self._devkit():
             return planted_faults(self.root, self._ids(split))
 
     @cached_property
     def _dataset(self) -> Any:
-        from zod import ZodFrames
+        with _devkit_installed():
+            from zod import ZodFrames
 
-        # Its own pool forks, which Ray and Lance forbid.
+        # The devkit's own pool forks, which Ray and Lance forbid.
         return ZodFrames(str(self.root), self.version, mp=False)
 
     @contextmanager
     def _devkit(self) -> Iterator[None]:
-        """Turn what the devkit fails with into one sentence."""
+        """Turn any error of the devkit into one sentence."""
         try:
             yield
         except InputError:
             raise
         except Exception as error:
-            # The devkit checks nothing itself: what is not ZOD may fail in it with any error.
+            # The devkit checks nothing itself: what is not ZOD makes it fail with any error.
             raise InputError(
                 f"{self.root} is not ZOD Frames: the devkit cannot read trainval-frames-{self.version}.json "
                 f"({type(error).__name__}: {one_line(error)})"
@@ -167,7 +201,7 @@ class ZodReader:
         return sorted(self._dataset.get_split(split))
 
     def _image(self, frame: Any) -> Any | None:
-        """The devkit's CameraFrame of the front camera at the key moment; None if the frame lists none."""
+        """Return the devkit's CameraFrame of the front camera at the key moment; None if the frame lists none."""
         from zod.constants import Anonymization
 
         if not frame.info.camera_frames.get(f"front_{self.anonymization}"):

@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.fs
 
-from isod.errors import InputError
+from isod.errors import InputError, one_line
 from isod.files import MAX_JSON
-
-if TYPE_CHECKING:
-    pass
 
 
 def filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The file system of a store's address, and the path on it. Raises InputError for an address it cannot open."""
+    """Return the file system of a store's address, and the path on it. Raises InputError if it cannot be opened."""
     try:
         if "://" in uri:
             return pyarrow.fs.FileSystem.from_uri(uri)
         return pyarrow.fs.LocalFileSystem(), os.path.abspath(uri)
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{uri} is not an address that a crop store can live at: {error}") from None
+        raise InputError(
+            f"{uri} is not an address of a crop store ({one_line(error)}): name a folder, or an address such as "
+            "s3://bucket/folder"
+        ) from None
 
 
 def read_text(uri: str, name: str) -> str | None:
-    """The text of a file of the store; None if there is no such file."""
+    """Return the text of a file of the store, or None if there is no such file.
+
+    Raises:
+        InputError: the file cannot be read, is not UTF-8, or has more than ``MAX_JSON`` bytes.
+    """
     files, path = filesystem(uri)
     try:
         with files.open_input_stream(f"{path}/{name}") as stream:
             data = stream.read(MAX_JSON + 1)
         if len(data) > MAX_JSON:
-            raise InputError(f"{uri}/{name} has more than the {MAX_JSON} bytes that are read")
+            raise InputError(f"{uri}/{name} has more than {MAX_JSON} bytes, the most that isod reads")
         return data.decode()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
@@ -41,7 +44,7 @@ def read_text(uri: str, name: str) -> str | None:
 
 
 def write_text(uri: str, name: str, text: str) -> None:
-    """Write a file of the store whole: under another name first, then moved into place."""
+    """Write a file of the store under another name, then move it into place. Raises OSError if it cannot."""
     files, path = filesystem(uri)
     target = f"{path}/{name}"
     files.create_dir(os.path.dirname(target), recursive=True)

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.fs
 
-from isod.data.store.checksums import NAME, Seal
+from isod.data.store.checksums import NAME, Checksum
 from isod.errors import InputError, one_line
 from isod.files import MAX_PIXELS, parse_json
 from isod.vocabulary import SPLITS
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT = "isod crop store"
 FORMAT_VERSION = 1
 META_FILE = "store.json"
 FAULTS_FILE = "faults.json"
+CHECKSUMS_KEY = "seals"  # in store.json, which had them under that name first
 MAX_ROWS = 2**30  # of a split; what store.json may claim before anything of that size is allocated
 SCHEMA = pa.schema(
     [
@@ -38,47 +35,54 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class StoreMeta:
-    """What store.json says about the whole store."""
+    """What store.json says about a crop store."""
 
     class_names: tuple[str, ...]  # classes 1…C
     crop_size: tuple[int, int]  # (height, width), pixels: the largest crop; smaller ones are padded to it when read
-    source: str  # "zod" or "coco"
+    source: str  # the dataset's format: "zod", "coco", …
     demo: bool  # synthetic stand-in data: every result says so
     settings: dict[str, Any]  # how it was prepared: dataset, region, resize, …
     rows: dict[str, int]  # split → number of rows, lost ones included: frames × tiles per frame
-    lost: dict[str, dict[int, str]]  # split → index → reason
+    lost: dict[str, dict[int, str]]  # split → index → why the row has no image
     counts: dict[str, dict[str, dict[str, int]]]  # split → class name or "dont_care" → size → objects (Table 4.2)
-    seals: dict[str, dict[str, Seal]] = field(default_factory=dict)  # split → file of its Lance dataset → seal
+    checksums: dict[str, dict[str, Checksum]] = field(default_factory=dict)  # split → file of its Lance dataset
     format_version: int = FORMAT_VERSION
 
     @property
     def tiles(self) -> tuple[int, int]:
-        """(columns, rows) of crops per frame; (1, 1) where frames are not cut into tiles."""
+        """(columns, rows) of crops per frame; (1, 1) if frames are not cut into tiles."""
         columns, rows = self.settings.get("tiles") or (1, 1)
         return columns, rows
 
     @property
     def crops(self) -> str:
-        """How many there are, and how large, in words."""
+        """Number and size of the crops, in words."""
         height, width = self.crop_size
         rows = " + ".join(f"{count} {split}" for split, count in self.rows.items())
         return f"{rows} crops of {width}×{height}"
 
     @property
     def contents(self) -> str:
-        """What it holds, in words: of a store made anew in the place of another one they differ, unless its crops and
-        objects are as many and as large."""
+        """Summary of the store, in words. Two stores differ in it unless their crops and objects are equal in number
+        and their crops in size."""
         lost = sum(map(len, self.lost.values()))
         objects = sum(n for classes in self.counts.values() for sizes in classes.values() for n in sizes.values())
         return f"{self.crops} ({lost} lost), {objects} objects, {len(self.class_names)} classes"
 
     def to_json(self) -> str:
-        """The text of store.json."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
+        """Return the text of store.json."""
+        fields = {CHECKSUMS_KEY if name == "checksums" else name: value for name, value in asdict(self).items()}
+        return json.dumps({"format": FORMAT, **fields}, indent=1)
 
     @classmethod
     def from_json(cls, text: str, uri: str) -> StoreMeta:
-        """Parse store.json. Raises InputError if it is none, or one of another format version."""
+        """Parse store.json.
+
+        Args:
+            uri: the store's address, for messages.
+        Raises:
+            InputError: the text is not that of a store, is damaged, or is of another format version.
+        """
         try:
             fields = parse_json(text)
         except ValueError:
@@ -95,6 +99,7 @@ class StoreMeta:
             fields["class_names"] = tuple(fields["class_names"])
             fields["crop_size"] = tuple(fields["crop_size"])
             fields["lost"] = {s: {int(i): why for i, why in lost.items()} for s, lost in fields["lost"].items()}
+            fields["checksums"] = fields.pop(CHECKSUMS_KEY, {})
             meta = cls(**fields)
             meta._check()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -104,30 +109,30 @@ class StoreMeta:
         return meta
 
     def _check(self) -> None:
-        """Raises ValueError, TypeError or AttributeError for what ``isod prepare`` does not write."""
+        """Raise ValueError, TypeError or AttributeError for what ``isod prepare`` does not write."""
 
         def holds(rule: bool, field: str) -> None:
             if not rule:
-                raise ValueError(f"{field} is not what it should be")
+                raise ValueError(f"{field} has a value that `isod prepare` does not write")
 
         holds(all(isinstance(name, str) for name in self.class_names), "class_names")
         holds(0 < len(set(self.class_names)) == len(self.class_names), "class_names")
         height, width = self.crop_size
-        holds(_whole(height, 1) and _whole(width, 1) and height * width <= MAX_PIXELS, "crop_size")
+        holds(_is_int(height, 1) and _is_int(width, 1) and height * width <= MAX_PIXELS, "crop_size")
         holds(isinstance(self.source, str), "source")
         holds(isinstance(self.demo, bool), "demo")
         columns, rows = self.tiles
-        holds(_whole(columns, 1) and _whole(rows, 1), "tiles")
+        holds(_is_int(columns, 1) and _is_int(rows, 1), "tiles")
         holds(self.rows.keys() == self.lost.keys() <= set(SPLITS), "rows")
         for split, count in self.rows.items():
-            holds(_whole(count, 0) and count <= MAX_ROWS, "rows")
+            holds(_is_int(count, 0) and count <= MAX_ROWS, "rows")
             holds(all(0 <= index < count and isinstance(why, str) for index, why in self.lost[split].items()), "lost")
         counts = [n for classes in self.counts.values() for sizes in classes.values() for n in sizes.values()]
-        holds(all(_whole(n, 0) for n in counts), "counts")
-        holds(self.seals.keys() <= self.rows.keys(), "seals")
-        for name, seal in (item for sealed in self.seals.values() for item in sealed.items()):
-            holds(bool(NAME.fullmatch(name)) and len(seal) == 2 and all(_whole(n, 0) for n in seal), "seals")
+        holds(all(_is_int(n, 0) for n in counts), "counts")
+        holds(self.checksums.keys() <= self.rows.keys(), CHECKSUMS_KEY)
+        for name, sums in (item for files in self.checksums.values() for item in files.items()):
+            holds(bool(NAME.fullmatch(name)) and len(sums) == 2 and all(_is_int(n, 0) for n in sums), CHECKSUMS_KEY)
 
 
-def _whole(value: Any, least: int) -> bool:
+def _is_int(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least

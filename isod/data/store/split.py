@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.fs
 
 from isod.data.faults import Fault
-from isod.data.store.checksums import check_seals
+from isod.data.store.checksums import verify_checksums
 from isod.errors import InputError, one_line
 from isod.objects import Objects
 from isod.vocabulary import SPLITS, Split
@@ -223,11 +223,11 @@ class CropSplit:
             f"split {self.name!r} of the crop store {self.uri} is damaged ({one_line(error)}): prepare the store again"
         )
 
-    def _require_seals(self, address: str) -> None:
+    def _require_intact(self, address: str) -> None:
         """Refuse a damaged Lance dataset before Lance reads it; a disk that does not answer is not damage."""
         files, path = filesystem(address)
         try:
-            check_seals(files, path, self.meta.seals.get(self.name, {}))
+            verify_checksums(files, path, self.meta.checksums.get(self.name, {}))
         except OSError as error:
             raise InputError(
                 f"split {self.name!r} of the crop store {self.uri} cannot be read: {one_line(error)}"
@@ -238,7 +238,7 @@ class CropSplit:
     def _dataset(self) -> lance.LanceDataset:
         if self._lance is None or _opened_in != os.getpid():
             address = f"{self.uri}/{self.name}.lance"
-            self._require_seals(address)
+            self._require_intact(address)
             dataset = open_lance(address)
             with self._damage_named():
                 count, schema = dataset.count_rows(), dataset.schema

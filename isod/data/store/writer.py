@@ -1,7 +1,7 @@
 """Writing a crop store: rows → Lance fragments → one commit per split → store.json last.
 
-Fragments are written in any order, by any process, and stay invisible until the commit names them in order. So a job
-can be stopped at any moment and go on later, and nobody can open half a store.
+Any process writes fragments in any order; they stay invisible until the commit names them in order. So a job can be
+stopped at any moment and resumed, and nobody can open an unfinished store.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.fs
 
-from isod.data.objects import Objects
+from isod.data.objects import Annotation
 from isod.data.store.address import filesystem
-from isod.data.store.checksums import Seal, seal_files
+from isod.data.store.checksums import Checksum, compute_checksums
 from isod.data.store.meta import SCHEMA
 from isod.data.store.split import import_lance
 from isod.errors import InputError
@@ -32,12 +32,12 @@ class Row:
     frame_id: str
     image: bytes | None  # RGB JPEG
     error: str | None  # why it was lost
-    objects: Objects  # crop pixels; none if lost
+    objects: Annotation  # crop pixels; none if lost
     size: tuple[int, int]  # (height, width) of the crop, pixels; (0, 0) if lost
 
 
 def write_fragment(uri: str, split: Split, rows: Sequence[Row]) -> str:
-    """Write rows as one Lance fragment, uncommitted. Returns its description (JSON) for ``commit``."""
+    """Write rows as one uncommitted Lance fragment. Returns its description (JSON) for ``commit``."""
     import_lance()
     from lance.fragment import write_fragments
 
@@ -59,11 +59,13 @@ def write_fragment(uri: str, split: Split, rows: Sequence[Row]) -> str:
     return json.dumps(fragments[0].to_json())
 
 
-def commit(uri: str, split: Split, fragments: Sequence[str]) -> dict[str, Seal]:
-    """Make fragments, in this order, the whole of a split, and delete files that an interrupted job left behind.
+def commit(uri: str, split: Split, fragments: Sequence[str]) -> dict[str, Checksum]:
+    """Make a split of these fragments, in this order, and delete the files that an interrupted job left behind.
 
+    Args:
+        fragments: what ``write_fragment`` returned.
     Returns:
-        The seals of the split's files, for store.json.
+        The checksums of the split's files, for store.json.
     """
     lance = import_lance()
     from lance.fragment import FragmentMetadata
@@ -76,25 +78,25 @@ def commit(uri: str, split: Split, fragments: Sequence[str]) -> dict[str, Seal]:
     for info in files.get_file_info(selector):
         if info.base_name not in named:
             files.delete_file(info.path)
-    return seal_files(files, path)
+    return compute_checksums(files, path)
 
 
 @contextmanager
 def disk_full_is_bad_input(uri: str) -> Iterator[None]:
-    """Turn "no space left", from Python or from Lance, into the one-sentence InputError."""
+    """Turn "no space left", from Python or from Lance, into an InputError of one sentence."""
     try:
         yield
     except (OSError, RuntimeError) as error:
         if is_disk_full(error):
             raise InputError(
-                f"the disk that holds {uri} is full: finished chunks are kept, so free some space and run the same "
-                "command again"
+                f"the disk that holds {uri} is full: free some space and run the same command again; finished chunks "
+                "are kept"
             ) from None
         raise
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error means that no space is left; Lance's say so only in their text."""
+    """Whether an error means that no space is left; Lance's errors say so only in their text."""
     number = getattr(error, "errno", None)
     said = ("No space left on device", "Disk quota exceeded")
     return number in (errno.ENOSPC, errno.EDQUOT) or any(text in str(error) for text in said)

@@ -20,18 +20,18 @@ LISTED = 3  # names that a sentence gives
 
 
 def families(names: Iterable[str]) -> list[str]:
-    """Font families that have the characters of the names, in the order in which matplotlib should ask them."""
+    """Return font families that have the characters of the names, in the order in which matplotlib should try them."""
     return [OWN, *_fallbacks(_foreign(names))[0]]
 
 
 def drawable(name: str) -> str:
-    """The name as a figure can show it: characters that no installed font has as their code, such as \\u8eca."""
+    """Return the name as a figure can show it: characters that no installed font has as their code, such as \\u8eca."""
     lost = _fallbacks(_foreign([name]))[1]
     return "".join(c.encode("ascii", "backslashreplace").decode() if c in lost else c for c in name)
 
 
 def missing_font(names: Iterable[str]) -> str:
-    """One sentence: which names figures show as codes, and which font would help; "" if all can be drawn."""
+    """Return which names figures show as codes and which font would help, in a sentence; "" if all can be drawn."""
     lost = [name for name in names if drawable(name) != name]
     if not lost:
         return ""
@@ -43,18 +43,18 @@ def missing_font(names: Iterable[str]) -> str:
 
 
 def _foreign(names: Iterable[str]) -> frozenset[str]:
-    """The characters that matplotlib's own font lacks."""
+    """Return the characters that matplotlib's own font lacks."""
     return _without(frozenset(c for c in "".join(names) if not c.isspace()), font_manager.findfont(OWN))
 
 
 def _without(characters: frozenset[str], path: str) -> frozenset[str]:
-    """Those that the font lacks."""
+    """Return the characters that the font lacks."""
     return frozenset(c for c in characters if not np.isin(ord(c), _characters(path)))
 
 
 @cache
 def _fallbacks(characters: frozenset[str]) -> tuple[list[str], frozenset[str]]:
-    """Families that have these characters, and those characters that none has: the family that has most comes first."""
+    """Return families that have these characters, the one with most first, and the characters that none has."""
     chosen: list[str] = []
     lost = characters
     while lost:
@@ -68,7 +68,7 @@ def _fallbacks(characters: frozenset[str]) -> tuple[list[str], frozenset[str]]:
 
 
 def _installed() -> set[str]:
-    """Families that matplotlib can use, with those installed since it made its list, which it keeps."""
+    """Return families that matplotlib can use, with those installed since it made its list, which it keeps."""
     manager = font_manager.fontManager
     for path in set(font_manager.findSystemFonts()) - {entry.fname for entry in manager.ttflist}:
         with suppress(OSError, RuntimeError):  # a file that is no font
@@ -78,6 +78,6 @@ def _installed() -> set[str]:
 
 @cache
 def _characters(path: str) -> NDArray[np.uint32]:
-    """Code points that the font can draw; none if it consists of pictures, as emoji do."""
+    """Return the code points that the font can draw; none for a font of pictures, such as emoji."""
     font = FT2Font(path)
     return np.array(list(font.get_charmap()) if font.scalable else [], dtype=np.uint32)

@@ -1,4 +1,4 @@
-"""One HTML page that stands alone: the headline table, the figures, the guard, and what they were made from."""
+"""The report as one HTML page without other files: speed-up table, figures, guard, and what they were made from."""
 
 from __future__ import annotations
 
@@ -15,35 +15,32 @@ import pandas as pd
 
 import isod
 from isod.errors import InputError
-from isod.results.report.sections import chapters, drawn, lead_plate
+from isod.results.report.picture import picture_of
+from isod.results.report.sections import lead_figure, report_sections
 from isod.results.statistics.consistency import TOP, consistency_table
 from isod.results.statistics.guard import guard_sentence, guard_table
-from isod.results.statistics.table import (
+from isod.results.statistics.speedup_table import is_flat, is_short_of_pairs, speedup_table
+from isod.results.statistics.text_table import (
+    LEVEL,
+    SPEED,
+    as_written,
+    footnotes,
     interval_text,
-    is_flat,
-    is_short_of_pairs,
-    notes,
     percent,
-    printable,
-    speedup_table,
-    spoken,
+    text_cells,
 )
 from isod.sampling.catalogue import STRATEGIES
 from isod.tracking.examples import load_examples
-from isod.tracking.sweep_reader import Runs
+from isod.tracking.runs import Runs
 from isod.vocabulary import BASELINE, COMMIT_TAG, HEADLINE, MACHINE_TAG, ess_in_words
 
 PER_RUN = {"sampler", "seed"}  # parameters that differ between runs by design
 
-
-FAST = ("sampler", "seeds", "speed-up", "95 % interval", "chance", "iterations", "to target", "in time")  # the first
-# of the two tables that the headline table is cut into: a row of it is too long for a page
 STATISTICS = ("draw_count", "mean_importance", "margin")  # of single examples, that the figures need
 
 
 def write_report(runs: Runs, out: Path) -> Path:
-    """Write report.html, and beside it speedup.csv, guard.csv, consistency.csv and speedup.json with all three, into a
-    folder, which is made if need be.
+    """Write report.html, speedup.csv, guard.csv, consistency.csv, and speedup.json with all three, into a folder.
 
     Returns:
         The path of report.html.
@@ -56,11 +53,11 @@ def write_report(runs: Runs, out: Path) -> Path:
     page = _render(runs, table, guard, consistency, examples)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        spoken(table).to_csv(out / "speedup.csv")
+        as_written(table).to_csv(out / "speedup.csv")
         guard.to_csv(out / "guard.csv", index=False)
         consistency.to_csv(out / "consistency.csv")
         (out / "speedup.json").write_text(
-            json.dumps(_as_json(runs, spoken(table), guard, consistency), indent=2) + "\n", encoding="utf-8"
+            json.dumps(_as_json(runs, as_written(table), guard, consistency), indent=2) + "\n", encoding="utf-8"
         )
         (out / "report.html").write_text(page, encoding="utf-8")
     except OSError as error:
@@ -69,11 +66,11 @@ def write_report(runs: Runs, out: Path) -> Path:
 
 
 def headline(runs: Runs, table: pd.DataFrame) -> str:
-    """The first sentence of the report: who is fastest, and by how much."""
+    """Return the first sentence of the report: which sampler is fastest, and by how much."""
     if BASELINE not in table.index:
         return "No baseline run has finished, so nothing can be compared yet."
     if is_flat(table):
-        return "The baseline's mean mAP never rises above 0, so there is no speed-up to tell."
+        return "The baseline's mean mAP never rises above 0, so there is no speed-up."
     if len(table) == 1:
         return "Only the baseline has finished runs, so nothing can be compared yet."
     passed = table[table["reached"]]
@@ -83,7 +80,7 @@ def headline(runs: Runs, table: pd.DataFrame) -> str:
     interval = interval_text(row["interval_low"], row["interval_high"])
     sure = "" if interval == "n/a" else f", 95 % interval {interval}"
     if row["pairs"] and is_short_of_pairs(table)[row["sampler"]]:
-        sure += f", by the {row['pairs']} {'seed' if row['pairs'] == 1 else 'seeds'} that both have"
+        sure += f", over the {row['pairs']} {'seed' if row['pairs'] == 1 else 'seeds'} that both have"
     sentence = (
         f"{row['sampler']} surpasses the baseline's best mAP of {row['baseline_best']:.3f} after "
         f"{row['iterations']:.0f} iterations instead of {row['baseline_iterations']:.0f}: a speed-up of "
@@ -93,11 +90,11 @@ def headline(runs: Runs, table: pd.DataFrame) -> str:
 
 
 def gain_sentence(table: pd.DataFrame, strategies: Mapping[str, str]) -> str:
-    """Whether this data set has anything to gain: each sampler's effective sample size over N, in words (spec §11).
+    """Return what each sampler's effective sample size over N says about the gain to expect on this data (spec §11).
 
     Args:
-        strategies: of the samplers, by name. Those that do not draw in proportion to scores (ranks, epochs) are left
-            out: their effective sample size is much the same whatever the scores.
+        strategies: of the samplers, by name. Samplers that do not draw in proportion to scores (ranks, epochs) are left
+            out: their effective sample size hardly depends on the scores.
     """
     ess = table["ess"].drop(BASELINE, errors="ignore").dropna()
     rows = [STRATEGIES.get(strategies.get(str(name), "proportional")) for name in ess.index]
@@ -107,8 +104,8 @@ def gain_sentence(table: pd.DataFrame, strategies: Mapping[str, str]) -> str:
         alike.setdefault(ess_in_words(float(value)), []).append(f"{name} {value:.2f}")
     if not alike:
         return ""
-    said = "; ".join(f"{', '.join(names)}, {words}" for words, names in alike.items())
-    return f"Is there anything to gain? Effective sample size of the scores over N at the end: {said}."
+    parts = "; ".join(f"{', '.join(names)}, {words}" for words, names in alike.items())
+    return f"Is there anything to gain? Effective sample size of the scores over N at the end: {parts}."
 
 
 def _render(
@@ -116,7 +113,7 @@ def _render(
 ) -> str:
     template = resources.files("isod.results.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    cells = printable(table)
+    cells = text_cells(table)
     params = {str(c).removeprefix("params."): set(runs.runs[c]) for c in runs.runs if str(c).startswith("params.")}
     settings = {name: values.pop() for name, values in sorted(params.items()) if len(values) == 1}
     varying = sorted(set(params) - set(settings) - PER_RUN)
@@ -125,14 +122,14 @@ def _render(
         runs=runs,
         headline=headline(runs, table),
         gain=gain_sentence(table.drop(index=list(runs.scoreless), errors="ignore"), runs.strategies),
-        fast=cells[[*FAST]].to_dict("records"),
-        high=cells[["sampler", *cells.columns.drop([*FAST])]].to_dict("records"),
-        notes=[n for n in notes(runs, table) if not n.startswith("DEMO")],
-        lead=lead_plate(runs, list(table.index[table["reached"]])),
-        chapters=chapters(runs, examples),
-        drawn=drawn,
+        speed=cells[[*SPEED]].to_dict("records"),
+        level=cells[[*LEVEL]].rename(columns={"final": f"final {HEADLINE}"}).to_dict("records"),
+        footnotes=[note for note in footnotes(runs, table) if not note.startswith("DEMO")],
+        lead=lead_figure(runs, list(table.index[table["reached"]])),
+        sections=report_sections(runs, examples),
+        picture_of=picture_of,
         triage=_triage_commands(runs),
-        guard_said=guard_sentence(guard),
+        guard_sentence=guard_sentence(guard),
         guard=_guard_cells(guard),
         consistency=_consistency_cells(consistency),
         without_statistics=examples.attrs["missing"],
@@ -146,7 +143,7 @@ def _render(
 
 
 def _guard_cells(guard: pd.DataFrame) -> list[dict[str, str]]:
-    """The guard as people read it; the key "worse" is "worse", "" or, without a verdict, "n/a"."""
+    """Return the guard as text; the column "worse" is "worse", "" or, without a verdict, "n/a"."""
     return [
         {
             "sampler": row["sampler"],
@@ -185,7 +182,7 @@ def _consistency_cells(consistency: pd.DataFrame) -> list[dict[str, str]]:
 
 
 def _triage_commands(runs: Runs) -> list[str]:
-    """What shows the most exploited examples as pictures (thesis C.1 to C.3): one run of each sampler that scores."""
+    """Return the commands that show the most drawn examples (thesis C.1 to C.3), for a run of each scoring sampler."""
     first = runs.runs.sort_values("seed").groupby("sampler").head(1)
     run_of = {row.sampler: str(row.Index) for row in first.itertuples()}
     store = str(runs.runs["params.store"].iloc[0]) if "params.store" in runs.runs else "STORE"
@@ -198,7 +195,7 @@ def _triage_commands(runs: Runs) -> list[str]:
 
 
 def _facts(runs: Runs) -> dict[str, str]:
-    """What the numbers were made from, for whoever wants to make them again."""
+    """Return what the numbers were made from, to reproduce them."""
     store = runs.runs["params.store"].iloc[0] if "params.store" in runs.runs else "not recorded"
     seeds = runs.runs.groupby("sampler")["seed"].apply(lambda s: f"{s.name}: {', '.join(map(str, sorted(s)))}")
     return {
@@ -214,7 +211,7 @@ def _facts(runs: Runs) -> dict[str, str]:
 
 
 def _as_json(runs: Runs, table: pd.DataFrame, guard: pd.DataFrame, consistency: pd.DataFrame) -> dict[str, object]:
-    """What is in the tables, as strict JSON: null for what does not exist."""
+    """Return the tables as strict JSON: null for what does not exist."""
 
     def plain(value: object) -> object:
         return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""How a sampler looks, in every figure of every report: hue for its heuristic, dashes and marker for its variant."""
+"""The look of each sampler, the same in every figure: hue for its heuristic, dashes and marker for its variant."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from isod.results.report.fonts import families
 from isod.sampling.samplers import SAMPLERS
+from isod.vocabulary import BASELINE
 
 Dash = str | tuple[int, tuple[float, ...]]
 
@@ -35,7 +36,7 @@ SOFT = "#6a6a6a"  # text beside the data
 
 
 def rc(names: Iterable[str]) -> Any:
-    """matplotlib's settings for a figure that shows these names of classes and samplers."""
+    """Return matplotlib's settings for a figure that shows these names of classes and samplers."""
     return RC | {"font.family": families(names)}
 
 
@@ -52,7 +53,7 @@ class Look:
 # The colours also differ in lightness and the lines in marker, so that they stay apart in grey and for colour-blind
 # readers.
 LOOKS: dict[str, Look] = {
-    "baseline": Look("#2b2b2b"),
+    BASELINE: Look("#2b2b2b"),
     "LIS": Look("#d55e00", LONG, "o"),
     "LIS-RB": Look("#f0a04b", DASH_DOT, "^"),
     "LIS-RHO": Look("#8a2f00", DOTS, "D"),
@@ -68,7 +69,7 @@ LOOKS |= zip([name for name in SAMPLERS if name not in LOOKS], OTHERS, strict=Fa
 
 
 def look_of(sampler: str, samplers: Sequence[str]) -> Look:
-    """The sampler's own look; one that isod does not name takes the next free one in the order of the sweep.
+    """Return the sampler's look; a sampler that isod does not name gets the next free one in the order of the sweep.
 
     Args:
         samplers: all of the sweep, whether drawn here or not: a sampler looks the same in every figure.

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-TOP = 100  # most drawn examples of a run, as the thesis looks at
+TOP = 100  # most drawn examples of a run, as in the thesis
 
 
 @dataclass(frozen=True)
@@ -22,16 +22,16 @@ class Agreement:
 
 
 def importance_by_seed(examples: pd.DataFrame, sampler: str) -> pd.DataFrame:
-    """[example × seed] mean importance; NaN where a run never drew the example; no columns for a sampler that scores
-    nothing."""
+    """Return mean importance, [example × seed]; NaN where a run never drew the example; no columns for a sampler that
+    scores nothing."""
     return _by_seed(examples, sampler, "mean_importance").pipe(lambda wide: wide.loc[:, (wide.fillna(0) != 0).any()])
 
 
 def rank_correlation(wide: pd.DataFrame) -> Agreement:
-    """Spearman's correlation of every pair of columns, over the examples that both have; NaN below two columns.
+    """Return Spearman's correlation of every pair of columns, over the examples that both have; NaN below two columns.
 
-    Each column is sorted once, and a pair counts its way to the ranks among what both have: pandas sorts again for
-    every pair, which takes several times as long.
+    Each column is sorted once, and the ranks of a pair come from counting. pandas sorts again for every pair, which
+    takes several times as long.
     """
     known = wide.notna().to_numpy()  # [examples, runs]
     ordinals = np.zeros(wide.shape, dtype=np.int64)
@@ -47,13 +47,13 @@ def rank_correlation(wide: pd.DataFrame) -> Agreement:
 
 
 def _ranks(ordinals: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Ranks from 0 of values given as their places among all that occur; equal ones share their mean rank."""
+    """Return ranks from 0; the values are ordinals, and equal ones share their mean rank."""
     counts = np.bincount(ordinals)
     return (np.cumsum(counts) - counts + (counts - 1) / 2)[ordinals]
 
 
 def consistency_table(examples: pd.DataFrame) -> pd.DataFrame:
-    """How alike the runs of each sampler are.
+    """Return how alike the runs of each sampler are.
 
     Args:
         examples: as ``load_examples`` gives them, with ``draw_count`` and ``mean_importance``.
@@ -93,7 +93,7 @@ def _top(draws: pd.Series, importance: pd.Series) -> set[int]:
 
 
 def _by_seed(examples: pd.DataFrame, sampler: str, column: str) -> pd.DataFrame:
-    """[example × seed] of a statistic, over the examples that the run drew."""
+    """Return a statistic, [example × seed], over the examples that the run drew."""
     rows = examples.loc[(examples["sampler"] == sampler) & (examples["draw_count"] > 0), ["index", "seed", column]]
     seeds, column_of = np.unique(rows["seed"], return_inverse=True)
     size = int(rows["index"].max()) + 1 if len(rows) else 0

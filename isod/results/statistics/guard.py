@@ -1,21 +1,21 @@
 """What got worse: the guard that thesis §6.3.3 asks for, class by class and size by size.
 
 Drawing by importance moves training time from one kind of object to another, and a mean over classes can rise while a
-class that matters falls. So every stratum is held against the baseline's own seed-to-seed spread.
+class that matters falls. So every stratum is compared with the baseline's own seed-to-seed spread.
 
 **The rule.** With n baseline seeds and m of the sampler, both at the last validation, a stratum is worse when
 
     mean of the sampler < mean of the baseline − sd · max(1, t · √(1/n + 1/m)),
 
-both of the seeds that they share, or of all where they share none; sd is the baseline's sample standard deviation over
-its seeds and t the 97.5 % quantile of Student's distribution with n − 1 degrees of freedom. The first of the two limits
-says that the loss is as large as the spread; the second that seeds alone do not explain it: an equal sampler falls
-below it in at most 2.5 % of strata (normal values, seeds independent; fewer if a seed moves both samplers alike). At
-the thesis's ten seeds the two are the same (1.01 sd); at five the limit is 1.8 sd, at three 3.5 sd, at two 12.7 sd: few
-seeds can only show a large loss. With one baseline seed there is no spread and no verdict. Where all of its seeds end
-at the same value, as they do in a stratum of a handful of objects, one object's worth is tolerated instead, 1 over
-their number. The strata are not corrected for their number, as a guard had better call once too often:
-``guard_sentence`` says how many of them chance alone would mark.
+both over the seeds that they share, or over all where they share none; sd is the baseline's sample standard deviation
+over its seeds and t the 97.5 % quantile of Student's distribution with n − 1 degrees of freedom. The first of the two
+limits says that the loss is as large as the spread; the second that seeds alone do not explain it: an equal sampler
+falls below it in at most 2.5 % of strata (normal values, seeds independent; fewer if a seed moves both samplers alike).
+At the thesis's ten seeds the two are the same (1.01 sd); at five the limit is 1.8 sd, at three 3.5 sd, at two 12.7 sd:
+few seeds can only show a large loss. With one baseline seed there is no spread and no verdict. Where all of its seeds
+end at the same value, as in a stratum of few objects, the tolerance is one object instead, 1 over their number. There
+is no correction for the number of strata, as a false alarm costs less than a loss that nobody sees: ``guard_sentence``
+gives the number of strata that chance alone would mark.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import math
 import pandas as pd
 from scipy.special import stdtrit
 
-from isod.tracking.sweep_reader import Runs, of_the_same_seeds
+from isod.tracking.runs import Runs, of_the_same_seeds
 from isod.vocabulary import BASELINE, HEADLINE, STRATA, metric_key
 
 CHANCE = 0.025  # one-sided: share of equal strata that the rule marks
@@ -36,7 +36,7 @@ COLUMNS = (
 
 
 def guard_table(runs: Runs) -> pd.DataFrame:
-    """Every stratum of every sampler beside the baseline, at the last validation; the rule is the module's.
+    """Compare every stratum of every sampler with the baseline, at the last validation, by the rule above.
 
     Returns:
         One row per sampler (the baseline has none) and stratum that has ground truth, in the order of samplers, then
@@ -66,7 +66,7 @@ def guard_table(runs: Runs) -> pd.DataFrame:
 
 
 def spreads_tolerated(baseline_seeds: int, other_seeds: int) -> float:
-    """How many of the baseline's standard deviations below its mean are tolerated; NaN with one baseline seed."""
+    """Return the tolerance below the baseline's mean, in its standard deviations; NaN with one baseline seed."""
     if baseline_seeds < 2:
         return math.nan
     chance = stdtrit(baseline_seeds - 1, 1 - CHANCE) * math.sqrt(1 / baseline_seeds + 1 / other_seeds)
@@ -74,7 +74,7 @@ def spreads_tolerated(baseline_seeds: int, other_seeds: int) -> float:
 
 
 def regressions(table: pd.DataFrame) -> list[str]:
-    """One line for each stratum of ``guard_table`` that is worse, the largest loss first."""
+    """Return one line for each stratum of ``guard_table`` that is worse, the largest loss first."""
     worse = table[table["worse"]].sort_values("difference", kind="stable")
     return [
         f"{row['sampler']}: {row['metric']} ended at {row['other']:.3f}, the baseline at {row['baseline']:.3f} ± "
@@ -85,12 +85,12 @@ def regressions(table: pd.DataFrame) -> list[str]:
 
 
 def guard_sentence(table: pd.DataFrame) -> str:
-    """How many strata got worse, and how many chance alone would mark; what is missing for a verdict."""
+    """Return how many strata got worse and how many chance alone would mark, or what is missing for a verdict."""
     judged = int(table["tolerance"].notna().sum())
     if table.empty:
-        return "Guard: nothing to judge, as no sampler has finished runs beside the baseline's."
+        return "Guard: n/a, as no sampler but the baseline has finished runs."
     if not judged:
-        return "Guard: n/a, as the baseline needs two seeds or more to show its own spread."
+        return "Guard: n/a, as the baseline needs two seeds or more for a seed-to-seed spread."
     return (
         f"Guard: {int(table['worse'].sum())} of {judged} strata ended lower than the baseline by more than its "
         f"seed-to-seed spread; chance alone would mark up to about {CHANCE * judged:.1f}."
@@ -98,7 +98,7 @@ def guard_sentence(table: pd.DataFrame) -> str:
 
 
 def _strata(runs: Runs) -> list[tuple[str, str, str, int]]:
-    """(metric, class, size, objects) of every stratum that has ground truth."""
+    """Return (metric, class, size, objects) of every stratum that has ground truth."""
     counts = {
         (name, size): runs.last(metric_key("GT", stratum, name))
         for name in runs.class_names

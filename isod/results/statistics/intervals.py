@@ -1,4 +1,4 @@
-"""How sure a speed-up is: bootstrap over seeds, and what two equal samplers would show.
+"""The uncertainty of a speed-up: bootstrap over seeds, and what two equal samplers would show.
 
 Misses ("not reached") enter as infinitely many iterations, that is a speed-up of −1, so that they are part of the
 interval and not dropped from it, as AlgoPerf counts them (Dahl et al. 2023, arXiv:2306.07179).
@@ -8,7 +8,7 @@ spread itself is only estimated: with three or five seeds the plain percentile i
 in 10 to 20 % of studies instead of 5 %. So each resampled mean curve is moved away from the observed mean curve by the
 factor √(n/(n − 1)) · √((n − 1)/χ²), with χ² drawn anew for each resample with n − 1 degrees of freedom. The mean of a
 single validation is then distributed as in Student's t interval (up to the seeds being few distinct numbers). Nothing
-in it is fitted to a simulation; ``tests/test_results_coverage.py`` has the coverage that comes out.
+is fitted to a simulation; ``tests/results/test_coverage.py`` measures the coverage.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
-MIN_SEEDS = 3  # below it a bootstrap over seeds says nothing
+MIN_SEEDS = 3  # for a bootstrap over seeds
 NOT_REACHED = -1.0  # speed-up of infinitely many iterations
 MIN_SEEDS_OF_MEDIAN = 5  # three medians of three seeds are hardly a distribution
 ALL_SWAPS = 12  # seeds up to which every one of the 2ⁿ exchanges is tried
@@ -34,7 +34,7 @@ class Interval:
 
 
 def speedups(baseline: np.ndarray, other: np.ndarray, iterations: np.ndarray) -> np.ndarray:
-    """Eq. 5.1 for many pairs of curves at once; ``isod.results.speedup`` is the one-pair form.
+    """Return eq. 5.1 for many pairs of curves at once; ``speedup`` is the form for one pair.
 
     Args:
         baseline, other: [R, T] metric at each of the T iterations; a row of NaN in baseline is not allowed.
@@ -50,7 +50,7 @@ def speedups(baseline: np.ndarray, other: np.ndarray, iterations: np.ndarray) ->
 
 
 def ratio_minus_one(baseline: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Speed-up from iterations of the baseline (finite) and the other; NOT_REACHED where the other's are infinite."""
+    """Return the speed-up from iterations of the baseline (finite) and the other; NOT_REACHED for infinite ones."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(baseline == other, 0.0, baseline / other - 1)
 
@@ -58,7 +58,7 @@ def ratio_minus_one(baseline: np.ndarray, other: np.ndarray) -> np.ndarray:
 def bootstrap_interval(
     baseline: np.ndarray, other: np.ndarray, iterations: np.ndarray, *, resamples: int = 4000, seed: int = 0
 ) -> Interval | None:
-    """Interval of the speed-up of the mean curve when seeds are drawn anew, in pairs and scaled as the module says.
+    """Return the interval of the mean curve's speed-up when seeds are drawn anew, in pairs and scaled as said above.
 
     One seed gives all samplers the same initial weights, so a resample takes the same seeds, and the same scale, for
     both.
@@ -75,8 +75,8 @@ def bootstrap_interval(
 
 
 def resampled_means(*curves: np.ndarray, resamples: int = 4000, seed: int = 0) -> list[np.ndarray]:
-    """[resamples, T] mean curves of each sampler when seeds are drawn anew, scaled as the module says; the same seeds
-    and scale for all. Each of ``curves`` is [S, T], row s the same seed in all."""
+    """Return [resamples, T] mean curves of each sampler when seeds are drawn anew, scaled as said above; the same
+    seeds and scale for all. Each of ``curves`` is [S, T], row s the same seed in all."""
     share = _scaled_resample(len(curves[0]), resamples, np.random.default_rng(seed))
     return [_mean(share, of_sampler) for of_sampler in curves]
 
@@ -84,11 +84,11 @@ def resampled_means(*curves: np.ndarray, resamples: int = 4000, seed: int = 0) -
 def null_interval(
     baseline: np.ndarray, iterations: np.ndarray, *, seeds: int | None = None, resamples: int = 4000, seed: int = 0
 ) -> Interval | None:
-    """Where the speed-up of a sampler falls that is the baseline itself, with seeds of its own.
+    """Return the interval of the speed-up of the baseline over itself, with other seeds.
 
     It is the distribution of the speed-up between two independent mean curves of ``seeds`` runs each (as many as the
     baseline has, by default), drawn from the baseline's and scaled as the module says; [S, T] as above. All runs of the
-    baseline tell how far single runs spread, also where fewer are compared, and means of fewer spread further. Of two
+    baseline enter the spread of single runs, also where fewer are compared, and means of fewer spread further. Of two
     equal samplers each has the higher maximum with probability one half, so half of this distribution lies at "not
     reached"; that is the low end, and the 5 % outside of the interval are all at the high end, at its 95 % quantile. So
     a speed-up above the high end is what noise alone shows in one of twenty studies. If a seed moves both samplers
@@ -106,7 +106,7 @@ def null_interval(
 def chance_of(
     baseline: np.ndarray, other: np.ndarray, iterations: np.ndarray, *, swaps: int = 4095, seed: int = 0
 ) -> float | None:
-    """How often chance alone gives at least this speed-up: a permutation test over seed pairs.
+    """Return how often chance alone gives at least this speed-up: a permutation test over seed pairs.
 
     If the two samplers are equal, it does not matter which of the two runs of a seed is called the baseline's. So the
     names are exchanged within the seeds in all 2ⁿ ways (beyond ALL_SWAPS seeds: in ``swaps`` random ways and the one
@@ -135,7 +135,7 @@ def chance_of(
 
 
 def fixed_target(baseline: np.ndarray) -> float:
-    """A value that every baseline seed reaches: the lowest of their best values; [S, T], NaN ignored.
+    """Return a value that every baseline seed reaches: the lowest of their best values; [S, T], NaN ignored.
 
     AlgoPerf fixes a workload's target from repeated runs of a reference, and times every submission to it (Dahl et al.
     2023, arXiv:2306.07179). Its target is one that half of the reference's runs reach; ours is one that all of them do,
@@ -145,13 +145,13 @@ def fixed_target(baseline: np.ndarray) -> float:
 
 
 def iterations_to(curves: np.ndarray, target: float, iterations: np.ndarray) -> np.ndarray:
-    """[S] first iteration at which each run is at or above the target; infinite for a miss. Curves are [S, T]."""
+    """Return [S], the first iteration at which each run reaches the target; infinite for a miss. Curves are [S, T]."""
     there = curves >= target  # False for NaN
     return np.where(there.any(axis=1), iterations[there.argmax(axis=1)].astype(float), np.inf)
 
 
 def target_interval(ours: np.ndarray, theirs: np.ndarray, *, resamples: int = 4000, seed: int = 0) -> Interval | None:
-    """Percentile interval of the speed-up to a fixed target when seeds are drawn anew, in pairs.
+    """Return the percentile interval of the speed-up to a fixed target when seeds are drawn anew, in pairs.
 
     The speed-up is the baseline's median iterations over the other's, minus 1. The target stays as it is.
 
@@ -167,7 +167,7 @@ def target_interval(ours: np.ndarray, theirs: np.ndarray, *, resamples: int = 40
 
 
 def difference_interval(differences: np.ndarray) -> Interval | None:
-    """Student's t interval of the mean of paired differences [S]; None with fewer than MIN_SEEDS seeds."""
+    """Return Student's t interval of the mean of paired differences [S]; None with fewer than MIN_SEEDS seeds."""
     seeds = len(differences)
     if seeds < MIN_SEEDS:
         return None
@@ -176,7 +176,7 @@ def difference_interval(differences: np.ndarray) -> Interval | None:
 
 
 def probability_of_improvement(baseline: np.ndarray, other: np.ndarray) -> float:
-    """How likely a run of the other ends higher than a run of the baseline: the share of all pairs; a tie is half.
+    """Return the probability that a run of the other ends higher than one of the baseline: share of pairs, ties half.
 
     Agarwal et al. 2021 (arXiv:2108.13264), the Mann-Whitney statistic over its maximum; 0.5 for equal samplers. Both
     arguments are [S] without NaN; they need not have the same seeds.
@@ -185,8 +185,8 @@ def probability_of_improvement(baseline: np.ndarray, other: np.ndarray) -> float
 
 
 def _scaled_resample(seeds: int, resamples: int, rng: np.random.Generator, number: int | None = None) -> np.ndarray:
-    """[resamples, seeds] weights of a mean over that number drawn with replacement, by default as many as there are,
-    scaled; each row sums to 1."""
+    """Return [resamples, seeds] scaled weights of a mean over ``number`` seeds drawn with replacement, by default all;
+    each row sums to 1."""
     number = number or seeds
     drawn = rng.multinomial(number, np.full(seeds, 1 / seeds), size=resamples) / number
     scale = np.sqrt(seeds / rng.chisquare(seeds - 1, size=(resamples, 1)))
@@ -194,7 +194,7 @@ def _scaled_resample(seeds: int, resamples: int, rng: np.random.Generator, numbe
 
 
 def _mean(share: np.ndarray, curves: np.ndarray) -> np.ndarray:
-    """[resamples, T] mean curves, rounded so that equal curves stay equal: surpassing is strict."""
+    """Return [resamples, T] mean curves, rounded so that equal curves stay equal: surpassing is strict."""
     return np.round(share @ curves, 12)
 
 

@@ -1,4 +1,4 @@
-"""The thesis's order of samplers beside a sweep's own: which of its claims hold here, which noise leaves open."""
+"""The thesis's order of samplers, claim by claim: which claims hold in a sweep, and which noise leaves open."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from isod.results.statistics.intervals import CONFIDENCE, MIN_SEEDS, resampled_means, speedups
-from isod.tracking.sweep_reader import Runs
+from isod.tracking.runs import Runs
 from isod.vocabulary import BASELINE, HEADLINE
 
 
@@ -37,7 +37,7 @@ THESIS_ORDER = (
 
 
 def order_table(runs: Runs, claims: tuple[Claim, ...] = THESIS_ORDER, metric: str = HEADLINE) -> pd.DataFrame:
-    """Each claim beside what the runs say of it.
+    """Return for each claim whether it holds in these runs.
 
     The seeds that the two samplers and the baseline have in common are drawn anew, as for the interval of a speed-up
     (``bootstrap_interval``), the same for all three. "Not reached" is a speed-up of −1, so of two samplers that never
@@ -64,7 +64,7 @@ def order_table(runs: Runs, claims: tuple[Claim, ...] = THESIS_ORDER, metric: st
 
 
 def _share(claim: Claim, curves: list[np.ndarray], iterations: np.ndarray) -> float:
-    """Of the resamples, how many agree; curves are of the baseline and the claim's two samplers, [seed × iteration]."""
+    """Return the share of resamples that agree; curves of the baseline and the claim's samplers, [seed × iteration]."""
     baseline, sampler, other = resampled_means(*curves)
     first = speedups(baseline, sampler, iterations)
     second = 0.0 if claim.other == BASELINE else speedups(baseline, other, iterations)

@@ -7,7 +7,7 @@ import pandas as pd
 
 
 def speedup(baseline: pd.Series, other: pd.Series) -> float | None:
-    """Iterations at which the baseline reaches its maximum, over those at which the other surpasses it, minus 1.
+    """Return the iterations to the baseline's maximum over the iterations at which the other surpasses it, minus 1.
 
     The baseline's iteration is the *first* at its maximum; the other's is the first that is *strictly* above that
     maximum. +1.0 is +100 %: half the iterations. NaN is a validation without a value: it is never a maximum and never
@@ -29,7 +29,7 @@ def speedup(baseline: pd.Series, other: pd.Series) -> float | None:
 
 
 def best_iteration(curve: pd.Series) -> int:
-    """The first iteration at the curve's maximum."""
+    """Return the first iteration at the curve's maximum."""
     _require_grid(curve)
     values = curve.to_numpy(dtype=float)
     if np.isnan(values).all():
@@ -38,9 +38,9 @@ def best_iteration(curve: pd.Series) -> int:
 
 
 def passing_iteration(baseline: pd.Series, other: pd.Series) -> int | None:
-    """The first iteration at which the other is strictly above the baseline's maximum; None if there is none."""
+    """Return the first iteration at which the other is strictly above the baseline's maximum; None if there is none."""
     _require_grid(other)
-    best_iteration(baseline)  # refuses a baseline without values
+    best_iteration(baseline)  # raises for a baseline without values
     if not np.array_equal(baseline.index.to_numpy(), other.index.to_numpy()):
         raise ValueError(
             f"both curves must be validated at the same iterations, got {_grid_text(baseline)} and {_grid_text(other)}"

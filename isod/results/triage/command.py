@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-import ast
-import re
+import logging
 import tempfile
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import torch
-from mlflow.entities import Run
-from mlflow.tracking import MlflowClient
 
-from isod.config.settings import DetectorConfig
 from isod.data.store.split import CropStore
-from isod.detector import Detector
+from isod.detector.model import DetectorModel
+from isod.detector.saved import load_model
 from isod.errors import InputError
 from isod.results.triage.page import summary, write_sheet
 from isod.results.triage.sheet import make_sheet
-from isod.tracking.examples import ARTIFACT as EXAMPLES
-from isod.tracking.histories import connect, explained
-from isod.vocabulary import PARENT_TAG, SWEEP_TAG
+from isod.tracking.run_reader import RecordedRun, read_run
+from isod.vocabulary import OLD_MODEL
 
-MODEL = "model.pt"
-COLUMNS = ("index", "frame_id", "draw_count", "mean_importance")  # that every examples.parquet has
-LISTED = 6  # runs that a message names
-
-
-@dataclass(frozen=True)
-class TriageRun:
-    """What MLflow keeps of one run and triage needs."""
-
-    run_id: str
-    name: str
-    experiment: str
-    params: dict[str, str]
-    examples: pd.DataFrame  # one row per row of the store's train split
-    weights: dict[str, torch.Tensor] | None  # state dict of the detector; None where the run left none
+log = logging.getLogger(__name__)
 
 
 def triage_command(
@@ -61,14 +39,23 @@ def triage_command(
     if top < 1:
         raise InputError(f"--top must be ≥ 1, got {top}")
     crops = CropStore.open(store)
-    found = load_run(tracking_uri, run, experiment)
-    require_same_data(found, crops)
+    with tempfile.TemporaryDirectory() as folder:
+        found = read_run(tracking_uri, run, Path(folder), experiment)
+        require_same_data(found, crops)
+        detector, threshold = (None, 0.0) if found.model is None else open_model(found.model, crops)
+    if found.old_model:
+        log.warning(
+            "run %s has the %s of an isod before 0.2, which this one does not read: the sheet shows no predictions; "
+            "the isod that trained the run shows them",
+            found.name,
+            OLD_MODEL,
+        )
     sheet = make_sheet(
         f"run {found.name} (experiment {found.experiment})",
         found.examples,
         crops,
-        None if found.weights is None else load_detector(found, crops),
-        detector_config(found.params),
+        detector,
+        threshold,
         top=top,
         trained_on=found.params.get("store"),
     )
@@ -77,101 +64,11 @@ def triage_command(
     return page
 
 
-def load_run(tracking_uri: str, run: str, experiment: str | None = None) -> TriageRun:
-    """Read one run: its parameters, examples.parquet, and model.pt if it has one. Raises InputError."""
-    client = connect(tracking_uri)
-    with explained(tracking_uri):
-        found = _find(client, tracking_uri, run, experiment)
-        where = client.get_experiment(found.info.experiment_id).name
-        name = found.info.run_name or found.info.run_id
-        artifacts = {item.path for item in client.list_artifacts(found.info.run_id)}
-        if EXAMPLES not in artifacts:
-            raise InputError(_why_no_examples(client, found, name))
-        with tempfile.TemporaryDirectory() as folder:
-            examples = _read_examples(client.download_artifacts(found.info.run_id, EXAMPLES, folder), name)
-            weights = None
-            if MODEL in artifacts:
-                weights = _read_weights(client.download_artifacts(found.info.run_id, MODEL, folder), name)
-    return TriageRun(found.info.run_id, name, where, dict(found.data.params), examples, weights)
-
-
-def _find(client: MlflowClient, tracking_uri: str, run: str, experiment: str | None) -> Run:
-    """The one run of that id or name."""
-    experiments = {e.experiment_id: e.name for e in client.search_experiments()}
-    if experiment is not None:
-        names = ", ".join(sorted(experiments.values())) or "none"
-        experiments = {key: name for key, name in experiments.items() if name == experiment}
-        if not experiments:
-            raise InputError(f"{tracking_uri} has no experiment {experiment!r}; it has: {names}")
-    place = tracking_uri if experiment is None else f"experiment {experiment!r} of {tracking_uri}"
-    quote = "'" if '"' in run else '"'
-    if quote in run:
-        raise InputError(f"a run's name cannot have both kinds of quotes, got {run!r}: use its id")
-    wanted = f"attributes.run_name = {quote}{run}{quote}"
-    if re.fullmatch("[0-9a-f]{32}", run):
-        wanted = f"attributes.run_id = '{run}'"
-    latest = ["attributes.start_time DESC"]
-    matching = list(client.search_runs(list(experiments), wanted, order_by=latest)) if experiments else []
-    if len(matching) == 1:
-        return matching[0]
-    if not matching:
-        there = client.search_runs(list(experiments), order_by=latest, max_results=LISTED) if experiments else []
-        names = ", ".join(item.info.run_name or item.info.run_id for item in there) or "none"
-        raise InputError(f"{place} has no run {run!r}; the latest are: {names}")
-    listed = ", ".join(
-        f"{item.info.run_id} ({experiments[item.info.experiment_id]}, started "
-        f"{pd.Timestamp(item.info.start_time, unit='ms'):%Y-%m-%d %H:%M} UTC)"
-        for item in matching[:LISTED]
-    )
-    raise InputError(f"{place} has {len(matching)} runs {run!r}: give one's id instead: {listed}")
-
-
-def _why_no_examples(client: MlflowClient, run: Run, name: str) -> str:
-    if SWEEP_TAG in run.data.tags:
-        children = client.search_runs(
-            [run.info.experiment_id], f"tags.`{PARENT_TAG}` = '{run.info.run_id}'", max_results=LISTED
-        )
-        names = ", ".join(sorted(item.info.run_name or item.info.run_id for item in children)) or "none"
-        return f"run {name!r} is a whole sweep: choose one of its runs ({names})"
-    why = {
-        "RUNNING": "it is still running, and leaves them when it ends",
-        "SCHEDULED": "it has not started",
-        "FAILED": "it failed, and a run leaves them when it ends",
-        "KILLED": "it was stopped, and a run leaves them when it ends",
-    }.get(run.info.status, "isod did not write it")
-    return f"run {name!r} has no per-example statistics ({EXAMPLES}): {why}"
-
-
-def _read_examples(path: str, name: str) -> pd.DataFrame:
-    try:
-        examples = pd.read_parquet(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{EXAMPLES} of run {name!r} cannot be read: {str(error).splitlines()[0]}") from None
-    missing = [column for column in COLUMNS if column not in examples]
-    if missing:
-        raise InputError(f"{EXAMPLES} of run {name!r} has no column {', '.join(missing)}: isod did not write it")
-    if "margin" not in examples:  # runs of an isod that did not record it
-        examples["margin"] = np.nan
-    examples = examples.sort_values("index", ignore_index=True)
-    if not np.array_equal(examples["index"], np.arange(len(examples))):
-        raise InputError(f"{EXAMPLES} of run {name!r} has not one row for each example: isod did not write it")
-    return examples
-
-
-def _read_weights(path: str, name: str) -> dict[str, torch.Tensor]:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # A damaged file may fail in torch with any error, of many lines.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise InputError(f"{MODEL} of run {name!r} cannot be read: {reason}") from None
-
-
-def require_same_data(run: TriageRun, store: CropStore) -> None:
-    """Refuse a store of other data than the run's; one that was moved is the same. Raises InputError."""
+def require_same_data(run: RecordedRun, store: CropStore) -> None:
+    """Raise InputError if the store holds other data than the run trained on; a store that was moved is the same."""
     split = store.split("train")
     trained_on = run.params.get("store", "a store that it does not name")
-    what = f"run {run.name!r} trained on {trained_on}, and {store.uri} holds other data"
+    what = f"run {run.name!r} trained on {trained_on}, but {store.uri} holds other data"
     if len(run.examples) != len(split):
         raise InputError(f"{what}: {len(run.examples)} training examples there, {len(split)} here")
     names = split.annotations().frame_ids
@@ -181,34 +78,16 @@ def require_same_data(run: TriageRun, store: CropStore) -> None:
         raise InputError(f"{what}: example {at} is frame {run.examples['frame_id'][at]!r} there, {names[at]!r} here")
 
 
-def detector_config(params: dict[str, str]) -> DetectorConfig:
-    """The detector's settings from a run's parameters ``detector.*``; what is not there keeps its default.
+def open_model(folder: Path, store: CropStore) -> tuple[DetectorModel, float]:
+    """Return a saved detector, and the least score of its detections that people are shown.
 
-    Raises InputError for a value that is not one.
+    Raises:
+        InputError: a model that cannot be read, or that knows other classes than the store.
     """
-    given = {}
-    for field in fields(DetectorConfig):
-        text = params.get(f"detector.{field.name}")
-        if text is not None:
-            try:
-                given[field.name] = ast.literal_eval(text)
-            except (ValueError, SyntaxError):
-                raise InputError(f"the run's parameter detector.{field.name} is no value, got {text!r}") from None
-    try:
-        return DetectorConfig(**given)
-    except TypeError:
-        raise InputError(f"the run's parameters detector.* are not the settings of a detector: {given}") from None
-
-
-def load_detector(run: TriageRun, store: CropStore) -> Detector:
-    """The run's trained network. Raises InputError if its weights do not fit its settings or the store's classes."""
-    detector = Detector(len(store.meta.class_names), detector_config(run.params), seed=0)
-    try:
-        detector.load_state_dict(run.weights or {})
-    except (RuntimeError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
+    detector, description = load_model(folder)
+    if description.class_names != store.meta.class_names:
         raise InputError(
-            f"{MODEL} of run {run.name!r} does not fit its parameters detector.* and the {len(store.meta.class_names)} "
-            f"classes of {store.uri}: {reason}"
-        ) from None
-    return detector.eval()
+            f"the run's model knows the classes {', '.join(description.class_names)}, and {store.uri} has "
+            f"{', '.join(store.meta.class_names)}"
+        )
+    return detector, description.detector.display_threshold

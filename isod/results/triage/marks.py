@@ -1,4 +1,4 @@
-"""Boxes as the contact sheet draws them, and where their words go without lying on one another."""
+"""Boxes as the contact sheet draws them, and places for their words that do not overlap."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 FONT = 1 / 36  # height of the words over the width of the crop, on a card
 ENLARGED = 1 / 90  # the same in the enlarged picture
-LETTER = 0.6  # width of a letter over the height of the words, a guess on the wide side
+LETTER = 0.6  # width of a letter over the height of the words, rather too wide than too narrow
 URGENT = ("contradiction", "truth", "prediction", "dont-care")  # whose words get the free places first
 
 Area = tuple[float, float, float, float]  # xyxy, crop pixels
@@ -23,12 +23,12 @@ class Mark:
     height: float
     words: str  # "" for none
     kind: str  # truth, dont-care, prediction, contradiction (a prediction that a guess rests on) or fault
-    below: bool = False  # whether the words stand below the box rather than above it
+    below: bool = False  # whether the words are below the box rather than above it
     right: bool = False  # whether they end at its right side rather than begin at its left
     crowded: bool = False  # whether a card has no free place for them: only the enlarged picture shows them
 
     def area(self, font: float) -> Area:
-        """Where words of this height in crop pixels lie."""
+        """Return the area of words of this height, in crop pixels."""
         width = LETTER * font * len(self.words)
         x = self.x + self.width - width if self.right else self.x
         y = self.y + self.height if self.below else self.y - 1.2 * font
@@ -36,29 +36,29 @@ class Mark:
 
 
 def place_words(marks: Sequence[Mark], size: tuple[int, int]) -> list[Mark]:
-    """The marks in their order, each with its words at the first place that is free and inside the crop.
+    """Return the marks in their order, each with its words at the first free place inside the crop.
 
-    Labels try above their box first and predictions below it, so that the two of one object stay apart.
+    Labels are above their box if there is space, predictions below, so that the two of one object do not meet.
 
     Args:
         size: (height, width) of the crop, pixels.
     """
-    placed = [replace(mark, crowded=True) for mark in marks]  # where there is no place at all, one on another
-    settled: list[int] = []
+    placed = [replace(mark, crowded=True) for mark in marks]  # where there is no free place, they overlap
+    done: list[int] = []
     waiting = sorted((n for n in range(len(marks)) if marks[n].words), key=lambda n: (URGENT.index(marks[n].kind), n))
     for share, crowded in ((FONT, False), (ENLARGED, True)):
         for n in waiting.copy():
-            taken = [placed[other].area(share * size[1]) for other in settled]
+            taken = [placed[other].area(share * size[1]) for other in done]
             place = _free_place(replace(marks[n], crowded=crowded), share * size[1], taken, size)
             if place is not None:
                 placed[n] = place
-                settled.append(n)
+                done.append(n)
                 waiting.remove(n)
     return placed
 
 
 def _free_place(mark: Mark, font: float, taken: Sequence[Area], size: tuple[int, int]) -> Mark | None:
-    """The mark with its words at the first of four places that is inside the crop and on none of the areas taken."""
+    """Return the mark with its words at the first of four places inside the crop and outside the areas taken."""
     first = mark.kind in ("prediction", "contradiction")
     for below in (first, not first):
         for right in (False, True):

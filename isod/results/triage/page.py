@@ -1,4 +1,4 @@
-"""The contact sheet of triage as one HTML page that stands alone, as a CSV for annotators, and on the terminal."""
+"""The contact sheet of triage as an HTML page without other files, as a CSV for annotators, and for the terminal."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ MEANINGS = {
 
 
 def write_sheet(sheet: Sheet, out: Path) -> Path:
-    """Write triage.html and triage.csv into a folder, which is made if need be; the path of the page.
+    """Write triage.html and triage.csv into a folder; return the path of the page.
 
-    Raises InputError if the folder cannot be written.
+    Raises:
+        InputError: the folder cannot be written.
     """
     page = render(sheet)
     try:
@@ -43,7 +44,7 @@ def write_sheet(sheet: Sheet, out: Path) -> Path:
 
 
 def _csv_line(sheet: Sheet, card: Card) -> dict[str, object]:
-    """One row of triage.csv; the columns of the guess are empty where there is none."""
+    """Return one row of triage.csv; the columns of the guess are empty where there is none."""
     first = card.findings[0] if card.findings else None
     x0, y0, x1, y1 = (round(value, 1) for value in first.box) if first else ("",) * 4
     line: dict[str, object] = {
@@ -68,37 +69,37 @@ def _csv_line(sheet: Sheet, card: Card) -> dict[str, object]:
 
 
 def _as_text(value: str) -> str:
-    """A name from the data as a cell that no spreadsheet takes for a formula."""
+    """Return a name from the data as a cell that no spreadsheet reads as a formula."""
     return f"'{value}" if value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def summary(sheet: Sheet) -> str:
-    """What the terminal says."""
+    """Return what is printed on the terminal."""
     lines = [lead(sheet)]
     if sheet.threshold is None:
-        lines.append("The run left no model.pt, so there are no predictions and no guesses.")
+        lines.append("The run has no model, so there are no predictions and no guesses.")
     else:
         width = max(len(name) for name, _, _ in sheet.tally)
         known = sheet.wrong_share is not None
         lines.append(f"{'guess'.ljust(width)}  examples" + ("  of them with a planted error" if known else ""))
         lines += [f"{name.ljust(width)}  {cards:>8}" + (f"  {wrong:>28}" if known else "")
                   for name, cards, wrong in sheet.tally]  # fmt: skip
-    return "\n".join([*lines, *precision_lines(sheet), *moved(sheet)])
+    return "\n".join([*lines, *precision_lines(sheet), *moved_lines(sheet)])
 
 
 def lead(sheet: Sheet) -> str:
-    """Which examples these are, in a sentence."""
+    """Return the sentence that says which examples these are."""
     of = (
         f"{sheet.drawn} drawn examples ({sheet.examples} in all)"
         if sheet.drawn < sheet.examples
         else f"{sheet.examples} examples"
     )
-    equal = ", all drawn equally often: those of the highest mean importance" if sheet.alike else ""
+    equal = "; all were drawn equally often, so these have the highest mean importance" if sheet.equally_drawn else ""
     return f"The {len(sheet.cards)} most drawn of {of} in {sheet.run}{equal}" + ", demo data" * sheet.demo
 
 
 def precision_lines(sheet: Sheet) -> list[str]:
-    """How many of the most drawn examples have a label error that is known, beside chance; empty if none is known."""
+    """Return the share of the most drawn examples with a known label error, and that of all; empty if none is known."""
     if sheet.wrong_share is None:
         return []
     return [
@@ -108,20 +109,20 @@ def precision_lines(sheet: Sheet) -> list[str]:
     ]
 
 
-def moved(sheet: Sheet) -> list[str]:
-    """A note where the store is not the one that the run names; empty where it is."""
+def moved_lines(sheet: Sheet) -> list[str]:
+    """Return a note if the store is not at the place that the run names."""
     if sheet.trained_on in (None, sheet.store):
         return []
-    return [f"The run names the store {sheet.trained_on}; this is {sheet.store}, which has the same frames"]
+    return [f"The run trained on {sheet.trained_on}; these examples are from {sheet.store}, which has the same frames"]
 
 
 def percent(share: float) -> str:
-    """A share as 12 % or 4.5 %."""
+    """Return a share as 12 % or 4.5 %."""
     return f"{100 * share:.3g}\u00a0%"
 
 
 def render(sheet: Sheet) -> str:
-    """The page."""
+    """Return the page."""
     template = resources.files("isod.results.triage").joinpath("triage.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"short": short, "number": lambda value: "" if math.isnan(value) else repr(float(value))}
@@ -129,7 +130,7 @@ def render(sheet: Sheet) -> str:
         sheet=sheet,
         lead=lead(sheet),
         precision=precision_lines(sheet),
-        moved=moved(sheet),
+        moved=moved_lines(sheet),
         meanings=MEANINGS,
         font=FONT,
         enlarged=ENLARGED,
@@ -139,5 +140,5 @@ def render(sheet: Sheet) -> str:
 
 
 def short(value: float) -> str:
-    """Three digits; a dash for what there is not."""
+    """Return a value with three digits; a dash for NaN."""
     return "–" if math.isnan(value) else f"{value:.3g}".replace("-", "−")

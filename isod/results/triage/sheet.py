@@ -1,4 +1,4 @@
-"""What the contact sheet of triage holds: the most drawn examples, their boxes and predictions, and the guesses."""
+"""The contact sheet of triage: the most drawn examples with boxes, predictions, and guesses at label errors."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ import simplejpeg
 import torch
 from PIL import Image
 
-from isod.config.settings import DetectorConfig
 from isod.data.faults import Fault
 from isod.data.store.split import CropStore
-from isod.detector import Detector, detect
+from isod.detector.model import DetectorModel
 from isod.errors import InputError
 from isod.evaluation.label_problems import PROBLEMS, Guess, guess_problems, precision_at
 from isod.results.triage.marks import Mark, place_words
 
 NONE_SEEN = "none seen"  # the guess where the predictions contradict no label
 THESIS_K = 100  # how many examples the thesis looked at (§6.1.1)
-BATCH = 16  # crops that go through the network at once
+BATCH = 16  # crops in one forward pass
 WIDEST = 960  # pixels of a picture in the page: 500 of them stay below some 30 MB
 JPEG_QUALITY = 80
 
@@ -59,22 +58,22 @@ class Card:
     objects: int  # annotated ones
     marks: list[Mark]
     findings: list[Finding]  # most confident first
-    faults: list[str] | None  # label errors that the store knows, in words; None where it does not know
+    faults: list[str] | None  # known label errors, in words; None where the store has no list of them
 
     @property
     def problems(self) -> list[str]:
-        """Every kind of guess that it has, or that there is none."""
+        """Every kind of guess that the example has, or NONE_SEEN."""
         return [p for p in PROBLEMS if p in {finding.problem for finding in self.findings}] or [NONE_SEEN]
 
     @property
     def guess(self) -> str:
-        """The most confident finding's problem."""
+        """The problem of the most confident finding, or NONE_SEEN."""
         return self.findings[0].problem if self.findings else NONE_SEEN
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """Everything that the page, the CSV and the terminal say."""
+    """The content of the page, the CSV and the terminal's summary."""
 
     run: str  # "UIS-seed0 of thesis-grid"
     store: str
@@ -82,11 +81,11 @@ class Sheet:
     demo: bool
     examples: int  # readable ones of the train split
     drawn: int  # how many of them were drawn at least once
-    alike: bool  # whether all drawn ones were drawn equally often
+    equally_drawn: bool  # whether all drawn ones were drawn equally often
     threshold: float | None  # least score of the predictions shown; None without predictions
     cards: list[Card]
-    wrong_share: float | None  # of all readable examples; None where the store does not know its label errors
-    precision: list[tuple[int, float]]  # k → share of the k most drawn with a label error; empty where not known
+    wrong_share: float | None  # of all readable examples; None where the store has no list of its label errors
+    precision: list[tuple[int, float]]  # k → share of the k most drawn with a label error; empty where unknown
 
     @property
     def tally(self) -> list[tuple[str, int, int]]:
@@ -98,7 +97,7 @@ class Sheet:
 
 
 def most_drawn(examples: pd.DataFrame) -> np.ndarray:
-    """Rows of examples.parquet that were drawn at all: the most drawn first, of equals the more important."""
+    """Return the rows of examples.parquet that were drawn: the most drawn first, of equals the more important."""
     importance = examples["mean_importance"].fillna(-np.inf).to_numpy()
     order = np.lexsort((examples["index"], -importance, -examples["draw_count"].to_numpy()))
     return order[examples["draw_count"].to_numpy()[order] > 0]
@@ -108,18 +107,19 @@ def make_sheet(
     run: str,
     examples: pd.DataFrame,
     store: CropStore,
-    detector: Detector | None,
-    config: DetectorConfig,
+    detector: DetectorModel | None,
+    threshold: float,
     *,
     top: int,
     trained_on: str | None = None,
 ) -> Sheet:
-    """Read the ``top`` most drawn examples, let the detector look at them, and compare it with their labels.
+    """Read the ``top`` most drawn examples, run the detector on them, and compare its predictions with the labels.
 
     Args:
         examples: one row per row of the store's train split, in its order, with a column ``margin``.
         detector: in evaluation mode; None leaves out predictions and guesses.
-        trained_on: the store that the run names, for a note where it was moved.
+        threshold: least score of the predictions that are shown.
+        trained_on: the store that the run names, for a note if it was moved.
     """
     split = store.split("train")
     readable = np.zeros(len(split), dtype=bool)
@@ -127,7 +127,7 @@ def make_sheet(
     order = most_drawn(examples)
     order = order[readable[order]]
     if not len(order):
-        raise InputError(f"{run} has drawn no example that {store.uri} can show")
+        raise InputError(f"{run} drew no example that can be read from {store.uri}")
     wrong, faults = split.wrong_examples(), split.known_faults()
     shown = order[:top]
     counts = examples["draw_count"].to_numpy()[order]
@@ -138,9 +138,9 @@ def make_sheet(
         demo=store.meta.demo,
         examples=int(readable.sum()),
         drawn=len(order),
-        alike=bool((counts == counts[0]).all()),
-        threshold=None if detector is None else config.display_threshold,
-        cards=list(_cards(examples, store, shown, detector, config, faults)),
+        equally_drawn=bool((counts == counts[0]).all()),
+        threshold=None if detector is None else threshold,
+        cards=list(_cards(examples, store, shown, detector, threshold, faults)),
         wrong_share=None if wrong is None else float(wrong[readable].mean()),
         precision=[] if wrong is None else [
             (k, precision_at(k, order, wrong)) for k in sorted({min(k, len(order)) for k in (THESIS_K, top)})
@@ -152,17 +152,17 @@ def _cards(
     examples: pd.DataFrame,
     store: CropStore,
     shown: np.ndarray,
-    detector: Detector | None,
-    config: DetectorConfig,
+    detector: DetectorModel | None,
+    threshold: float,
     faults: list[Fault] | None,
 ) -> Iterator[Card]:
-    """A card for each of the examples shown, in their order."""
+    """Yield a card for each of the examples shown, in their order."""
     split, names = store.split("train"), ("don't care", *store.meta.class_names)
     rows = split.annotations()
     for start in range(0, len(shown), BATCH):
         batch = shown[start : start + BATCH]
         images = [_decode(data) for data in split.read_encoded(batch)]
-        predictions = _predict(detector, config, images, store.meta.crop_size)
+        predictions = _predict(detector, threshold, images, store.meta.crop_size)
         for place, (index, image, predicted) in enumerate(zip(batch.tolist(), images, predictions, strict=True)):
             boxes, labels, dont_care = rows.boxes[index], rows.labels[index], rows.dont_care[index]
             guesses = [] if predicted is None else guess_problems(*predicted, boxes, labels, dont_care)
@@ -195,7 +195,7 @@ def _marks(
     faults: Sequence[Fault],
     names: Sequence[str],
 ) -> list[Mark]:
-    """Every box to draw: annotated ones, predictions, label errors that the store knows."""
+    """Return every box to draw: annotated ones, predictions, known label errors."""
     marks = [
         _mark(box, names[label], "dont-care" if unclear else "truth")
         for box, label, unclear in zip(boxes, labels, dont_care, strict=True)
@@ -208,9 +208,9 @@ def _marks(
 
 
 def _predict(
-    detector: Detector | None, config: DetectorConfig, images: Sequence[np.ndarray | None], crop_size: tuple[int, int]
+    detector: DetectorModel | None, threshold: float, images: Sequence[np.ndarray | None], crop_size: tuple[int, int]
 ) -> list[Prediction | None]:
-    """What the detector shows to people on each image; None for one that did not decode, or without a detector."""
+    """Return the predictions above the display threshold of each image; None without an image or a detector."""
     if detector is None:
         return [None] * len(images)
     batch = torch.zeros(len(images), 3, *crop_size, dtype=torch.uint8)
@@ -218,18 +218,17 @@ def _predict(
         if image is not None:  # smaller crops lie top left on black, as in training
             place[:, : image.shape[0], : image.shape[1]] = torch.from_numpy(image).permute(2, 0, 1)
     with torch.inference_mode():
-        logits, offsets = detector(batch)
-        found = detect(logits, offsets, crop_size, config)
+        found = detector.detect(batch)
     out: list[Prediction | None] = []
     for image, item in zip(images, found, strict=True):
-        keep = item["scores"] >= config.display_threshold
+        keep = item["scores"] >= threshold
         kept = tuple(item[name][keep].numpy() for name in ("boxes", "labels", "scores"))
         out.append(None if image is None else (kept[0], kept[1], kept[2]))
     return out
 
 
 def _decode(data: bytes) -> np.ndarray | None:
-    """[H, W, 3] uint8 RGB; None for bytes that do not decode."""
+    """Return [H, W, 3] uint8 RGB; None for bytes that do not decode."""
     try:
         return simplejpeg.decode_jpeg(data)
     except ValueError:
@@ -237,7 +236,7 @@ def _decode(data: bytes) -> np.ndarray | None:
 
 
 def _data_uri(image: np.ndarray) -> str:
-    """The picture as the page carries it."""
+    """Return the picture as a part of the page."""
     picture = Image.fromarray(image)
     if picture.width > WIDEST:
         picture = picture.resize((WIDEST, max(1, round(picture.height * WIDEST / picture.width))))

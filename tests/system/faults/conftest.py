@@ -151,7 +151,7 @@ def assert_recorded(uri: str, experiment: str, expected: dict[str, pd.DataFrame]
     for sampler, table in expected.items():
         assert_points(client, children[sampler], table)
         artifacts = client.list_artifacts(children[sampler].info.run_id)
-        assert {item.path for item in artifacts} == {"examples.parquet", "model.pt"}
+        assert {item.path for item in artifacts} == {"examples.parquet", "model"}
 
 
 def assert_points(client: MlflowClient, run: Run, expected: pd.DataFrame) -> None:

@@ -3,7 +3,6 @@
 import os
 import shutil
 import sqlite3
-import time
 from contextlib import suppress
 from dataclasses import replace
 
@@ -14,7 +13,6 @@ from mlflow import MlflowClient
 from isod.orchestration import sweep as sweep_module
 from isod.orchestration.sweep import run_sweep
 from isod.sampling.samplers import SAMPLERS
-from isod.tracking.deliveries import Outbox
 from tests.system.faults.conftest import assert_recorded, in_background, rows_of, until
 
 LAST = 20  # validations of the undisturbed run
@@ -37,8 +35,8 @@ def test_an_mlflow_server_may_go_away_and_come_back(ray_local, sweep, server, un
     join()
     assert (result.failed, result.unfinished, result.undelivered) == ({}, 0, "")
     said = capsys.readouterr().out
-    assert "MLflow does not take what is sent" in said
-    assert "MLflow answers again" in said
+    assert "MLflow does not accept data" in said
+    assert "MLflow accepts data again" in said
     assert "View run" not in said
     assert_recorded(server.uri, "faults", {"UIS": expected})
 
@@ -148,81 +146,3 @@ def test_a_loss_that_is_not_finite_stops_its_trial_alone(ray_local, sweep, undis
     assert states["UIS-seed0"].info.status == "FINISHED"
     history = client.get_metric_history(states["UIS-seed0"].info.run_id, "mAP")
     np.testing.assert_array_equal([point.value for point in history], expected["mAP"])
-
-
-# --- the outbox as a plain object ------------------------------------------------------------------------------------
-
-
-def test_an_outbox_keeps_the_order_and_tries_again():
-    made, said, failures = [], [], [OSError("away"), OSError("still away")]
-
-    def second():
-        if failures:
-            raise failures.pop(0)
-        made.append(2)
-
-    outbox = Outbox(said.append, retry_after=0.01)
-    for call in (lambda: made.append(1), second, lambda: made.append(3)):
-        outbox.put("UIS-seed0", call)
-    assert outbox.close(patience=30) == (0, "")
-    assert made == [1, 2, 3]
-    assert said == [
-        "MLflow does not take what is sent (away): kept, and tried again",
-        "MLflow answers again: 1 messages follow",
-    ]
-
-
-def test_an_outbox_gives_up_when_it_is_closed_and_says_what_is_left():
-    def away():
-        raise OSError("nobody there")
-
-    outbox = Outbox(lambda line: None, retry_after=0.01)
-    outbox.put("UIS-seed0", away)
-    outbox.put("UIS-seed0", lambda: None)
-    assert outbox.close(patience=0.05) == (2, "nobody there")
-
-
-def test_an_outbox_gives_up_where_attempts_take_longer_than_the_time_between_them():
-    """Two runs, so that one is due again whenever the other's attempt has failed: a locked database, say."""
-
-    def slow():
-        time.sleep(0.05)
-        raise OSError("locked")
-
-    outbox = Outbox(lambda line: None, retry_after=0.01)
-    for run in ("UIS-seed0", "LIS-seed0"):
-        outbox.put(run, slow)
-    began = time.monotonic()
-    assert outbox.close(patience=0.3) == (2, "locked")
-    assert time.monotonic() - began < 5
-
-
-def test_an_outbox_is_patient_from_when_the_server_was_last_heard_of():
-    """Closing takes longer than the patience, as there is much to deliver; then one call fails once."""
-    failures = [OSError("locked")]
-
-    def once():
-        if failures:
-            raise failures.pop()
-
-    outbox = Outbox(lambda line: None, retry_after=0.2)
-    for call in (lambda: time.sleep(0.7), once):
-        outbox.put("UIS-seed0", call)
-    assert outbox.close(patience=0.5) == (0, "")
-
-
-def test_what_is_refused_of_one_run_keeps_no_other_waiting():
-    """A file that nobody may write, say; the end of the sweep, which is for all runs, does wait."""
-    made, said = [], []
-
-    def refused():
-        raise PermissionError("model.pt")
-
-    outbox = Outbox(said.append, retry_after=0.01)
-    outbox.put("UIS-seed0", refused)
-    outbox.put("UIS-seed0", lambda: made.append("behind it"))
-    outbox.put("LIS-seed0", lambda: made.append("of another run"))
-    outbox.put(None, lambda: made.append("of all"))
-    assert outbox.close(patience=0.2) == (3, "model.pt")
-    assert made == ["of another run"]
-    assert said == ["MLflow does not take what is sent (model.pt): kept, and tried again"]

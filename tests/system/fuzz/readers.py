@@ -14,11 +14,11 @@ from PIL import Image
 
 from isod.data.demo.zod_layout import write_demo
 from isod.data.faults import faults_from_json
-from isod.data.objects import Objects
+from isod.data.objects import Annotation
 from isod.data.prepare.crop import make_rows
 from isod.data.prepare.decode import decode_image
 from isod.data.prepare.settings import PrepareSettings
-from isod.data.readers.base import LostFrame
+from isod.data.readers.base import FrameError
 from isod.data.readers.coco import CocoReader
 from isod.data.readers.zod import ZodFrameRef, ZodReader
 from isod.data.store.address import write_text
@@ -36,7 +36,7 @@ class Target:
 
     seeds: list[bytes]
     read: Callable[[bytes], None]
-    refusals: tuple[type[BaseException], ...] = (InputError, LostFrame)
+    refusals: tuple[type[BaseException], ...] = (InputError, FrameError)
     mutate: Callable[[bytes, random.Random], bytes] = damaged
 
 
@@ -128,7 +128,7 @@ def image(folder: Path) -> Target:
             assert min(8, size[0]) <= len(pixels) <= size[0]
             assert pixels.dtype == np.uint8
 
-    return Target(seeds, read, (LostFrame,))
+    return Target(seeds, read, (FrameError,))
 
 
 def crop(folder: Path) -> Target:
@@ -180,15 +180,15 @@ def lance(folder: Path) -> Target:
         Row(
             i,
             f"frame{i}",
-            _jpeg(192, 256),  # large enough for crops before the part of the file that is sealed
+            _jpeg(192, 256),  # large enough for crops before the part of the file that the checksum covers
             None,
-            Objects.build([[1, 1, 2, 5]] * (i % 3), [1, 0][: i % 3], [False, True][: i % 3]),
+            Annotation.build([[1, 1, 2, 5]] * (i % 3), [1, 0][: i % 3], [False, True][: i % 3]),
             (192, 256),
         )
         for i in range(4)
     ]
-    seals = {split: commit(uri, split, [write_fragment(uri, split, rows)]) for split in ("train", "val")}
-    write_text(uri, "store.json", replace(_meta(), crop_size=(192, 256), seals=seals).to_json())
+    checksums = {split: commit(uri, split, [write_fragment(uri, split, rows)]) for split in ("train", "val")}
+    write_text(uri, "store.json", replace(_meta(), crop_size=(192, 256), checksums=checksums).to_json())
     files = sorted(path for path in Path(uri, "train.lance").rglob("*") if path.is_file())
     seeds = [bytes([number]) + path.read_bytes() for number, path in enumerate(files)]
 

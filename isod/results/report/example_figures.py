@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from isod.results.report.figures import short_number
+from isod.results.report.curve_figures import short_number
 from isod.results.report.fonts import drawable
 from isod.results.report.style import SOFT, look_of, rc
 from isod.results.statistics.consistency import importance_by_seed, rank_correlation
@@ -31,7 +31,7 @@ IMPORTANCE_LABEL = "mean importance (score)"
 
 
 def margin_figure(examples: pd.DataFrame, samplers: Sequence[str] | None = None) -> Figure:
-    """2-D histogram of margin and draw count, all runs of a sampler together (thesis Fig. 6.2).
+    """Draw a 2-D histogram of margin and draw count, all runs of a sampler together (thesis Fig. 6.2).
 
     The cyan line is the count with which each example would have been drawn uniformly; the green one the margin 0:
     left of it the objects of an example tend to be misclassified.
@@ -50,7 +50,7 @@ def margin_figure(examples: pd.DataFrame, samplers: Sequence[str] | None = None)
         figure = Figure(figsize=(0.4 + 3.2 * columns, 0.7 + 2.7 * rows), layout="constrained")
         axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         if not shown:
-            _say(axes[0], "n/a: no run has margins")
+            _write_instead(axes[0], "n/a: no run has margins")
             return figure
         margins = np.concatenate([known[s]["margin"].to_numpy(dtype=float) for s in shown])
         low, high = np.quantile(margins, [0.001, 0.999])
@@ -71,7 +71,7 @@ def margin_figure(examples: pd.DataFrame, samplers: Sequence[str] | None = None)
             ax.yaxis.set_major_formatter(FuncFormatter(short_number))
         for ax in axes[len(shown) :]:
             ax.set_visible(False)
-        for ax in axes[max(0, len(shown) - columns) : len(shown)]:  # the lowest of each column, whatever stands below
+        for ax in axes[max(0, len(shown) - columns) : len(shown)]:  # the lowest of each column
             ax.tick_params(labelbottom=True)
         lines = [mpl.lines.Line2D([], [], color=UNIFORM, linestyle="--"), mpl.lines.Line2D([], [], color=BOUNDARY)]
         figure.legend(lines, ["drawn uniformly", "margin 0"], loc="outside upper left", ncols=2)
@@ -83,7 +83,7 @@ def margin_figure(examples: pd.DataFrame, samplers: Sequence[str] | None = None)
 
 
 def importance_figure(examples: pd.DataFrame, sampler: str) -> Figure:
-    """Mean importance of each example, sorted within each run, and below how often those were drawn
+    """Draw the mean importance of each example, sorted within each run, and below how often those were drawn
     (thesis Fig. 6.3, 6.4, B.1, B.3, B.5, B.7, B.9).
 
     A line per run above; below, all runs of the sampler together: the shade is how many examples, the line their
@@ -97,7 +97,7 @@ def importance_figure(examples: pd.DataFrame, sampler: str) -> Figure:
     with mpl.rc_context(rc(sampler_names(examples))):
         figure = Figure(figsize=(6.4, 5.2), layout="constrained")
         if seen.empty:
-            _say(figure.add_subplot(), f"n/a: {drawable(sampler)} scores nothing")
+            _write_instead(figure.add_subplot(), f"n/a: {drawable(sampler)} scores nothing")
             return figure
         top, bottom = figure.subplots(2, 1, sharex=True)
         longest = int(seen.groupby("seed").size().max())
@@ -130,7 +130,7 @@ def importance_figure(examples: pd.DataFrame, sampler: str) -> Figure:
 
 
 def consistency_figure(examples: pd.DataFrame, sampler: str, sorted_by: int | None = None) -> Figure:
-    """Mean importance of each example in every run, sorted by one of them, with Spearman's rank correlation
+    """Draw the mean importance of each example in every run, sorted by one of them, with Spearman's rank correlation
     (thesis Fig. 6.5, 6.6, B.2, B.4, B.6, B.8, B.10).
 
     The line is the run that gives the order; the shade is all others. The more they agree, the closer the shade keeps
@@ -147,7 +147,7 @@ def consistency_figure(examples: pd.DataFrame, sampler: str, sorted_by: int | No
         ax = figure.add_subplot()
         if wide.shape[1] < 2:
             runs = "only one run" if wide.shape[1] else "scores nothing"
-            _say(ax, f"n/a: {drawable(sampler)}, {runs}")
+            _write_instead(ax, f"n/a: {drawable(sampler)}, {runs}")
             return figure
         first = wide.columns[0] if sorted_by is None else sorted_by
         wide = wide[wide[first].notna()]
@@ -174,47 +174,47 @@ def consistency_figure(examples: pd.DataFrame, sampler: str, sorted_by: int | No
 
 
 def sampler_names(examples: pd.DataFrame) -> list[str]:
-    """Every sampler of the sweep, in its order: as ``load_examples`` gives them, a category."""
+    """Return every sampler of the sweep in its order, from the categories that ``load_examples`` gives."""
     column = examples["sampler"]
     return [str(s) for s in (column.cat.categories if hasattr(column, "cat") else column.unique())]
 
 
 def drawn_examples(examples: pd.DataFrame) -> pd.DataFrame:
-    """Rows of examples that the run drew at all; a hold-out share, or a frame that cannot be read, never is."""
+    """Return the rows of examples that the run drew; the hold-out share and unreadable frames are never drawn."""
     return examples[examples["draw_count"] > 0]
 
 
 def uniform_count(seen: pd.DataFrame) -> float:
-    """Draws per example that was drawn at all: how often each would have come, had all come equally often."""
+    """Return the draws per example that was drawn: how often each would have been drawn uniformly."""
     return float(seen["draw_count"].mean())
 
 
 def count_edges(highest: int, bins: int = 50) -> NDArray[np.float64]:
-    """Edges of bins for draw counts 1 … highest, equally wide on a log axis, never narrower than one count."""
+    """Return edges of bins for draw counts 1 … highest, equally wide on a log axis, never narrower than one count."""
     return np.unique(np.geomspace(1, highest + 1, bins).round()) - 0.5 if highest > 0 else np.array([0.5, 1.5])
 
 
 def _of(examples: pd.DataFrame, sampler: str) -> pd.DataFrame:
-    """Drawn and scored examples of a sampler."""
+    """Return the drawn and scored examples of a sampler."""
     rows = examples[examples["sampler"] == sampler]
     rows = rows[(rows["draw_count"] > 0) & rows["mean_importance"].notna()]
     return rows if (rows["mean_importance"] != 0).any() else rows.iloc[:0]
 
 
 def _wrong_share(rows: pd.DataFrame) -> float:
-    """Share of the draws of examples with a margin that went to those below 0."""
+    """Return the share of the draws of examples with a margin that went to margins below 0."""
     draws = rows["draw_count"].to_numpy(dtype=float)
     return float(draws[rows["margin"].to_numpy() < 0].sum() / draws.sum())
 
 
 def _mesh(ax: Axes, x: NDArray, y: NDArray, grid: NDArray, norm: LogNorm) -> QuadMesh:
-    """A 2-D histogram in greys, as pixels rather than thousands of shapes; empty bins stay white."""
+    """Draw a 2-D histogram in greys, as pixels rather than thousands of shapes; empty bins stay white."""
     ax.grid(visible=False)
     return ax.pcolormesh(x, y, np.ma.masked_less(grid.T, 1), norm=norm, cmap=_greys(), rasterized=True)
 
 
 def _count_bar(figure: Figure, mesh: QuadMesh, axes: list[Axes], aspect: int) -> None:
-    """What the greys mean, in plain numbers."""
+    """Add the bar that gives the number of examples of each grey."""
     highest = mesh.get_clim()[1] or 1
     ticks = [tick for tick in (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000) if tick <= highest]
     bar = figure.colorbar(mesh, ax=axes, label="examples", aspect=aspect, ticks=ticks)
@@ -223,12 +223,12 @@ def _count_bar(figure: Figure, mesh: QuadMesh, axes: list[Axes], aspect: int) ->
 
 
 def _greys() -> mpl.colors.Colormap:
-    """From a light grey that can still be told from paper to black."""
+    """Return greys from one that is visible on white paper to black."""
     return mpl.colors.LinearSegmentedColormap.from_list("counts", ["#dcdcdc", "#1c1c1c"])
 
 
 def _importance_edges(lowest: float, highest: float) -> NDArray[np.float64]:
-    """Edges as the axis of ``_importance_scale`` spaces them."""
+    """Return edges as the axis of ``_importance_scale`` spaces them."""
     if lowest < 0:
         return np.linspace(lowest, highest, 101)
     linear = _linear_up_to(highest)
@@ -237,9 +237,9 @@ def _importance_edges(lowest: float, highest: float) -> NDArray[np.float64]:
 
 
 def _importance_scale(ax: Axes, lowest: float, highest: float) -> None:
-    """Linear near 0, logarithmic above: a few examples score hundreds of times as high as the median.
+    """Set a scale that is linear near 0 and logarithmic above: a few examples score hundreds of times the median.
 
-    Linear throughout where some lie below 0, as less the hold-out model's (RHO) they may.
+    It is linear throughout where some scores are negative, as those of LIS-RHO (less the hold-out model's) may be.
     """
     if lowest < 0:
         return
@@ -260,6 +260,6 @@ def _rank_axis(ax: Axes) -> None:
     ax.xaxis.set_major_formatter(FuncFormatter(short_number))
 
 
-def _say(ax: Axes, words: str) -> None:
+def _write_instead(ax: Axes, words: str) -> None:
     ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center", color=SOFT)
     ax.set_axis_off()

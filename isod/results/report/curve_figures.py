@@ -1,8 +1,8 @@
 """The thesis's figures of metrics over training, each a function from runs to a matplotlib figure (spec §9).
 
-All are grids of one panel: the mean of a metric over seeds by iteration, ±1 sample standard deviation. Each takes
-``samplers``, those to draw (all of the sweep if not given): chapter 5 of the thesis compares a few at a time, its
-appendix A all of them. Figures of single examples are in ``figures_examples``.
+All are grids of one kind of panel: the mean of a metric over seeds by iteration, ±1 sample standard deviation. Each
+function takes ``samplers``, those to draw (all of the sweep if not given): chapter 5 of the thesis compares a few at a
+time, its appendix A all of them. Figures of single examples are in ``example_figures``.
 """
 
 from __future__ import annotations
@@ -22,9 +22,20 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from isod.results.report.fonts import drawable
 from isod.results.report.style import SOFT, look_of, rc
 from isod.results.statistics.speedup import best_iteration, passing_iteration, speedup
-from isod.results.statistics.table import percent
-from isod.tracking.sweep_reader import Runs, of_the_same_seeds
-from isod.vocabulary import BASELINE, HEADLINE, SIZES
+from isod.results.statistics.text_table import percent
+from isod.tracking.runs import Runs, of_the_same_seeds
+from isod.vocabulary import (
+    BASELINE,
+    BOX_LOSS_CORRELATION,
+    CLASS_LOSS_CORRELATION,
+    ESS,
+    HEADLINE,
+    RECENT_REPEATS,
+    REPEATS,
+    STRATA,
+    WRONG_LABELS,
+    metric_key,
+)
 
 ITERATION_LABEL = "iteration (optimizer steps)"
 SMOOTHING = 0.8  # weight of the past in the moving average, as in the thesis
@@ -33,8 +44,8 @@ MANY = 4  # samplers in one panel: above it their bands would hide the curves
 
 
 def map_figure(runs: Runs, samplers: Sequence[str] | None = None, *, metric: str = HEADLINE) -> Figure:
-    """A metric per sampler, and below it the speed-up bars: from where a sampler passes the baseline's best to where
-    the baseline reaches it (thesis Fig. 5.1, 5.6, 5.11, 5.16, A.1)."""
+    """Draw a metric per sampler, and below it the speed-up bars: from where a sampler passes the baseline's best to
+    where the baseline reaches it (thesis Fig. 5.1, 5.6, 5.11, 5.16, A.1)."""
     drawn = _chosen(runs, samplers)
     others = [s for s in drawn if s != BASELINE]
     bars = BASELINE in drawn and bool(others)
@@ -55,16 +66,14 @@ def map_figure(runs: Runs, samplers: Sequence[str] | None = None, *, metric: str
 
 
 def size_figure(runs: Runs, samplers: Sequence[str] | None = None) -> Figure:
-    """mAP of all, small, medium and large objects (5.2, 5.7, 5.12, 5.17, A.2)."""
-    titles = {"mAP": f"all sizes ({_count(runs, '')} objects)"}
-    titles |= {f"mAP_{size}": f"{size} ({_count(runs, f'_{size}')} objects)" for size in SIZES}
-    return _square(runs, titles, "mAP", samplers)
+    """Draw mAP of all, small, medium and large objects (5.2, 5.7, 5.12, 5.17, A.2)."""
+    return _size_grid(runs, "mAP", samplers)
 
 
 def class_by_size_figure(
     runs: Runs, samplers: Sequence[str] | None = None, *, smoothing: float | None = SMOOTHING
 ) -> Figure:
-    """AP of each class in each size, smoothed over the thin raw mean (5.3, 5.8, 5.13, 5.18), or with ``smoothing``
+    """Draw AP of each class in each size, smoothed over the thin raw mean (5.3, 5.8, 5.13, 5.18), or with ``smoothing``
     None the raw mean ±1 standard deviation (A.3)."""
     return _class_grid(runs, "AP", samplers, smoothing)
 
@@ -72,46 +81,42 @@ def class_by_size_figure(
 def rarest_class_figure(
     runs: Runs, samplers: Sequence[str] | None = None, *, smoothing: float | None = SMOOTHING
 ) -> Figure:
-    """AP of the class with the least ground truth, Animal in the thesis (5.4, 5.9, 5.14, 5.19); with ``smoothing``
+    """Draw AP of the class with the least ground truth, Animal in the thesis (5.4, 5.9, 5.14, 5.19); with ``smoothing``
     None unsmoothed (A.4)."""
     name = runs.class_names[-1]
-    titles = {f"AP/{name}": f"all sizes ({_whole(runs.last(f'GT/{name}'))} objects)"}
-    titles |= {f"AP_{s}/{name}": f"{s} ({_whole(runs.last(f'GT_{s}/{name}'))} objects)" for s in SIZES}
-    return _square(runs, titles, f"AP {shortened(name)}", samplers, smoothing)
+    return _size_grid(runs, "AP", samplers, class_name=name, smoothing=smoothing)
 
 
 def binary_figure(runs: Runs, samplers: Sequence[str] | None = None) -> Figure:
-    """AP with the class ignored: is the object found at all (5.5, 5.10, 5.15, 5.20, A.5)."""
-    titles = {"binary_AP": f"all sizes ({_count(runs, '')} objects)"}
-    titles |= {f"binary_AP_{size}": f"{size} ({_count(runs, f'_{size}')} objects)" for size in SIZES}
-    return _square(runs, titles, "binary AP", samplers)
+    """Draw AP with the class ignored: is the object found at all (5.5, 5.10, 5.15, 5.20, A.5)."""
+    return _size_grid(runs, "binary_AP", samplers)
 
 
 def correlation_figure(runs: Runs, samplers: Sequence[str] | None = None) -> Figure:
-    """Pearson correlation of the sample score with the example's own class and box loss (6.1)."""
-    titles = {"sampler/correlation_class_loss": "with class loss", "sampler/correlation_box_loss": "with box loss"}
-    return _beside(runs, titles, "correlation of score (Pearson's r)", samplers, signed=True)
+    """Draw the Pearson correlation of the sample score with the example's own class and box loss (6.1)."""
+    titles = {CLASS_LOSS_CORRELATION: "with class loss", BOX_LOSS_CORRELATION: "with box loss"}
+    return _side_by_side(runs, titles, "correlation of score (Pearson's r)", samplers, signed=True)
 
 
 def false_positive_figure(runs: Runs, samplers: Sequence[str] | None = None) -> Figure:
-    """False positives at the display threshold by class and size (6.7)."""
+    """Draw false positives at the display threshold by class and size (6.7)."""
     return _class_grid(runs, "FP", samplers, smoothing=None)
 
 
 def drawing_figure(runs: Runs, samplers: Sequence[str] | None = None) -> Figure:
-    """How concentrated the draws are: effective sample size, and repeats in a batch and across the ten before it."""
+    """Draw how concentrated draws are: effective sample size, and repeats in a batch and across the ten before it."""
     titles = {
-        "sampler/ess": "effective sample size over N",
-        "sampler/repeats": "repeats in a batch",
-        "sampler/recent_repeats": "seen in the 10 batches before",
+        ESS: "effective sample size over N",
+        REPEATS: "repeats in a batch",
+        RECENT_REPEATS: "seen in the 10 batches before",
     }
-    return _beside(runs, titles, "share (0 to 1)", samplers)
+    return _side_by_side(runs, titles, "share (0 to 1)", samplers)
 
 
 def wrong_label_figure(runs: Runs, samplers: Sequence[str] | None = None) -> Figure:
-    """Share of the draws that went to examples with a planted label error; demo data only, where they are known."""
-    titles = {"sampler/wrong_labels": "draws of examples with a planted label error"}
-    return _beside(runs, titles, "share of draws (0 to 1)", samplers)
+    """Draw the share of draws that went to examples with a planted label error; only demo data has them."""
+    titles = {WRONG_LABELS: "draws of examples with a planted label error"}
+    return _side_by_side(runs, titles, "share of draws (0 to 1)", samplers)
 
 
 def panel(
@@ -160,24 +165,24 @@ def panel(
 
 
 def shortened(name: str, limit: int = 22) -> str:
-    """A class name that fits beside a panel: at most so many Latin letters wide; a Chinese character counts as two."""
+    """Return the name cut to ``limit`` Latin letters of width; a Chinese character counts as two."""
     name = drawable(name)
     ends = list(accumulate(2 if east_asian_width(c) in "WF" else 1 for c in name))
     return name if not ends or ends[-1] <= limit else name[: bisect_right(ends, limit - 1)] + "…"
 
 
 def short_number(value: float, _position: int | None = None) -> str:
-    """12000 → 12k, so that numbers fit under narrow panels."""
+    """Return 12k for 12000, so that numbers fit under narrow panels."""
     return f"{value / 1000:g}k" if abs(value) >= 1000 else f"{value:g}"
 
 
 def _chosen(runs: Runs, samplers: Sequence[str] | None) -> list[str]:
-    """The samplers to draw, in the order of the sweep."""
+    """Return the samplers to draw, in the order of the sweep."""
     return [s for s in runs.samplers if samplers is None or s in samplers]
 
 
 def _line(sampler: str, runs: Runs, size: float) -> dict:
-    """The sampler's look as matplotlib takes it."""
+    """Return the sampler's look as matplotlib's arguments."""
     look = look_of(sampler, runs.samplers)
     face = look.color if look.filled else "white"
     return {"color": look.color, "linestyle": look.dash, "marker": look.marker, "markersize": size,
@@ -185,10 +190,10 @@ def _line(sampler: str, runs: Runs, size: float) -> dict:
 
 
 def _speedup_bars(top: Axes, strip: Axes, runs: Runs, metric: str, others: list[str]) -> None:
-    """The baseline's best as a line in the upper panel; one bar per sampler in the lower, over the seeds of both, and a
-    dot where the curve drawn above passes, if it is of those seeds."""
-    every, whole = runs.curve(metric, BASELINE), runs.mean_curve(metric, BASELINE)
-    best, reached, same = whole.max(), best_iteration(whole), True
+    """Draw the baseline's best as a line in the upper panel and one bar per sampler, over the seeds of both, in the
+    lower; and a dot where the curve drawn above passes, if it is of those seeds."""
+    every, mean = runs.curve(metric, BASELINE), runs.mean_curve(metric, BASELINE)
+    best, reached, same = mean.max(), best_iteration(mean), True
     color = look_of(BASELINE, runs.samplers).color
     start = reached
     for row, sampler in enumerate(others):
@@ -226,24 +231,31 @@ def _speedup_bars(top: Axes, strip: Axes, runs: Runs, metric: str, others: list[
     strip.tick_params(axis="y", length=0)
 
 
-def _square(
-    runs: Runs, titles: dict[str, str], ylabel: str, samplers: Sequence[str] | None, smoothing: float | None = None
+def _size_grid(
+    runs: Runs,
+    name: str,
+    samplers: Sequence[str] | None,
+    *,
+    class_name: str | None = None,
+    smoothing: float | None = None,
 ) -> Figure:
-    """Four panels, two by two, on one scale, so that a figure half a page wide can still be read."""
+    """Draw a metric of all, small, medium and large objects; four panels, two by two, so that half a page suffices."""
+    label = name.replace("_", " ") + ("" if class_name is None else f" {shortened(class_name)}")
     with mpl.rc_context(rc(runs.names)):
         figure = Figure(figsize=(6.4, 5.6), layout="constrained")
         axes = figure.subplots(2, 2, sharex=True, sharey=True)
-        for ax, (metric, title) in zip(axes.ravel(), titles.items(), strict=True):
-            panel(ax, runs, metric, samplers=samplers, title=title, smoothing=smoothing,
-                  ylabel=ylabel if ax in axes[:, 0] else "")  # fmt: skip
+        for stratum, ax in enumerate(axes.ravel()):
+            title = f"{_size_name(stratum)} ({_object_count(runs, stratum, class_name)} objects)"
+            panel(ax, runs, metric_key(name, stratum, class_name), samplers=samplers, title=title, smoothing=smoothing,
+                  ylabel=label if ax in axes[:, 0] else "")  # fmt: skip
         _frame(figure, axes.ravel(), runs, samplers)
     return figure
 
 
-def _beside(
+def _side_by_side(
     runs: Runs, titles: dict[str, str], ylabel: str, samplers: Sequence[str] | None, *, signed: bool = False
 ) -> Figure:
-    """Panels side by side on one scale. Samplers without such a value, as the baseline often is, are not drawn."""
+    """Draw panels side by side on one scale, without samplers that have no such value, as often the baseline."""
     have = [s for s in _chosen(runs, samplers) if any(not runs.curve(metric, s).empty for metric in titles)]
     with mpl.rc_context(rc(runs.names)):
         figure = Figure(figsize=(6.4 if len(titles) < 3 else 8.4, 3.4), layout="constrained")
@@ -257,18 +269,16 @@ def _beside(
 
 
 def _class_grid(runs: Runs, name: str, samplers: Sequence[str] | None, smoothing: float | None) -> Figure:
-    """Classes down, sizes across; the classes differ too much for one scale, the sizes of a class share theirs."""
+    """Draw a row per class and a column per size. Classes differ too much for one scale; a row shares its scale."""
     classes = runs.class_names[:MAX_CLASSES]
-    strata = ["", *(f"_{size}" for size in SIZES)]
     with mpl.rc_context(rc(runs.names)):
         figure = Figure(figsize=(8.4, 0.8 + 1.75 * len(classes)), layout="constrained")
-        axes = figure.subplots(len(classes), len(strata), sharex=True, sharey="row", squeeze=False)
+        axes = figure.subplots(len(classes), len(STRATA), sharex=True, sharey="row", squeeze=False)
         for row, class_name in zip(axes, classes, strict=True):
-            for ax, suffix in zip(row, strata, strict=True):
-                count = _whole(runs.last(f"GT{suffix}/{class_name}"))
-                panel(ax, runs, f"{name}{suffix}/{class_name}", samplers=samplers, smoothing=smoothing,
-                      title=f"{suffix[1:] or 'all sizes'} ({count})",
-                      ylabel=f"{name} {shortened(class_name, 18)}" if suffix == "" else "")  # fmt: skip
+            for stratum, ax in enumerate(row):
+                panel(ax, runs, metric_key(name, stratum, class_name), samplers=samplers, smoothing=smoothing,
+                      title=f"{_size_name(stratum)} ({_object_count(runs, stratum, class_name)})",
+                      ylabel=f"{name} {shortened(class_name, 18)}" if stratum == 0 else "")  # fmt: skip
         _frame(figure, axes.ravel(), runs, samplers)
         if name == "FP":
             for ax in axes[:, 0]:
@@ -280,7 +290,7 @@ def _class_grid(runs: Runs, name: str, samplers: Sequence[str] | None, smoothing
 def _frame(
     figure: Figure, axes: Iterable[Axes], runs: Runs, samplers: Sequence[str] | None, *, from_zero: bool = True
 ) -> None:
-    """What the panels have in common: zero below, the legend above, the name of the x axis."""
+    """Add what the panels share: zero at the bottom, the legend above, the name of the x axis."""
     if from_zero:
         for ax in axes:
             _from_zero(ax)
@@ -289,7 +299,7 @@ def _frame(
 
 
 def _legend(figure: Figure, runs: Runs, samplers: Sequence[str]) -> None:
-    """One legend above the panels."""
+    """Add one legend above the panels."""
     handles = [Line2D([], [], **_line(s, runs, size=4.5)) for s in samplers]
     names = [drawable(s) for s in samplers]
     longest = max(map(len, names), default=1)
@@ -303,10 +313,12 @@ def _from_zero(ax: Axes) -> None:
     ax.set_ylim(bottom=0)
 
 
-def _count(runs: Runs, suffix: str) -> str:
-    """Objects of all classes in a stratum."""
-    return _whole(sum(runs.last(f"GT{suffix}/{name}") for name in runs.class_names))
+def _size_name(stratum: int) -> str:
+    return STRATA[stratum] if stratum else "all sizes"
 
 
-def _whole(count: float) -> str:
+def _object_count(runs: Runs, stratum: int, class_name: str | None) -> str:
+    """Return the number of objects of a class, or of all, in a stratum; "?" where it was not logged."""
+    names = runs.class_names if class_name is None else [class_name]
+    count = sum(runs.last(metric_key("GT", stratum, name)) for name in names)
     return "?" if math.isnan(count) else f"{count:.0f}"

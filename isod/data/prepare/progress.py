@@ -1,0 +1,26 @@
+"""The progress bar of a prepare job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import rich.console
+import rich.progress
+
+
+@contextmanager
+def progress_bar(frames: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    """Show a bar on standard error; yields a function that takes the number of frames just finished."""
+    columns = (
+        rich.progress.TextColumn("preparing"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("frames"),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TextColumn("left"),
+        rich.progress.TimeRemainingColumn(),
+    )
+    with rich.progress.Progress(*columns, console=rich.console.Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task("", total=frames)
+        yield lambda count: bar.advance(task, count)

@@ -1,0 +1,134 @@
+"""What a sweep writes into a real MLflow store, trial by trial; without Ray."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from isod.config.record import flatten
+from isod.errors import InputError
+from isod.tracking.client import Experiment, children_of
+from isod.tracking.sweep_writer import SweepRecord, SweepWriter, begin_sweep, require_same_trial, resume_sweep
+from tests.tracking.mlflow_store import Store
+from tests.training.tiny_run import tiny_run
+
+NAME = "UIS-seed0"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path)
+
+
+@pytest.fixture
+def experiment(store):
+    return Experiment(store.uri, store.client, store.experiment_id)
+
+
+@pytest.fixture
+def write(experiment):
+    """Opens a writer for the sweep of a parent run, as after --resume, which knows nothing of earlier ones."""
+    return lambda parent: SweepWriter(experiment, SweepRecord(parent), params={"store": "/s"}, tags={"isod.demo": "no"})
+
+
+def test_a_trial_from_its_start_to_its_files(store, experiment, write, tmp_path):
+    folder = tmp_path / "run"
+    (folder / "model").mkdir(parents=True)
+    (folder / "examples.parquet").write_bytes(b"examples")
+    (folder / "model" / "model.json").write_bytes(b"model")
+    config = tiny_run()
+    parent = begin_sweep(experiment, "grid", {"store": "/s"}, {"isod.commit": "abc"}).parent_run_id
+    writer = write(parent)
+    writer.trial_started(NAME, config)
+    writer.trial_reported(NAME, [(6, {"mAP": 0.25, "AP/<b>": 0.5, "AP_large/Animal": math.nan})], "A100")
+    writer.trial_started(NAME, config)  # restarted, and reports again what it had reported
+    writer.trial_reported(NAME, [(6, {"mAP": 0.75}), (12, {"mAP": 0.5})], "A100")
+    writer.trial_finished(NAME, folder)
+    assert writer.close("FINISHED", patience=30) == ""
+    (run,) = children_of(store.client, store.experiment_id, parent)
+    expected = {"sampler": "UIS", "seed": "0", "store": "/s"} | {k: str(v) for k, v in flatten(config).items()}
+    del expected["sampler.name"]
+    assert run.data.params == expected
+    assert run.info.status == "FINISHED"
+    points = {
+        name: [(point.step, point.value) for point in store.client.get_metric_history(run.info.run_id, name)]
+        for name in run.data.metrics
+    }
+    assert points == {"mAP": [(6, 0.25), (12, 0.5)], "AP/_b_": [(6, 0.5)]}
+    assert {k: v for k, v in run.data.tags.items() if k.startswith("isod.")} == {
+        "isod.demo": "no",
+        "isod.device": "A100",
+    }
+    assert [file.path for file in store.client.list_artifacts(run.info.run_id)] == ["examples.parquet", "model"]
+    whole = store.client.get_run(parent)
+    assert (whole.info.status, whole.data.params) == ("FINISHED", {"store": "/s"})
+    assert (whole.data.tags["isod.sweep"], whole.data.tags["isod.commit"]) == ("grid", "abc")
+    assert [file.path for file in store.client.list_artifacts(parent)] == ["sweep.json"]
+
+
+def test_a_trial_that_is_still_open_ends_as_killed(store, write):
+    parent = store.sweep()
+    writer = write(parent)
+    writer.trial_started(NAME, tiny_run())
+    assert writer.close("KILLED", patience=30) == ""
+    (run,) = children_of(store.client, store.experiment_id, parent)
+    assert (run.info.status, store.client.get_run(parent).info.status) == ("KILLED", "KILLED")
+
+
+def test_a_run_that_was_resumed_on_another_device_has_both(store, write):
+    parent = store.sweep()
+    for devices in (["A100", "A100"], ["A100", "H200", "A100"]):
+        writer = write(parent)
+        writer.trial_started(NAME, tiny_run())
+        for device in devices:
+            writer.trial_reported(NAME, [], device)
+        assert writer.close("FINISHED", patience=30) == ""
+    (run,) = children_of(store.client, store.experiment_id, parent)
+    assert run.data.tags["isod.device"] == "A100; H200"
+
+
+def test_a_run_that_is_resumed_after_a_failure_loses_the_error(store, write):
+    parent, tags = store.sweep(), []
+    for fails in (True, False):
+        writer = write(parent)
+        writer.trial_started(NAME, tiny_run())
+        if fails:
+            writer.trial_failed(NAME, "the disk was full")
+        assert writer.close("FINISHED", patience=30) == ""
+        assert writer.failed == ({NAME: "the disk was full"} if fails else {})
+        (run,) = children_of(store.client, store.experiment_id, parent)
+        tags.append((run.info.status, run.data.tags.get("isod.error")))
+    assert tags == [("FAILED", "the disk was full"), ("KILLED", None)]
+
+
+def test_a_sweep_resumed_at_another_commit_says_so(store, experiment, caplog):
+    caplog.set_level("INFO", "isod")
+    begun = begin_sweep(experiment, "grid", {"store": "/s"}, {"isod.commit": "abc"})
+    resumed = resume_sweep(experiment, "grid", {"store": "/s"}, {"isod.commit": "def"}, {})
+    assert resumed == begun
+    assert store.client.get_run(begun.parent_run_id).data.tags["isod.resumed"] == "def"
+    assert caplog.messages == ["note: this sweep began at commit abc and resumes at def"]
+    with pytest.raises(InputError, match=r"'grid' to resume began with other settings \(store was /s and is /t\)"):
+        resume_sweep(experiment, "grid", {"store": "/t"}, {}, {})
+    with pytest.raises(InputError, match="there is no sweep 'other' to resume"):
+        resume_sweep(experiment, "other", {"store": "/s"}, {}, {})
+
+
+def test_a_store_that_cannot_keep_files_is_refused_before_a_trial_starts(store, experiment, tmp_path):
+    (tmp_path / "a file").touch()
+    elsewhere = store.client.create_experiment("nowhere", (tmp_path / "a file" / "artifacts").as_uri())
+    with pytest.raises(InputError, match=r"^MLflow cannot store files at \S+ \(.*Not a directory.*\): give it"):
+        begin_sweep(replace(experiment, id=elsewhere), "grid", {"store": "/s"}, {})
+    assert not store.client.search_runs([elsewhere])  # --resume would take it for the sweep that began last
+
+
+def test_a_trial_that_began_with_other_settings_is_not_resumed():
+    """Its parameters cannot be changed in MLflow, and its points would be those of two runs."""
+    config = tiny_run()
+    params = {name: str(value) for name, value in flatten(config).items() if name != "sampler.name"}
+    before = {"sampler": config.sampler.name, "seed": "0", "store": "/s", **params}
+    require_same_trial(NAME, before, config)
+    require_same_trial(NAME, {}, config)  # it ended at once
+    other = replace(config, sampler=replace(config.sampler, floor=0.25))
+    with pytest.raises(InputError, match=r"UIS-seed0 .* other settings \(sampler.floor was 0.0 and is 0.25\)"):
+        require_same_trial(NAME, before, other)
