@@ -88,7 +88,7 @@ def samplers_to_resume():
     yield SamplerConfig(name="outside", heuristic=f"{outside}:squared_loss", strategy=f"{outside}:Highest")
 
 
-@pytest.mark.parametrize("sampler", samplers_to_resume(), ids=lambda sampler: sampler.name)
+@pytest.mark.parametrize("sampler", list(samplers_to_resume()), ids=lambda sampler: sampler.name)
 def test_an_interrupted_run_goes_on_as_if_nothing_had_been(tiny_store, tmp_path, sampler):
     """Stopped in the first epoch (7 of 8 steps) and again behind it (14), between two validations of ten."""
     config = replace(tiny_run(iterations=20, validate_every=7), sampler=sampler, holdout=HOLDOUT)
