@@ -1,4 +1,4 @@
-"""What the sample scores cost, beside the training step that produces their maps.
+"""What the sample scores cost, beside the training step that produces their outcome.
 
     python -m benchmarks.scoring [--device cuda] [--batch 128] [--compiled] [--height 384] [--width 1280]
                                  [--objects 12]

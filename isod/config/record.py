@@ -17,10 +17,10 @@ ONE_TEXT = ("holdout.detector",)  # sections that older versions recorded as the
 def flatten(config: RunConfig) -> dict[str, Scalar]:
     """Return the run's settings by dotted name: ``training.lr``, ``holdout.detector.width`` …
 
-    The sampler's source is left out: it changes no run. A tuple, or None, becomes text.
+    The sampler's source and summary are left out: they change no run. A tuple, or None, becomes text.
     """
     sections = asdict(config)
-    del sections["sampler"]["source"]
+    del sections["sampler"]["source"], sections["sampler"]["summary"]
     return dict(_flat("", sections))
 
 

@@ -1,6 +1,7 @@
-"""Importance sampling: heuristics → reductions → importance table → strategies. Needs numpy and numba alone.
+"""Importance sampling: heuristics → reductions → importance table → strategies.
 
-Names load on first use, so that the table, which needs no torch, starts without it.
+The table needs numpy and numba alone. ``sample_scores`` and ``ImportanceBatchSampler`` need torch too. Names are
+imported on first use, so that the table starts without torch.
 """
 
 from __future__ import annotations

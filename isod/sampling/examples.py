@@ -1,4 +1,4 @@
-"""What the table keeps per example, and the random numbers and orders that depend on nothing but the seed."""
+"""What the table keeps per example, and random numbers and orders that depend on the seed alone."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ FloatArray = NDArray[np.float64]
 
 
 class Examples:
-    """Scores and statistics of N examples; the ones that may be drawn are the *eligible*, M of them.
+    """Scores and statistics of N examples, of which M are *eligible*: they may be drawn. All arrays are [N].
 
     score        float64 (float32 where the sampler keeps a second number per example): the importance, 0 until scored
     draw_count   int32: how often it was drawn
-    last_step    int32: number of the update that scored it last, −1 while unscored, −2 where it is not eligible
-    score_count  uint16: how many scores it was given, 65535 and more as 65535
+    last_step    int32: number of the update that scored it last, −1 while it has no score, −2 if it is not eligible
+    score_count  uint16: how many scores it was given, at most 65535
     mean         float32: mean of the scores given, less the offset (over about the last 65535)
-    extra        what some histories need beside the score
-    offset       float32: subtracted from each score (the hold-out model's score)
+    extra        float32: a second number that some histories keep; else empty
+    offset       float32: the hold-out model's score, which is subtracted from each score; else empty
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Examples:
         self.last_step[~mask[: self.size]] = INELIGIBLE
 
     def progress(self, horizon: float) -> float:
-        """How far the run has come towards ``horizon``, a share in (0, 1] of its draws: 0 … 1."""
+        """Return how far the run has come towards ``horizon``, a share in (0, 1] of its draws: 0 … 1."""
         assert self.run_length is not None
         return min(self.drawn / (horizon * self.run_length), 1.0)
 
@@ -98,7 +98,7 @@ class Examples:
         return sum(v.nbytes for v in vars(self).values() if isinstance(v, np.ndarray) and v.base is not self._records)
 
     def order(self, epoch: int, first: int, count: int) -> IntArray:
-        """[count] int64: places ``first`` … of epoch ``epoch``'s permutation of the eligible examples."""
+        """Return [count] int64: places ``first``, first + 1, … of an epoch's permutation of the eligible examples."""
         places = np.empty(count, np.int64)
         philox.permuted(self.seed, epoch, first, count, self.eligible, places)
         if len(self.words):
@@ -106,25 +106,25 @@ class Examples:
         return places
 
     def uniform_pairs(self, t: int, n: int, use: int) -> tuple[FloatArray, FloatArray]:
-        """Two [n] float64 in [0, 1) that depend on (seed, t, use) alone."""
+        """Return two [n] float64 in [0, 1) that depend on (seed, t, use) alone; ``use`` as in kernels.philox."""
         u, v = np.empty(n), np.empty(n)
         philox.uniform_pairs(self.seed, t, use, u, v)
         return u, v
 
     def uniforms_of(self, indices: IntArray, t: int, use: int) -> FloatArray:
-        """[n] float64 in [0, 1): one number per example that depends on (seed, t, use, example) alone."""
+        """Return [n] float64 in [0, 1): one number per example that depends on (seed, t, use, example) alone."""
         out = np.empty(len(indices))
         philox.uniforms_of(self.seed, t, use, indices, out)
         return out
 
 
 def as_numpy(value: Any) -> Any:
-    """A torch tensor's memory as an array; anything else as it is. Needs no torch."""
+    """Return a torch tensor's memory as an array, and anything else as it is. Imports no torch."""
     return value.numpy() if hasattr(value, "numpy") else value
 
 
 def as_tensors(state: Any) -> Any:
-    """The same nest of dicts and lists with its arrays as torch tensors: what torch loads with weights_only=True."""
+    """Return a nest of dicts and lists with its arrays as torch tensors, which torch loads with weights_only=True."""
     import torch  # only here: tables and schedules start without torch
 
     if isinstance(state, dict):
@@ -137,7 +137,7 @@ def as_tensors(state: Any) -> Any:
 
 
 def as_arrays(state: Any) -> Any:
-    """The inverse of ``as_tensors``. Needs no torch."""
+    """Return what ``as_tensors`` was given. Imports no torch."""
     if isinstance(state, dict):
         return {key: as_arrays(value) for key, value in state.items()}
     if isinstance(state, list):

@@ -1,4 +1,4 @@
-"""The importance table in somebody else's PyTorch loop.
+"""The importance table in your own PyTorch loop.
 
     sampler = ImportanceBatchSampler(table, batch_size=128, lag=prefetched(num_workers=4))
     for images, targets in DataLoader(dataset, batch_sampler=sampler, num_workers=4):
@@ -25,26 +25,29 @@ from isod.sampling.table import Draw, ImportanceTable
 
 
 def prefetched(num_workers: int, prefetch_factor: int = 2) -> int:
-    """How many batches a torch DataLoader draws ahead: the smallest lag that it can work with."""
+    """Return how many batches a torch DataLoader draws ahead: the smallest lag that it can work with."""
     return num_workers * prefetch_factor
 
 
 class ImportanceBatchSampler(Sampler[list[int]]):
     """Batches of indices for ``DataLoader(batch_sampler=…)``, drawn from an importance table.
 
-    Draw t has seen the scores of steps ≤ t − 1 − lag. Every batch must be answered by ``update`` before the next one
-    is asked for. Iterating again goes on with the first batch that has no scores yet, so leaving the loop early, or
-    resuming from ``state_dict`` in another process, skips and repeats nothing.
+    Draw t has seen the scores of steps ≤ t − 1 − lag. Call ``update`` once per batch, before the loop asks for the next
+    one. Iterating again starts with the first batch that has no scores yet, so a loop that was left early, or resumed
+    from ``state_dict`` in another process, skips and repeats nothing.
 
     Under torch.distributed every rank holds an identical table (same arguments, same seed) and gets its own part of
-    one global batch of ``batch_size · world_size`` examples; ``update`` gathers the scores of all ranks.
+    one global batch of ``batch_size · world_size`` examples. ``update`` gathers the scores of all ranks.
 
     Args:
-        table: any importance table; its scores are yours to define.
+        table: an importance table; its scores mean what you define.
         batch_size: examples per batch and rank.
         lag: batches drawn ahead; at least ``prefetched(num_workers, prefetch_factor)`` of the DataLoader.
-        length: batches per iteration; by default as many as one epoch has whole batches, at least one.
-        rank, world_size: default to those of torch.distributed where it is initialised, else 0 and 1.
+        length: batches per iteration; by default the number of full batches of an epoch, at least one.
+        rank, world_size: by default those of torch.distributed if it is initialised, else 0 and 1.
+
+    Raises:
+        InputError: a number is out of its range.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class ImportanceBatchSampler(Sampler[list[int]]):
 
     @property
     def step(self) -> int:
-        """Number of the batch in training: the first one whose scores have not come."""
+        """Number of the batch in training: the first one that has no scores yet."""
         return self.schedule.applied
 
     @property
@@ -101,7 +104,7 @@ class ImportanceBatchSampler(Sampler[list[int]]):
             scores: [batch_size], 0 … 10¹⁵, on any device; they are copied to the host once.
 
         Raises:
-            InputError: a wrong shape, or a score that the table refuses.
+            InputError: the shape is wrong, or the table rejects a score.
         """
         if scores.shape != (self.batch_size,):
             raise InputError(f"update needs {self.batch_size} scores, one per example, got {tuple(scores.shape)}")
@@ -114,11 +117,11 @@ class ImportanceBatchSampler(Sampler[list[int]]):
         self.schedule.update(self.step, draw.indices, scores.double().cpu().numpy())
 
     def state_dict(self) -> dict[str, Any]:
-        """State of table and schedule; the same on every rank."""
+        """Return the state of table and schedule, the same on every rank."""
         return self.schedule.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken; raises InputError if it belongs to other settings."""
+        """Restore what ``state_dict`` returned. Raises InputError if it belongs to other settings."""
         self.schedule.load_state_dict(state)
 
     def _mine(self, values: Any) -> Any:

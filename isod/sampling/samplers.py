@@ -7,15 +7,23 @@ from typing import Any
 
 from isod.errors import require
 from isod.plugins import is_outside
-from isod.sampling.catalogue import HEURISTICS, HISTORIES, REDUCTIONS, STRATEGIES, accepts_negative_scores, check_name
+from isod.sampling.catalogue import HEURISTICS, HISTORIES, REDUCTIONS, STRATEGIES, check_name
 
-SCORE = {"decides": "score"}  # of a field: it decides how examples score, not how they are drawn
-LABEL = {"decides": "nothing"}  # of a field: a name or a note
+SCORE = {"decides": "score"}  # metadata of a field that decides how examples score, not how they are drawn
+LABEL = {"decides": "nothing"}  # metadata of a field that is a name or a note
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
-    """How training examples are drawn: heuristic + reduction + strategy + smoothing + task weights (spec §2)."""
+    """How training examples are drawn: heuristic + reduction + strategy + smoothing + task weights (spec §2).
+
+    All numbers are dimensionless. A field decides what is drawn from given scores, unless its metadata says that it
+    decides the scores, or nothing.
+
+    Raises:
+        InputError: on construction, if a name is unknown or a number is out of its range. Whether a function of another
+            package exists is checked when a run starts.
+    """
 
     name: str = field(metadata=LABEL)
     # A key of the catalogue's HEURISTICS, or package.module:function; None for a sampler that reads no scores.
@@ -35,7 +43,9 @@ class SamplerConfig:
     pressure: float = 100.0  # of strategy "rank": how many times as likely the highest score is as the lowest
     share: float = 0.5  # of the examples: pruned below the mean ("prune"), replaced ("replace"), let in ("self_paced")
     horizon: float = 0.0  # of the run's draws: when "self_paced" has let in all, when "prune" stops pruning; 0: never
-    source: str = field(default="", compare=False, metadata=LABEL)  # where it is from; it changes no run
+    # Notes that change no run and are recorded with none:
+    summary: str = field(default="", compare=False, metadata=LABEL)  # what it does, in one plain sentence
+    source: str = field(default="", compare=False, metadata=LABEL)  # where it is from, in a phrase
 
     def __post_init__(self) -> None:
         if self.heuristic is not None:
@@ -44,8 +54,8 @@ class SamplerConfig:
         check_name("strategy", self.strategy, STRATEGIES)
         require(self.history in HISTORIES, f"sampler history must be one of {', '.join(HISTORIES)}", self.history)
         require(
-            not self.holdout or is_outside(self.strategy) or accepts_negative_scores(self.strategy),
-            "sampler holdout makes scores negative, so that strategy must be one of "
+            not self.holdout or is_outside(self.strategy) or STRATEGIES[self.strategy].accepts_negative_scores,
+            "sampler holdout makes scores negative: strategy must be one of "
             + ", ".join(name for name, row in STRATEGIES.items() if row.accepts_negative_scores),
             self.strategy,
         )
@@ -65,32 +75,90 @@ class SamplerConfig:
         require(0 <= self.horizon <= 1, "sampler horizon must be in [0, 1], a share of the run", self.horizon)
 
 
-# A source with "thesis" alone is the thesis's own; "ours" has no paper. A number is given where it was looked up, else
-# the name that the paper has for the thing.
+# "thesis …" is the thesis's own; "ours" has no paper. A source gives the paper's number of an equation where that was
+# looked up, else the paper's name for the thing.
 _SAMPLERS = [
     # The thesis's eight.
-    SamplerConfig(name="baseline", strategy="sequential", source="thesis §4.2.1"),
-    SamplerConfig(name="LIS", heuristic="loss", source="thesis §4.2.3, eq. 4.2"),
     SamplerConfig(
-        name="UIS", heuristic="uncertainty", source="thesis §4.2.5.1, the form of its text, not of eq. 4.5 as printed"
+        name="baseline",
+        strategy="sequential",
+        summary="Every example once per epoch, in random order.",
+        source="thesis §4.2.1",
     ),
-    SamplerConfig(name="LIS-RB", heuristic="loss", strategy="rejection", source="thesis §4.2.7, algorithm 5"),
-    SamplerConfig(name="UIS-RB", heuristic="uncertainty", strategy="rejection", source="thesis §4.2.7, algorithm 5"),
+    SamplerConfig(name="LIS", heuristic="loss", summary="In proportion to the loss.", source="thesis §4.2.3, eq. 4.2"),
     SamplerConfig(
-        name="LIS-RHO", heuristic="loss", strategy="shifted", holdout=True, source="thesis §4.2.6, eqs. 3.1 and 4.6"
+        name="UIS",
+        heuristic="uncertainty",
+        summary="In proportion to the uncertainty: highest where the model is undecided.",
+        source="thesis §4.2.5.1, the form of its text, not of eq. 4.5 as printed",
     ),
-    SamplerConfig(name="LIS-IR", heuristic="loss", box_weight=0.0, source="thesis §4.3"),
-    SamplerConfig(name="UIS-IR", heuristic="uncertainty", box_weight=0.0, source="thesis §4.3"),
+    SamplerConfig(
+        name="LIS-RB",
+        heuristic="loss",
+        strategy="rejection",
+        summary="As LIS, by a rejection walk, which favours high scores even more.",
+        source="thesis §4.2.7, algorithm 5",
+    ),
+    SamplerConfig(
+        name="UIS-RB",
+        heuristic="uncertainty",
+        strategy="rejection",
+        summary="As UIS, by a rejection walk, which favours high scores even more.",
+        source="thesis §4.2.7, algorithm 5",
+    ),
+    SamplerConfig(
+        name="LIS-RHO",
+        heuristic="loss",
+        strategy="shifted",
+        holdout=True,
+        summary="In proportion to the loss less that of a hold-out model.",
+        source="thesis §4.2.6, eqs. 3.1 and 4.6",
+    ),
+    SamplerConfig(
+        name="LIS-IR",
+        heuristic="loss",
+        box_weight=0.0,
+        summary="As LIS, by the class loss alone.",
+        source="thesis §4.3",
+    ),
+    SamplerConfig(
+        name="UIS-IR",
+        heuristic="uncertainty",
+        box_weight=0.0,
+        summary="As UIS, by the class uncertainty alone.",
+        source="thesis §4.3",
+    ),
     # Its equations and proposals beyond the eight.
-    SamplerConfig(name="error", heuristic="error", reduction="masked_mean", source="thesis §4.2.5, eq. 4.4"),
-    SamplerConfig(name="UIS-printed", heuristic="uncertainty_as_printed", source="thesis eq. 4.5 to the letter"),
     SamplerConfig(
-        name="UIS-asymmetric", heuristic="asymmetric_uncertainty", source="proposed in thesis chapter 7; form ours"
+        name="error",
+        heuristic="error",
+        reduction="masked_mean",
+        summary="In proportion to −log a and −log IoU, all locations alike.",
+        source="thesis §4.2.5, eq. 4.4",
     ),
-    SamplerConfig(name="UIS-weighted", heuristic="uncertainty", box_weight=0.25, source="proposed in thesis chapter 7"),
+    SamplerConfig(
+        name="UIS-printed",
+        heuristic="uncertainty_as_printed",
+        summary="The opposite of UIS: prefers what the model is sure of. An ablation.",
+        source="thesis eq. 4.5 to the letter",
+    ),
+    SamplerConfig(
+        name="UIS-asymmetric",
+        heuristic="asymmetric_uncertainty",
+        summary="As UIS, with more weight on wrong predictions than on right ones.",
+        source="proposed in thesis chapter 7; form ours",
+    ),
+    SamplerConfig(
+        name="UIS-weighted",
+        heuristic="uncertainty",
+        box_weight=0.25,
+        summary="As UIS, with a quarter of the box part.",
+        source="proposed in thesis chapter 7",
+    ),
     SamplerConfig(
         name="UIS-background",
         heuristic="background_aware",
+        summary="As UIS, plus confident false positives on the background.",
         source="proposed in thesis §6.3.2 and chapter 7; form ours",
     ),
     # Other ways to draw from the same scores.
@@ -99,33 +167,42 @@ _SAMPLERS = [
         heuristic="loss",
         strategy="linear_rank",
         holdout=True,
+        summary="As LIS-RHO, by rank, so that no outlier decides the scale.",
         source="ours: thesis eq. 3.1 by rank, without eq. 4.6's outliers",
     ),
     SamplerConfig(
         name="UIS-UR",
         heuristic="uncertainty",
         strategy="uniform_rejection",
-        source="ours: thesis algorithm 5 with uniform proposals, so that it settles at q (Barker 1965)",
+        summary="As UIS-RB, with uniform proposals, so that the walk converges to UIS's distribution.",
+        source="ours: thesis algorithm 5 with uniform proposals, whose walk converges to q (Barker 1965)",
     ),
     SamplerConfig(
         name="UIS-floor",
         heuristic="uncertainty",
         floor=0.2,
+        summary="As UIS, with one fifth of the draws uniform.",
         source="ours: thesis eq. 4.3 with a share that does not shrink with N",
     ),
     SamplerConfig(
-        name="UIS-decayed", heuristic="uncertainty", strategy="decayed", source="ours: old scores fade into the mean"
+        name="UIS-decayed",
+        heuristic="uncertainty",
+        strategy="decayed",
+        summary="As UIS, with old scores fading into the mean.",
+        source="ours",
     ),
     SamplerConfig(
         name="LIS-unbiased",
         heuristic="loss",
         floor=0.2,
         weight_exponent=1.0,
+        summary="As LIS with one fifth of the draws uniform, and loss weights that undo the bias of drawing.",
         source='Schaul et al. 2016, "Annealing the bias": weights (1/N · 1/p)^β with β = 1',
     ),
     SamplerConfig(
         name="bounded-error",
         heuristic="bounded_error",
+        summary="In proportion to 1 − a and 1 − IoU, so that no example dominates.",
         source="Chang et al. 2017, 1 − p of the true class, as in thesis §4.2.5, without its history",
     ),
     SamplerConfig(
@@ -133,6 +210,7 @@ _SAMPLERS = [
         heuristic="loss",
         strategy="rank",
         pressure=100.0,
+        summary="By the loss's rank: the highest loss is 100 times as likely as the lowest.",
         source="Loshchilov & Hutter 2015: probability decays exponentially with the loss's rank",
     ),
     SamplerConfig(
@@ -142,6 +220,7 @@ _SAMPLERS = [
         share=0.1,
         history="momentum",
         momentum=0.5,
+        summary="Every example once per epoch, but the top tenth by loss twice and the bottom tenth not at all.",
         source="Ioannou et al. 2019, as in thesis chapter 3",
     ),
     SamplerConfig(
@@ -149,6 +228,7 @@ _SAMPLERS = [
         heuristic="gradient_norm",
         reduction="norm",
         box_weight=0.0,
+        summary="In proportion to a bound of the gradient's norm.",
         source="Katharopoulos & Fleuret 2018, eq. 20: bound of the gradient norm",
     ),
     SamplerConfig(  # the paper's smoothing adds the mean score, which is a floor of one half; below likewise
@@ -157,6 +237,7 @@ _SAMPLERS = [
         box_weight=0.0,
         history="variance",
         floor=0.5,
+        summary="In proportion to how much the error varied over the run; half of the draws are uniform.",
         source="Chang et al. 2017 (active bias), prediction variance",
     ),
     SamplerConfig(
@@ -165,12 +246,14 @@ _SAMPLERS = [
         box_weight=0.0,
         history="closeness",
         floor=0.5,
+        summary="In proportion to how close the mean error is to one half; half of the draws are uniform.",
         source="Chang et al. 2017 (active bias), threshold closeness",
     ),
     SamplerConfig(
         name="history-mean",
         heuristic="loss",
         history="mean",
+        summary="In proportion to the mean loss over the run.",
         source="Chang et al. 2017, mean over the epochs, as in thesis §4.2.5, of the loss",
     ),
     SamplerConfig(
@@ -179,6 +262,7 @@ _SAMPLERS = [
         strategy="prune",
         share=0.5,
         horizon=0.875,
+        summary="Leaves out half of the examples below the mean loss each epoch; the rest of these weigh double.",
         source="Qin et al. 2024: soft pruning, expectation rescaling, annealing",
     ),
     SamplerConfig(  # an error above one half counts as misclassified
@@ -186,16 +270,22 @@ _SAMPLERS = [
         heuristic="bounded_error",
         box_weight=0.0,
         history="forgetting",
+        summary="In proportion to how often an example went from right to wrong.",
         source="Toneva et al. 2019, §3 and algorithm 1",
     ),
     SamplerConfig(
         name="margin",
         heuristic="margin",
         box_weight=0.0,
+        summary="In proportion to how far the true class is behind the best other class.",
         source="Pleiss et al. 2020, the margin, as in thesis chapter 3",
     ),
     SamplerConfig(
-        name="EL2N", heuristic="error_vector_norm", box_weight=0.0, source="Paul et al. 2021, definition 2.3"
+        name="EL2N",
+        heuristic="error_vector_norm",
+        box_weight=0.0,
+        summary="In proportion to the norm of the error vector of the class probabilities.",
+        source="Paul et al. 2021, definition 2.3",
     ),
     SamplerConfig(
         name="self-paced",
@@ -203,13 +293,15 @@ _SAMPLERS = [
         strategy="self_paced",
         share=0.5,
         horizon=0.5,
+        summary="Uniform over the easy half at first, over all examples from the middle of the run.",
         source="Kumar et al. 2010: easy samples first, annealed until all are considered",
     ),
-    # And from none.
+    # A control.
     SamplerConfig(
         name="uniform",
         floor=1.0,
-        source="ours: a control. With replacement, as UIS draws, and by no score: what that alone costs",
+        summary="Uniform, with replacement: a control that shows what replacement alone costs.",
+        source="ours: a control",
     ),
 ]
 SAMPLERS: dict[str, SamplerConfig] = {sampler.name: sampler for sampler in _SAMPLERS}

@@ -1,4 +1,4 @@
-"""Which updates a draw has seen, fixed by the lag and by nothing else."""
+"""Which updates a draw has seen: the lag alone decides."""
 
 from __future__ import annotations
 
@@ -23,16 +23,20 @@ class Table(Protocol):
 
 
 class DrawSchedule:
-    """Draw t sees exactly the updates of steps ≤ t − 1 − lag, however late or disordered these arrive.
+    """Draws whose draw t has seen exactly the updates of steps ≤ t − 1 − lag, in whatever order these arrive.
 
-    Draws 0 … lag are made at once. Applying the update of step u makes draw u + 1 + lag; updates are applied by step
-    number, an early one waits. So whoever prepares batches ahead, with however many workers, gets the same draws.
+    The constructor makes draws 0 … lag. Applying the update of step u makes draw u + 1 + lag. Updates are applied in
+    the order of their steps: one that arrives early waits. So the draws are the same with any number of workers that
+    prepare batches ahead.
 
     Args:
         table: drawn from and updated through this schedule alone.
         batch_size: examples per draw.
-        lag: how many draws may be under way beyond the one being trained on; ≥ 0.
-        steps: draws in all, so that none is counted that nobody will train on; no end by default.
+        lag: how many draws are made ahead of the one in training; ≥ 0.
+        steps: draws of the run, so that the table counts none that is not trained on; no end by default.
+
+    Raises:
+        InputError: batch_size < 1 or lag < 0, or the table cannot draw that many examples.
     """
 
     def __init__(self, table: Table, *, batch_size: int, lag: int, steps: int | None = None):
@@ -57,28 +61,30 @@ class DrawSchedule:
         return step <= self.applied + self.lag and step < self._steps
 
     def draw(self, step: int) -> Draw:
-        """The draw of this step, the same one every time until the step's update releases it.
+        """Return the draw of this step: the same one every time, until the step's update releases it.
 
         Raises:
-            InputError: it is not ready yet, or already released.
+            InputError: the draw is not ready yet, already released, or beyond the last step.
         """
         if step in self._draws:
             return self._draws[step]
         if step >= self._steps:
             raise InputError(f"draw {step} is beyond the last of {self._steps} steps")
         if self.ready(step):
-            raise InputError(f"draw {step} was released: the scores of its step have arrived")
+            raise InputError(f"draw {step} was released: the scores of its step have already arrived")
         raise InputError(f"draw {step} is not ready: it needs the scores of step {step - 1 - self.lag}")
 
     def update(self, step: int, indices: ArrayLike, scores: ArrayLike) -> None:
-        """Hand in the scores of one step; every step does so exactly once, in any order.
+        """Hand in the scores of one step: once per step, in any order.
 
+        Args:
+            indices, scores: [n], as of ``ImportanceTable.update``.
         Raises:
-            InputError: the scores are refused by the table, or the step's draw is not made or already scored; nothing
-                is changed.
+            InputError: the table rejects the scores, or the step's draw is not made yet or already scored; nothing is
+                changed.
         """
         if step not in self._draws:
-            self.draw(step)  # raises, and says why
+            self.draw(step)  # raises InputError with the reason
         index, score = self.table.checked(indices, scores)
         del self._draws[step]
         self._waiting[step] = (index.copy(), score.copy())
@@ -88,11 +94,11 @@ class DrawSchedule:
             self._make(self.applied + self.lag)
 
     def state_dict(self) -> dict[str, Any]:
-        """The table's state, the draws under way and the updates that wait, as torch tensors and plain numbers."""
+        """Return the table's state, the draws not yet released and the updates that wait: torch tensors, numbers."""
         return as_tensors(self.snapshot())
 
     def snapshot(self) -> dict[str, Any]:
-        """``state_dict`` with numpy arrays, for a process that has no torch; copies."""
+        """Return ``state_dict`` with numpy arrays, as copies, for a process that has no torch."""
 
         def copies(*arrays: Any) -> list[Any]:
             return [np.array(array) for array in arrays]
@@ -110,10 +116,10 @@ class DrawSchedule:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` or ``snapshot`` was taken: draws under way are given out again as they were.
+        """Restore what ``state_dict`` or ``snapshot`` returned: draws that were not released are the same again.
 
         Raises:
-            InputError: the state has another batch size or lag, or another table's state.
+            InputError: the state has another batch size or lag, or is another table's.
         """
         for name in ("batch_size", "lag"):
             if state[name] != getattr(self, name):

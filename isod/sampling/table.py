@@ -1,12 +1,14 @@
-"""The importance table: one non-negative score per training example, who was drawn when, and how (thesis §4.2).
+"""The importance table: a score per training example, how often each was drawn, and the draws (thesis §4.2).
 
     table = ImportanceTable(len(dataset), seed=0)
     draw = table.draw(128)                  # draw.indices, draw.probabilities, draw.weights
     table.update(draw.indices, losses)
 
-The first epoch is sequential whatever the strategy: it fills the table. The strategy draws once every eligible example
-has a score; where scores come some draws late, the epoch after the first is gone through for so long. Draw t takes its
-random numbers from (seed, t) alone.
+The table draws in sequence, epoch by epoch, until every eligible example has a score. From then on the strategy draws.
+So the first epoch is sequential whatever the strategy; where scores arrive some draws late, a part of the second one is
+too. Draw t takes its random numbers from (seed, t) alone.
+
+Importing this module imports numpy and numba, not torch.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from isod.errors import InputError
-from isod.sampling.catalogue import HISTORIES, find_strategy
+from isod.sampling.catalogue import HISTORIES, find_strategy, strategy_properties
 from isod.sampling.examples import Examples, FloatArray, IntArray, as_numpy, as_tensors
 from isod.sampling.kernels import INELIGIBLE, UNSCORED, updates
 from isod.sampling.samplers import SamplerConfig, draw_settings
@@ -37,9 +39,9 @@ _FAULTS = {
 
 
 class Draw(NamedTuple):
-    """One batch of indices, with what is known about it at draw time."""
+    """One batch of n indices, with what the table knew when it drew them."""
 
-    indices: IntArray  # [n] int64; the same example may come several times
+    indices: IntArray  # [n] int64; an example may occur several times
     probabilities: FloatArray  # [n] float64; of each index at this draw, given the table's version
     weights: FloatArray  # [n] float64; for the examples' losses: ones unless the sampler says otherwise
     step: int  # t: how many draws came before
@@ -56,6 +58,10 @@ class ImportanceTable:
         eligible: [M] indices of the examples that may be drawn, each once; all by default.
         run_length: examples that the run will draw, iterations · batch size; only a sampler with a horizon needs it.
         settings: fields of ``sampler`` to change, for example ``floor=0.1``.
+
+    Raises:
+        InputError: a number is out of its range, an index of ``eligible`` is wrong or repeated, the run_length is
+            missing, or the sampler names a strategy that does not exist or does not accept a hold-out model.
     """
 
     def __init__(
@@ -69,6 +75,11 @@ class ImportanceTable:
         **settings: Any,
     ):
         config = replace(sampler or SamplerConfig(name="proportional"), **settings)
+        if config.holdout and not strategy_properties(config.strategy).accepts_negative_scores:
+            raise InputError(
+                f"sampler holdout makes scores negative, which strategy {config.strategy!r} does not accept: its class "
+                "attribute accepts_negative_scores must be True"
+            )
         if config.horizon and run_length is None:
             raise InputError(
                 f"sampler {config.name!r} changes after {config.horizon:g} of the run's draws: give the table the "
@@ -88,7 +99,7 @@ class ImportanceTable:
         self._history = getattr(updates, config.history.upper())
         strategy = find_strategy(config.strategy)(self.examples, config)
         self._strategy: Strategy = strategy
-        # What goes through epochs goes on in the place at which its first draws end.
+        # A strategy in epochs continues the permutation that the table began with.
         self._first = strategy if isinstance(strategy, Sequential) else Sequential(self.examples, config)
         self._unscored = self.examples.eligible
         self._previous = np.zeros(0, np.int64)  # indices of the last draw
@@ -101,7 +112,7 @@ class ImportanceTable:
     # --- drawing -----------------------------------------------------------------------------------------------------
 
     def draw(self, n: int) -> Draw:
-        """The next batch: ``n`` indices, with their probabilities and weights.
+        """Draw the next batch: ``n`` indices, with their probabilities and weights.
 
         Raises:
             InputError: n < 1; or n > M, if the strategy draws without replacement.
@@ -134,9 +145,10 @@ class ImportanceTable:
         return weights
 
     def probabilities(self, indices: ArrayLike | None = None) -> FloatArray:
-        """[n] float64: probability of each example at a draw by the strategy from the present scores; sums to 1.
+        """Return the probability of each example at a draw by the strategy from the present scores, [n] float64.
 
-        O(N) without ``indices``. Rejection's is that of its target q (see strategies).
+        Without ``indices``, of all N examples, which costs O(N); these sum to 1. For the rejection strategies it is the
+        distribution q that proposals are compared by, not that of the walk (see strategies.trees).
         """
         which = np.arange(self.num_examples) if indices is None else np.asarray(indices, np.int64)
         return self._strategy.probabilities(which)
@@ -144,7 +156,9 @@ class ImportanceTable:
     # --- scores ------------------------------------------------------------------------------------------------------
 
     def update(self, indices: ArrayLike, scores: ArrayLike) -> None:
-        """Give the examples new scores. Of duplicate indices the last wins; every one counts in the mean importance.
+        """Give the examples new scores.
+
+        If an index occurs several times, its last score wins, and every one counts in the mean importance.
 
         Args:
             indices: [n] integers, eligible examples, drawn or not.
@@ -166,9 +180,12 @@ class ImportanceTable:
         self._strategy.changed(index)
 
     def set_offset(self, offset: ArrayLike) -> None:
-        """Subtract ``offset`` [N], finite, from every score to come that is not 0: the hold-out model's scores (§4.2.6,
-        eq. 3.1). A score of 0 is that of an example from which nothing can be learnt: it counts as the lowest.
+        """Subtract the hold-out model's scores from every later score that is not 0 (§4.2.6, eq. 3.1).
 
+        A score of 0 means that nothing can be learnt from the example. It counts as the lowest.
+
+        Args:
+            offset: [N] finite.
         Raises:
             InputError: the sampler has no hold-out model, the table already holds scores, or the shape or a number is
                 wrong.
@@ -188,7 +205,7 @@ class ImportanceTable:
         self.examples.offset[:] = values
 
     def checked(self, indices: ArrayLike, scores: ArrayLike) -> tuple[IntArray, FloatArray]:
-        """The pair as arrays that ``update`` will accept; raises as ``update`` does."""
+        """Return the pair as arrays that ``update`` accepts: [n] int64 and [n] float64. Raises as ``update`` does."""
         index, score = np.asarray(indices), np.asarray(scores)
         if index.ndim != 1 or score.ndim != 1 or len(index) != len(score):
             raise InputError(
@@ -234,10 +251,10 @@ class ImportanceTable:
         return self.examples.nbytes + self._strategy.nbytes
 
     def effective_sample_size(self) -> float:
-        """(Σw)²/(N·Σw²) over the eligible examples, in (0, 1]; 1 while all are 0, as drawing is then uniform.
+        """Return (Σw)²/(N·Σw²) over the eligible examples, in (0, 1]; 1 while all are 0, as draws are then uniform.
 
         w are the scores or, where a strategy reshapes them (RHO's shift, ranks), what it makes of them; smoothing and
-        floor are left out. One pass over the table.
+        floor are left out. It costs one pass over the table.
         """
         weights = self._strategy.importance()
         total = float(weights.sum())
@@ -246,11 +263,11 @@ class ImportanceTable:
     # --- state -------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that later draws depend on, as torch tensors and plain numbers (loads with weights_only=True)."""
+        """Return everything that later draws depend on: torch tensors, plain numbers; loads with weights_only=True."""
         return as_tensors(self.snapshot())
 
     def snapshot(self) -> dict[str, Any]:
-        """``state_dict`` with numpy arrays, for a process that has no torch; copies."""
+        """Return ``state_dict`` with numpy arrays, as copies, for a process that has no torch."""
         arrays = {name: getattr(self.examples, name) for name in _SAVED} | {"previous": self._previous}
         strategy = {
             key: value.copy() if isinstance(value, np.ndarray) else value
@@ -269,10 +286,11 @@ class ImportanceTable:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` or ``snapshot`` was taken.
+        """Restore what ``state_dict`` or ``snapshot`` returned: later draws are those of the saved table.
 
         Raises:
-            InputError: the state is of another table (number of examples, seed, sampler); nothing is changed.
+            InputError: the state is of another table (number of examples, seed, sampler, eligible examples); nothing is
+                changed.
         """
         mine = {"num_examples": self.num_examples, "seed": int(self.examples.seed), "sampler": self._signature()}
         for name, value in mine.items():
@@ -290,11 +308,13 @@ class ImportanceTable:
         self._unscored = int((e.last_step == UNSCORED).sum())
         self._strategy.load_state_dict({key: as_numpy(value) for key, value in state["strategy"].items()})
         if self._unscored:
-            self._first.position = int(state["position"])  # a strategy in epochs once had a place of its own
+            self._first.position = int(
+                state["position"]
+            )  # older states of a strategy in epochs have a place of their own
         self._strategy.rebuild()
 
     def _signature(self) -> dict[str, Any]:
-        """The settings that decide what is drawn; the run's length among them where a horizon is a share of it."""
+        """Return the settings that decide what is drawn, with the run's length if a horizon is a share of it."""
         settings = draw_settings(self.config)
         return settings | {"run_length": self.examples.run_length} if self.config.horizon else settings
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from isod.config.settings import TrainingConfig
 from isod.errors import InputError
-from isod.sampling.catalogue import draws_in_proportion
+from isod.sampling.catalogue import strategy_properties
 from isod.signals import ctrl_c_waits
 from isod.training.checkpoint import Checkpoints
 from isod.training.statistics import RunStatistics, StepResult
@@ -85,7 +85,7 @@ def train(
             if summary.primed and not record.warned:
                 record.warned = True
                 sampler = trainer.config.sampler
-                in_proportion = sampler.heuristic and draws_in_proportion(sampler.strategy)
+                in_proportion = sampler.heuristic and strategy_properties(sampler.strategy).draws_in_proportion
                 if in_proportion and summary.effective_sample_size > UNIFORM_ABOVE:
                     ess = summary.effective_sample_size
                     words = ess_in_words(ess)

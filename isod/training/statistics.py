@@ -175,22 +175,27 @@ class RunStatistics:
 
 @torch.no_grad()
 def example_losses(outcome: Outcome) -> tuple[Tensor, Tensor]:
-    """Each example's own eq. 4.1: class loss averaged over its locations whose class is known, box loss over its
-    positive locations; [B] float32 each, 0 where there is no such location."""
-    positive = outcome.object_index >= 0
+    """Return each example's own eq. 4.1, class part and box part, [B] float32 each.
+
+    The class loss is averaged over the locations whose class is known, the box loss over those that an object owns; 0
+    for an example without such a location.
+    """
     class_part, box_part = (
         (loss * counted).sum(1) / counted.sum(1).clamp(min=1)
-        for loss, counted in ((outcome.class_loss, outcome.care), (outcome.box_loss, positive))
+        for loss, counted in ((outcome.class_loss, outcome.care), (outcome.box_loss, outcome.object_index >= 0))
     )
     return class_part, box_part
 
 
 @torch.no_grad()
 def object_margins(outcome: Outcome) -> Tensor:
-    """Final-layer margin of each example, [B] float32: mean over each object's locations, then over the objects (thesis
-    Fig. 6.2). The background does not count; NaN for an example without an object of known class."""
+    """Return the final-layer margin of each example, [B] float32 (thesis Fig. 6.2).
+
+    The margin is averaged over each object's locations, then over the objects; the background does not count. NaN for
+    an example without an object of known class, and for all of them if the detector gives no logits.
+    """
     if outcome.logits is None:
-        return torch.full_like(outcome.object_area[:, 0], math.nan)
+        return outcome.class_loss.new_full(outcome.class_loss.shape[:1], math.nan)
     part = object_scores(outcome.margin(), outcome.care, outcome.object_index, outcome.object_area)
     means, present = part.means[:, :-1], part.present[:, :-1]
     return (means * present).sum(1) / present.sum(1)  # 0/0 is NaN

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from isod.errors import InputError
+from isod.outcome import Outcome
 from isod.sampling import HEURISTICS, SAMPLERS, ImportanceTable, SamplerConfig, sample_scores
 from isod.sampling.catalogue import (
     IOU,
     LOGITS,
-    accepts_negative_scores,
     check_available,
-    draws_in_proportion,
     find_heuristic,
     find_strategy,
+    strategy_properties,
 )
-from isod.sampling.samplers import draw_settings
+from isod.training.statistics import example_losses, object_margins
 from tests.sampling.outcomes import of_maps
 
 OUTSIDE = "tests.sampling.outside"
@@ -52,14 +52,44 @@ def test_a_strategy_of_somebody_else():
     table = ImportanceTable(4, seed=0, sampler=pickle.loads(pickle.dumps(sampler)))
     table.update(range(4), [1.0, 5.0, 2.0, 0.0])
     assert table.draw(3).indices.tolist() == [1, 1, 1]
-    assert accepts_negative_scores(sampler.strategy)
-    assert not draws_in_proportion(sampler.strategy)
+    properties = strategy_properties(sampler.strategy)
+    assert properties.accepts_negative_scores
+    assert not properties.draws_in_proportion
+    assert properties.summary == "Draws the highest score in every slot."
+
+
+def test_a_strategy_of_somebody_else_resumes_and_another_one_rejects_its_state():
+    """Its name is one of the settings that decide a draw."""
+    sampler = SamplerConfig(name="mine", strategy=f"{OUTSIDE}:Highest")
+    table, resumed = (ImportanceTable(4, seed=0, sampler=sampler) for _ in range(2))
+    table.update(range(4), [1.0, 5.0, 2.0, 0.0])
+    resumed.load_state_dict(table.state_dict())
+    assert resumed.draw(2).indices.tolist() == table.draw(2).indices.tolist() == [1, 1]
+    with pytest.raises(InputError, match="the saved table has sampler"):
+        ImportanceTable(4, seed=0).load_state_dict(table.state_dict())
+
+
+def test_a_strategy_that_lacks_something_is_rejected_with_what_it_is():
+    with pytest.raises(InputError, match=r"outside:second_largest' has no draw, changed, .*: a strategy is a class"):
+        ImportanceTable(4, seed=0, strategy=f"{OUTSIDE}:second_largest")
+
+
+def test_a_hold_out_model_needs_a_strategy_that_says_so(monkeypatch):
+    monkeypatch.delattr("tests.sampling.outside.Highest.accepts_negative_scores")
+    sampler = SamplerConfig(name="mine", heuristic="loss", strategy=f"{OUTSIDE}:Highest", holdout=True)
+    with pytest.raises(InputError, match=r"strategy '.*:Highest' does not accept: .* accepts_negative_scores must be"):
+        ImportanceTable(4, seed=0, sampler=sampler)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"heuristic": "los"}, "sampler heuristic must be one of loss, .*or package.module:function, got 'los'"),
+        (
+            {"heuristic": "los"},
+            r"sampler heuristic must be one of loss, .*or package.module:function, got 'los'; did you mean 'loss'\?$",
+        ),
+        ({"heuristic": "a:b:c"}, "sampler heuristic must be .*, got 'a:b:c'"),
+        ({"heuristic": "tests.sampling:"}, "sampler heuristic must be .*, got 'tests.sampling:'"),
         ({"reduction": "median"}, "sampler reduction must be one of mean, .* got 'median'"),
         ({"strategy": "greedy"}, "sampler strategy must be one of sequential, .* got 'greedy'"),
         ({"history": f"{OUTSIDE}:Highest"}, "sampler history must be one of latest"),
@@ -96,7 +126,7 @@ def test_a_row_names_all_that_its_heuristic_needs(name):
     needs = HEURISTICS[name].needs
     find_heuristic(name)(outcome(**{key: everything[key] for key in needs}))
     for missing in needs:
-        with pytest.raises(AssertionError, match="rejected at start-up"):
+        with pytest.raises(InputError, match=f"this detector's outcome has no {missing}, which the sampler's"):
             find_heuristic(name)(outcome(**{key: everything[key] for key in needs - {missing}}))
 
 
@@ -134,11 +164,59 @@ def test_the_error_norm_is_the_norm_of_the_gradient(activation):
 
 
 def test_what_decides_a_draw_is_what_it_was():
-    """The names that a table's saved state had at commit 2c226b9: such a state still loads."""
-    assert set(draw_settings(SAMPLERS["UIS"])) == {
-        "strategy", "smoothing", "floor", "history", "momentum", "weight_exponent", "holdout", "half_life", "pressure",
-        "share", "horizon",
+    """The settings in a state that commit 2c226b9 saved, of self-paced in a run of 500 draws: it still loads."""
+    table = ImportanceTable(5, seed=0, sampler=SAMPLERS["self-paced"], run_length=500)
+    state = table.state_dict()
+    state["sampler"] = {
+        "strategy": "self_paced", "smoothing": 1.0, "floor": 0.0, "history": "latest", "momentum": 0.0,
+        "weight_exponent": 0.0, "holdout": False, "half_life": 1000.0, "pressure": 100.0, "share": 0.5, "horizon": 0.5,
+        "run_length": 500,
     }  # fmt: skip
+    table.load_state_dict(state)
+    for wrong in ({"share": 0.25}, {"run_length": 400}):
+        with pytest.raises(InputError, match="the saved table has sampler"):
+            table.load_state_dict(state | {"sampler": state["sampler"] | wrong})
+
+
+def test_every_field_says_what_it_decides():
+    """Of a sampler's settings: what decides the scores, what is a note, and all others what is drawn."""
+    decides = {item.name: item.metadata.get("decides", "draw") for item in dataclasses.fields(SamplerConfig)}
+    assert {name for name, what in decides.items() if what == "score"} == {
+        "heuristic", "reduction", "class_weight", "box_weight",
+    }  # fmt: skip
+    assert {name for name, what in decides.items() if what == "nothing"} == {"name", "summary", "source"}
+
+
+def test_one_loss_per_image():
+    """0.5 · 3 + 2 · 4, also weighted by area; a heuristic that needs more than the losses is rejected."""
+    alone = Outcome.of_images(torch.tensor([3.0, 0.0]), torch.tensor([4.0, 0.0]))
+    sampler = SamplerConfig(name="mine", heuristic="loss", class_weight=0.5, box_weight=2.0)
+    for reduction in ("mean", "max", "area_mean"):
+        assert sample_scores(alone, dataclasses.replace(sampler, reduction=reduction)).tolist() == [9.5, 0.0], reduction
+    assert [part.tolist() for part in example_losses(alone)] == [[3.0, 0.0], [4.0, 0.0]]
+    assert object_margins(alone).isnan().all()
+    assert sample_scores(Outcome.of_images(torch.tensor([3.0])), SAMPLERS["LIS"]).tolist() == [3.0]
+    for name, row in HEURISTICS.items():
+        if row.needs:
+            with pytest.raises(InputError, match="this detector's outcome has no"):
+                sample_scores(alone, SamplerConfig(name="mine", heuristic=name))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"labels": torch.zeros(1, 1, 2, dtype=torch.int64)}, r"labels must have shape \[B, L\], got \[1, 1, 2\]"),
+        ({"care": torch.ones(1, 3, dtype=torch.bool)}, r"care must have shape \[1, 2\], got \[1, 3\]"),
+        ({"iou": torch.zeros(2, 2)}, r"iou must have shape \[1, 2\], got \[2, 2\]"),
+        ({"logits": torch.zeros(1, 2)}, r"logits must have shape \[1, K, 2\], got \[1, 2\]"),
+        ({"logits": torch.zeros(1, 2, 3)}, r"logits must have shape \[1, 2, 2\], got \[1, 2, 3\]"),
+        ({"object_labels": torch.zeros(1, 4, dtype=torch.int64)}, r"object_labels must have shape \[1, 1\]"),
+        ({"activation": "tanh"}, "activation must be softmax or sigmoid, got 'tanh'"),
+    ],
+)
+def test_an_outcome_of_another_shape_is_a_sentence(wrong, message):
+    with pytest.raises(InputError, match=f"an outcome's {message}"):
+        dataclasses.replace(outcome(), **wrong)
 
 
 def test_sampling_needs_numpy_and_numba_alone():

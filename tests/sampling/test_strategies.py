@@ -13,8 +13,6 @@ from isod.sampling.catalogue import (
     HISTORIES,
     REDUCTIONS,
     STRATEGIES,
-    accepts_negative_scores,
-    draws_in_proportion,
     find_heuristic,
     find_reduction,
     find_strategy,
@@ -110,7 +108,7 @@ def test_rejection_compares_with_the_same_slot_of_the_draw_before():
 
 def test_strategies_in_proportion_are_those_of_the_sum_tree():
     """Where a table's effective sample size is that of its scores."""
-    assert [name for name in STRATEGIES if draws_in_proportion(name)] == [
+    assert [name for name, row in STRATEGIES.items() if row.draws_in_proportion] == [
         name for name in STRATEGIES if issubclass(find_strategy(name), Proportional)
     ]
 
@@ -128,7 +126,7 @@ def test_every_row_of_the_catalogue_leads_somewhere_and_every_function_has_one()
 def test_differences_to_a_hold_out_model_are_drawn_by_strategies_that_bear_them(strategy):
     """Either refused, or probabilities that are none below 0 and sum to 1."""
     sampler = {"strategy": strategy, "holdout": True, "share": 0.25, "horizon": 0.5}
-    if not accepts_negative_scores(strategy):
+    if not STRATEGIES[strategy].accepts_negative_scores:
         with pytest.raises(InputError, match=f"sampler holdout makes scores negative.*got '{strategy}'"):
             SamplerConfig(name="mine", **sampler)
         return

@@ -328,9 +328,12 @@ def test_the_table_starts_without_torch_ray_or_mlflow():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_every_sampler_says_what_it_is_from_and_that_is_no_part_of_a_run():
-    assert [name for name, sampler in SAMPLERS.items() if not sampler.source] == []
-    moved = replace(SAMPLERS["LIS"], source="elsewhere")
+def test_every_sampler_says_what_it_does_and_where_it_is_from_and_neither_is_part_of_a_run():
+    for name, sampler in SAMPLERS.items():
+        assert sampler.source, name
+        assert sampler.summary.endswith("."), name
+        assert len(sampler.summary) < 110, name
+    moved = replace(SAMPLERS["LIS"], source="elsewhere", summary="elsewhere")
     assert moved == SAMPLERS["LIS"]
     settings = flatten(RunConfig(sampler=moved))
     assert settings["sampler.strategy"] == "proportional"

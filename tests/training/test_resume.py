@@ -23,8 +23,8 @@ from isod.data.store.split import CropStore
 from isod.detector.thesis.model import ThesisDetector
 from isod.errors import InputError
 from isod.messages import messages_to
-from isod.sampling.catalogue import STRATEGIES
-from isod.sampling.samplers import SAMPLERS
+from isod.sampling.catalogue import HISTORIES, STRATEGIES
+from isod.sampling.samplers import SAMPLERS, SamplerConfig
 from isod.signals import ctrl_c_waits, sigterm_as_ctrl_c
 from isod.training import holdout, loop, stream
 from isod.training import run as run_module
@@ -76,19 +76,22 @@ def assert_same_results(first, second):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-# One sampler per strategy, and one per way of adding up scores that keeps a second number.
-KINDS = ["baseline", "UIS", "UIS-RB", "UIS-UR", "LIS-RHO", "UIS-decayed", "loss-rank", "LIS-RHO-rank", "self-paced",
-         "InfoBatch", "replacement", "prediction-variance", "forgetting"]  # fmt: skip
+def samplers_to_resume():
+    """One sampler per strategy, one per history that keeps a second number, and one of another package."""
+    named = {sampler.strategy: sampler for sampler in reversed(SAMPLERS.values())}
+    for strategy in STRATEGIES:
+        yield named.get(strategy) or SamplerConfig(name=strategy, heuristic="loss", strategy=strategy)
+    for history, row in HISTORIES.items():
+        if row.keeps_second_number:
+            yield next(sampler for sampler in SAMPLERS.values() if sampler.history == history)
+    outside = "tests.sampling.outside"
+    yield SamplerConfig(name="outside", heuristic=f"{outside}:squared_loss", strategy=f"{outside}:Highest")
 
 
-def test_every_strategy_is_among_those_tried():
-    assert {SAMPLERS[name].strategy for name in KINDS} == set(STRATEGIES)
-
-
-@pytest.mark.parametrize("name", KINDS)
-def test_an_interrupted_run_goes_on_as_if_nothing_had_been(tiny_store, tmp_path, name):
+@pytest.mark.parametrize("sampler", list(samplers_to_resume()), ids=lambda sampler: sampler.name)
+def test_an_interrupted_run_goes_on_as_if_nothing_had_been(tiny_store, tmp_path, sampler):
     """Stopped in the first epoch (7 of 8 steps) and again behind it (14), between two validations of ten."""
-    config = replace(tiny_run(name, iterations=20, validate_every=7), holdout=HOLDOUT)
+    config = replace(tiny_run(iterations=20, validate_every=7), sampler=sampler, holdout=HOLDOUT)
     whole = go(config, tiny_store, tmp_path / "whole")
     halves = tmp_path / "halves"
     for number, iteration in enumerate((7, 14)):

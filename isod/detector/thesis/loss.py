@@ -1,4 +1,4 @@
-"""The training loss as a scalar, and everything that the sampling scores read of it as dense maps (thesis eq. 4.1)."""
+"""The training loss of a batch, and its outcome by location, which the sample scores read (thesis eq. 4.1)."""
 
 from __future__ import annotations
 

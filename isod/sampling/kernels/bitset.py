@@ -1,4 +1,4 @@
-"""Which examples may be drawn: a bit set that is asked for its k-th element."""
+"""Which examples may be drawn: a bit set that finds its k-th element."""
 
 # mypy: disallow-untyped-defs=False
 
@@ -48,7 +48,7 @@ def nth_eligible(words, before, k):
 
 @inlined
 def eligible_at(words, before, eligible, u):
-    """Index of the example that ``u`` in [0, 1) falls to, where the ``eligible`` ones share it evenly."""
+    """Index of the eligible example that ``u`` in [0, 1) selects, all with the same probability."""
     return nth_eligible(words, before, min(np.int64(u * eligible), eligible - 1))
 
 

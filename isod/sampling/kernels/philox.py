@@ -1,4 +1,4 @@
-"""Random numbers and permutations that depend on nothing but their arguments (Salmon et al. 2011)."""
+"""Random numbers and permutations that depend on their arguments alone (Salmon et al. 2011)."""
 
 # mypy: disallow-untyped-defs=False
 
@@ -31,7 +31,7 @@ def philox(c0, c1, c2, c3, k0, k1):
 
 @inlined
 def uniforms(seed, t, slot, use):
-    """Two float64 in [0, 1) for slot ``slot`` of draw ``t``: they depend on nothing but the four arguments."""
+    """Two float64 in [0, 1) for slot ``slot`` of draw ``t``: they depend on the four arguments alone."""
     t, seed = np.uint64(t), np.uint64(seed)
     w0, w1, w2, w3 = philox(np.uint64(slot), np.uint64(use), t & _MASK32, t >> _S32, seed & _MASK32, seed >> _S32)
     u = np.float64((w0 >> np.uint64(5)) * np.uint64(67108864) + (w1 >> np.uint64(6))) / 9007199254740992.0

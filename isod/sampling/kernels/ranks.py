@@ -1,7 +1,7 @@
 """Ranks and draws by rank.
 
-How many examples have a score below another is read off a counted radix tree over the upper bits of the score. Scores
-that agree in those bits (to about one part in 1000) share their ranks' weight: ties are broken at random.
+A counted radix tree over the upper bits of the score gives how many examples score below another. Scores that agree in
+those bits (to about one part in 1000) share their ranks' weight: ties are broken at random.
 """
 
 # mypy: disallow-untyped-defs=False

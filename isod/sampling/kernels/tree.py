@@ -36,7 +36,7 @@ def node_weight(kind, alpha, beta, kappa, sum_, mass, count):
 def freshness(last_step, base, bits, powers):
     """g of a score that came with update ``last_step``: of k = last_step − base, at least 0, the lower ``bits`` bits
     choose a factor among the first 2^bits of ``powers``, the upper bits one among the rest. exp2 would cost more than
-    all else that is done for a leaf."""
+    the rest of a leaf's work."""
     k = max(np.int64(last_step) - base, 0)
     size = np.int64(1) << bits
     return powers[np.uint64(k & (size - 1))] * powers[np.uint64(size + (k >> bits))]
@@ -148,7 +148,7 @@ def _refresh_inner(node, begin, kind, sums, prefixes, masses, counts, lows, high
 def refresh(
     indices, nodes, starts, kind, score, last_step, base, bits, powers, sums, prefixes, masses, counts, lows, highs
 ):
-    """Recompute every node above ``indices`` from its children: nothing is ever added up in place, so nothing drifts.
+    """Recompute every node above ``indices`` from its children: no sum is updated in place, so none drifts.
 
     ``starts`` [levels + 1]: where each level begins in the node arrays, lowest level first; levels below the root are
     padded with empty nodes to a multiple of WIDTH. ``nodes`` [n] int64 is scratch.

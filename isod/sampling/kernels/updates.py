@@ -1,4 +1,4 @@
-"""What an update makes of an example's scores, and what it refuses."""
+"""What an update makes of an example's scores, and which updates are rejected."""
 
 # mypy: disallow-untyped-defs=False
 
@@ -14,7 +14,7 @@ from isod.sampling.kernels.ranks import count_key, rank_key
 
 HIGHEST = 1e15  # of a score: sums of its square over all visits stay finite in float32
 LEAST = 1e-30  # what a difference of 0 is kept as
-LATEST, MOMENTUM, MEAN, VARIANCE, CLOSENESS, FORGETTING = range(6)  # what the scores of an example add up to
+LATEST, MOMENTUM, MEAN, VARIANCE, CLOSENESS, FORGETTING = range(6)  # histories: what an example's scores add up to
 
 
 @compiled
@@ -25,7 +25,7 @@ def count_draws(indices, draw_count):
 
 @compiled
 def first_fault(indices, scores, last_step):
-    """(code, position) of the first pair that an update must refuse; code 0 if there is none."""
+    """(code, position) of the first pair that an update must reject; code 0 if there is none."""
     for j in range(len(indices)):
         i = indices[j]
         if i < 0 or i >= len(last_step):
@@ -47,11 +47,11 @@ def apply_scores(
 ):  # fmt: skip
     """Fold new scores into the table one after the other, so that of duplicates the last wins.
 
-    ``offset``, where there is one (else length 0), is subtracted from each, but from a score of 0: that is no loss, but
-    what an example has from which nothing can be learnt, without an object or with an image that does not decode. It
-    stays 0, and no difference is 0: strategies that bear negative scores take 0 for the lowest.
-    ``mean`` becomes the running mean of what is left per example (over the last 65535 at most), ``last_step`` the step,
-    ``score`` what the history makes of it. ``key_counts`` follows, where ranks are kept (else length 0).
+    ``offset`` (or length 0 if there is none) is subtracted from each score except 0. A score of 0 means that nothing
+    can be learnt from the example: it has no object, or its image does not decode. It stays 0, and no difference
+    becomes 0: strategies that accept negative scores take 0 for the lowest.
+    ``mean`` becomes the running mean per example of what is left (over the last 65535 at most), ``last_step`` the step,
+    ``score`` what the history makes of it. ``key_counts`` is kept up to date (length 0 if there are no ranks).
     """
     for j in range(len(indices)):
         i, x = indices[j], scores[j]

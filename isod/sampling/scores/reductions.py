@@ -1,7 +1,7 @@
 """Reductions: scores of locations → object scores → one score per image (thesis §4.2.4).
 
 Locations are first averaged per object, so that a large object counts no more than a small one; then the objects of an
-image are reduced to one number, the class part and the box part each for itself. Which locations count:
+image are reduced to one number, separately for the class part and the box part. Which locations count:
 
 * class part: locations whose class is known (``care``). All background locations of an image together are one more
   object. An object all of whose locations are don't-care has no class part.
@@ -9,7 +9,9 @@ image are reduced to one number, the class part and the box part each for itself
 
 An object with no location that counts is left out; an image with no such object scores 0 in that part.
 
-To add one, write a function here and give it a row of ``isod.sampling.catalogue.REDUCTIONS``.
+To add one, write a function here that takes an ObjectScores and returns [B] float32 ≥ 0, and give it a row of
+``isod.sampling.catalogue.REDUCTIONS``. A function of another package needs no row: a sampler names it,
+``reduction="my_package.scores:median"``.
 """
 
 from __future__ import annotations
@@ -64,41 +66,41 @@ def object_scores(scores: Tensor, counted: Tensor, object_index: Tensor, object_
 
 
 def mean(part: ObjectScores) -> Tensor:
-    """Mean over objects: the thesis's own."""
+    """Return the mean over objects: the thesis's own."""
     return part.means.sum(1) / part.present.sum(1).clamp(min=1)
 
 
 def total(part: ObjectScores) -> Tensor:
-    """Sum over objects: favours images with many."""
+    """Return the sum over objects: favours images with many objects."""
     return part.means.sum(1)
 
 
 def largest(part: ObjectScores) -> Tensor:
-    """The highest object score."""
+    """Return the highest object score."""
     return part.means.amax(1)
 
 
 def rms(part: ObjectScores) -> Tensor:
-    """Root of the mean of the squared object scores."""
+    """Return the root of the mean of the squared object scores."""
     return (part.means.square().sum(1) / part.present.sum(1).clamp(min=1)).sqrt()
 
 
 def area_mean(part: ObjectScores) -> Tensor:
-    """Mean over objects of √area · score, √area in location sides: favours images with large, hard objects.
+    """Return the mean over objects of √area · score, √area in location sides: favours images with large, hard objects.
 
-    Scaled and then averaged, as §4.2.4 has it: the weights are not normalised to 1. The background has no box and
-    counts as one location.
+    The scores are scaled and then averaged, as in §4.2.4: the weights are not normalised to 1. The background has no
+    box and counts as one location.
     """
     return (part.means * part.scale).sum(1) / part.present.sum(1).clamp(min=1)
 
 
 def masked_mean(part: ObjectScores) -> Tensor:
-    """Mean over locations, objects ignored: eq. 4.4 as printed."""
+    """Return the mean over locations, objects ignored: eq. 4.4 as printed."""
     return (part.means * part.counts).sum(1) / part.counts.sum(1).clamp(min=1)
 
 
 def norm(part: ObjectScores) -> Tensor:
-    """Root of the sum of squares over locations, divided by their number.
+    """Return the root of the sum of squares over locations, divided by their number.
 
     With the gradient norm per location it is the norm of the gradient of the image's mean loss (Katharopoulos &
     Fleuret 2018).
@@ -108,12 +110,15 @@ def norm(part: ObjectScores) -> Tensor:
 
 @torch.no_grad()
 def sample_scores(outcome: Outcome, sampler: SamplerConfig) -> Tensor:
-    """Score of every image of the batch: w_cls · class part + w_reg · box part (§4.2.4, §4.3).
+    """Return the score of every image of the batch: w_cls · class part + w_reg · box part (§4.2.4, §4.3).
 
-    Computed in float32 whatever autocast says, on the outcome's device, with no host synchronisation.
+    Scores are computed in float32 whatever autocast says, on the outcome's device, with no host synchronisation.
 
     Returns:
         [B] float32, ≥ 0. Zeros for a sampler without a heuristic (the baseline).
+    Raises:
+        InputError: the outcome lacks the logits or the IoU that the heuristic needs; or the sampler names a function of
+            another package that does not exist.
     """
     if sampler.heuristic is None:
         return torch.zeros(len(outcome.labels), dtype=torch.float32, device=outcome.labels.device)

@@ -1,4 +1,4 @@
-"""Strategies that go through the examples in epochs: sequential, prune and rescale, replace."""
+"""Strategies that draw in epochs: sequential, prune and rescale, replace."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from isod.sampling.strategies.base import Slots
 
 
 class Sequential:
-    """A fresh permutation each epoch, every eligible example exactly once (§4.2.1). Batches run on across epochs."""
+    """A fresh permutation each epoch: every eligible example exactly once (§4.2.1). A batch may span two epochs."""
 
     nbytes = 0
 
     def __init__(self, examples: Examples, config: SamplerConfig):
         self.examples = examples
-        self.position = 0  # places gone through so far, over all epochs
+        self.position = 0  # places drawn so far, over all epochs
 
     def draw(self, t: int, n: int, previous: IntArray) -> Slots:
         return self.next_places(n)
 
     def next_places(self, n: int) -> Slots:
-        """The next ``n`` examples of the permutations."""
+        """Return the next ``n`` examples of the permutations, each with probability 1/M."""
         indices = np.concatenate([part for _, part in self._places(n)])
         return Slots(indices, np.full(n, 1 / self.examples.eligible))
 
@@ -38,7 +38,7 @@ class Sequential:
             )
 
     def _places(self, n: int) -> list[tuple[int, IntArray]]:
-        """The next ``n`` places as (epoch, indices), cut where an epoch ends."""
+        """Return the next ``n`` places as (epoch, indices), cut where an epoch ends."""
         parts = []
         while n:
             epoch, place = divmod(self.position, self.examples.eligible)
@@ -73,12 +73,12 @@ class Sequential:
 class Pruned(Sequential):
     """Each epoch leaves out a share r of the examples that score below the mean; the rest of those weigh 1/(1 − r).
 
-    InfoBatch (Qin et al. 2024): the expected gradient stays that of the whole set. Once the run has made the share
-    ``horizon`` of its draws nothing is pruned any more (the paper's annealing, 0.875); 0 prunes to the end.
-    Differences: annealing begins with a draw, not with an epoch, as a run may have few epochs. And whether an example
-    is left out is decided when its place comes, against the mean at the epoch's start, so that nothing is kept per
-    example. Its score can only have changed through a draw of the epoch before that was still under way. A draw's
-    probabilities are relative to the number that the epoch was expected to keep at its start.
+    InfoBatch (Qin et al. 2024): the expected gradient stays that of all examples. Pruning stops once the run has made
+    the share ``horizon`` of its draws (the paper's annealing, 0.875); with 0 it never stops. Two differences from the
+    paper: annealing begins with a draw, not with an epoch, as a run may have few epochs. And an example is left out, or
+    not, when its place comes, against the mean at the epoch's start, so that nothing is kept per example. Its score can
+    only have changed through a draw of the previous epoch whose scores were late. A draw's probabilities are relative
+    to the number of examples that the epoch was expected to keep at its start.
     """
 
     def __init__(self, examples: Examples, config: SamplerConfig):
@@ -102,7 +102,7 @@ class Pruned(Sequential):
         return Slots(np.concatenate(indices), np.concatenate(probabilities), np.concatenate(weights))
 
     def _begin(self, epoch: int) -> None:
-        """At an epoch's start take the mean score, or −∞ past the horizon: one pass over the table."""
+        """At an epoch's start, set the threshold to the mean score, past the horizon to −∞. Costs one pass."""
         e = self.examples
         pruning = not self.horizon or e.progress(self.horizon) < 1
         if epoch == self.epoch and pruning == (self.threshold > -np.inf):
@@ -112,7 +112,7 @@ class Pruned(Sequential):
         self.kept = e.eligible - self.share * int(((e.score < self.threshold) & (e.last_step >= 0)).sum())
 
     def _share(self, indices: IntArray) -> FloatArray:
-        """[n] probability of each example to be left out in this epoch."""
+        """Return the probability of each example to be left out in this epoch, [n]."""
         e = self.examples
         return np.where((e.score[indices] < self.threshold) & (e.last_step[indices] >= 0), self.share, 0.0)
 
@@ -131,10 +131,10 @@ class Pruned(Sequential):
 
 
 class Replaced(Sequential):
-    """Each epoch the lowest share of the examples gives way to the highest, which come twice (Ioannou et al. 2019).
+    """Each epoch replaces the examples with the lowest scores by those with the highest, which are drawn twice.
 
-    The paper's momentum on the importance is the history "momentum". Who is replaced is settled at an epoch's start,
-    in one pass over the table.
+    Ioannou et al. 2019; ``share`` of the examples are replaced. The paper's momentum on the importance is the history
+    "momentum". Which examples are replaced is decided at an epoch's start, in one pass over the table.
     """
 
     def __init__(self, examples: Examples, config: SamplerConfig):
@@ -174,7 +174,7 @@ class Replaced(Sequential):
         return np.where(self.lowest[at] == indices, self.highest[at], indices)
 
     def _relative(self, indices: IntArray) -> FloatArray:
-        """0 for the replaced, 2 for those that come twice, else 1."""
+        """Return 0 for the replaced, 2 for those that are drawn twice, else 1."""
         low, high = np.isin(indices, self.lowest), np.isin(indices, self.highest)
         return super()._relative(indices) * (1.0 - low + high)
 

@@ -1,8 +1,8 @@
-"""Strategies that look at the order of the scores alone.
+"""Strategies that use the order of the scores alone.
 
-Drawn exactly, by uniform proposals that are kept with a probability that follows from the rank. The rank comes from
-counts over the upper 19 bits of the scores (2.2 MB, whatever N): scores that agree to about 0.1 % tie, and ties share
-their ranks' weights.
+Draws are exact: uniform proposals are kept with a probability that follows from the rank. The rank comes from counts
+over the upper 19 bits of the scores (2.2 MB, whatever N). Scores that agree to about 0.1 % tie, and ties share their
+ranks' weights.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from isod.sampling.strategies.base import Slots, uniform_share
 
 
 class ExponentialRank:
-    """p ∝ pressure^(−r/N), r = 0 for the highest score (Loshchilov & Hutter 2015): the highest is
-    ``pressure`` times as likely as the lowest, whatever the scores. Difference: ranks are always up to date."""
+    """p ∝ pressure^(−r/N), r = 0 for the highest score (Loshchilov & Hutter 2015).
+
+    The highest score is ``pressure`` times as likely as the lowest, whatever the scores. Difference from the paper:
+    ranks are always up to date.
+    """
 
     kind = ranks.EXPONENTIAL
 
@@ -77,19 +80,19 @@ class ExponentialRank:
 
 
 class LinearRank(ExponentialRank):
-    """p ∝ N − r, r = 0 for the highest score: RHO without its outliers (spec §12.9)."""
+    """p ∝ N − r, r = 0 for the highest score: no outlier decides the scale, as it does in RHO (spec §12.9)."""
 
     kind = ranks.LINEAR
 
 
 class SelfPaced(ExponentialRank):
-    """Uniform over the lowest scores: at first a ``share`` of the examples, all of them once the run has
-    made the share ``horizon`` of its draws.
+    """Uniform over the lowest scores: at first a ``share`` of the examples, later more of them.
 
-    Self-paced learning (Kumar et al. 2010) trains on the examples whose loss is below a threshold that rises
-    with time, until all are in; here the threshold is the quantile that grows in proportion to the examples drawn. The
-    paper stops there and gives no length: with a horizon of one half the other half of the run learns from all, so that
-    the hardest examples are not those that the model has met least.
+    All examples are drawn once the run has made the share ``horizon`` of its draws. Self-paced learning (Kumar et al.
+    2010) trains on the examples whose loss is below a threshold that rises with time, until all are included. Here the
+    threshold is the quantile that grows in proportion to the examples drawn. The paper stops there and gives no length:
+    with a horizon of one half, the second half of the run learns from all, so that the model has not seen the hardest
+    examples much less than the others.
     """
 
     kind = ranks.LOWEST

@@ -1,4 +1,4 @@
-"""Strategies that draw with replacement from a sum tree: proportional, shifted (RHO), decayed, two rejections."""
+"""Strategies that draw with replacement from a sum tree: proportional, shifted (RHO), decayed, two rejection walks."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Proportional:
         return self.lows, self.highs
 
     def terms(self) -> tuple[float, float, float, float]:
-        """(Σ of the leaf weights, alpha, beta, kappa); see tree.node_weight."""
+        """Return (Σ of the leaf weights, alpha, beta, kappa); see tree.node_weight."""
         return float(self.sums[-1]), 1.0, 0.0, 0.0
 
     def draw(self, t: int, n: int, previous: IntArray) -> Slots:
@@ -114,10 +114,10 @@ class Proportional:
 class Shifted(Proportional):
     """Proportional to (s − min s)/(max s − min s) over the scores that are not 0 (RHO, eq. 4.6), at draw time.
 
-    Scores may be negative here: the hold-out model's score is subtracted from them. The scale cancels in p, the
-    minimum comes from the tree. The lowest example has nothing but its smoothing, nor has one with a score of 0, from
-    which nothing can be learnt; where all are equal the draw is uniform. One outlier squeezes the rest together: that
-    is the thesis's form; ``linear_rank`` is the one that does not.
+    Scores may be negative here, as the hold-out model's score is subtracted from them. The scale cancels in p, and the
+    tree keeps the minimum. The lowest example is drawn through smoothing and floor alone, and so is one with a score of
+    0, from which nothing can be learnt. If all scores are equal, the draw is uniform. One outlier makes all others
+    nearly alike: that is the thesis's form. The strategy ``linear_rank`` avoids it.
     """
 
     kind = tree.SHIFTED
@@ -143,7 +143,7 @@ class Decayed(Proportional):
     def __init__(self, examples: Examples, config: SamplerConfig):
         self.half_life = float(config.half_life)
         ahead, self.behind = (math.ceil(min(n * self.half_life, 2**31)) for n in (self.REBASE, self.FADED))
-        span = ahead + self.behind  # updates between the oldest score told apart and the newest
+        span = ahead + self.behind  # updates between the newest score and the oldest that differs from even older ones
         self.bits = max(span.bit_length() // 2 - 1, 0)
         steps = [np.arange(1 << self.bits), np.arange(0, span + 1, 1 << self.bits) - self.behind]
         self.powers = np.exp2(np.minimum(np.concatenate(steps) / self.half_life, self.FADED))
@@ -178,13 +178,13 @@ class Decayed(Proportional):
 
 
 class Rejection(Proportional):
-    """Algorithm 5: a walk per slot, with proposals c ∼ q against the example a of the same slot of the draw before.
+    """Algorithm 5: a walk per slot, with proposals c ∼ q against the example a of that slot in the previous draw.
 
     a is kept if q(a) > 2·q(c), or if q(c) < u·(q(c) + q(a)) with u ∼ U(0, 1); q is the smoothed distribution of
-    eq. 4.2 at draw time. The second rule alone would settle at q² exactly, as proposals already follow q; the first
-    sharpens that further where scores span more than a factor of two. Under a lag "the batch before" is the draw
-    before, whose scores may still be owed. Slots that the draw before did not have accept their proposal. The
-    probabilities of a draw are q of its examples, not the walk's own.
+    eq. 4.2 at draw time. The second rule alone converges to q² exactly, as proposals already follow q. The first one
+    sharpens that further if scores span more than a factor of two. Under a lag, the previous batch is the previous
+    draw, whose scores may not have arrived yet. A slot that the previous draw did not have accepts its proposal. The
+    probabilities of a draw are q of its examples, not those of the walk.
     """
 
     keep_best = True  # the rule q(a) > 2·q(c)
@@ -207,10 +207,10 @@ class Rejection(Proportional):
 
 
 class UniformRejection(Rejection):
-    """The walk with uniform proposals and without the rule q(a) > 2·q(c): it settles at q exactly (Barker 1965).
+    """The walk with uniform proposals and without the rule q(a) > 2·q(c): it converges to q exactly (Barker 1965).
 
-    With that rule a slot could leave a high score only through scores of at least half of it, and would settle well
-    above q on the highest.
+    With that rule, a slot could leave a high score only for one of at least half of it. The walk would then draw the
+    highest scores far more often than q.
     """
 
     keep_best = False
