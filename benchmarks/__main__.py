@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: benchmarks/RESULTS.md")
     options = parser.parse_args()
     began = time.monotonic()
-    parts = ["# Results\n", "Written by `python -m benchmarks`; benchmarks/README.md says what each asks.\n", machine()]
+    parts = ["# Results\n", "Written by `python -m benchmarks`; docs/benchmarks.md says what each asks.\n", machine()]
     for row in ROWS:
         if row.script in options.only:
             command = row.command(options.quick)

@@ -42,7 +42,7 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
     """
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
-    # A lost trial is told in a sentence by the progress view; Tune would print every stack on the way.
+    # The progress view reports a lost trial in a sentence; Tune would print every stack on the way.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     if ray.is_initialized():
         return

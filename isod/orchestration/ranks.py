@@ -73,7 +73,7 @@ def run_on_ranks(
         run_config=RunConfig(
             name=state.name,
             storage_path=str(folder.path),
-            # Tune tries again, and the table with it; Train goes on waiting where the cluster has no room yet
+            # Tune tries again, and the table with it; Train keeps waiting where the cluster has no room yet
             failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),  # type: ignore[call-arg]
         ),
     )

@@ -145,7 +145,7 @@ class RayStream:
 
         Args:
             store_uri: the crop store, readable from every node.
-            state: the saved table and draws, where the run goes on: with the step that follows the last update.
+            state: the saved table and draws, where the run resumes: with the step that follows the last update.
         """
         training = config.training
         self._run += 1

@@ -56,7 +56,7 @@ class Sweep:
     experiment: str
     out: Path  # absolute; Tune's state and per-example statistics; shared storage on a cluster of several nodes
     address: str | None = None  # Ray's; None starts it here
-    resume: bool = False  # go on with the sweep of this name that began last, instead of beginning one
+    resume: bool = False  # resume the sweep of this name that began last, instead of beginning one
 
 
 @dataclass(frozen=True)

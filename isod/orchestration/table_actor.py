@@ -32,7 +32,7 @@ class Assignment:
     start: int  # first step to draw
     stop: int  # step after the last one
     decode: bool = True  # whether the workers do; else they hand on JPEG files
-    state: dict[str, Any] | None = None  # of the schedule, numpy arrays, where the run goes on
+    state: dict[str, Any] | None = None  # of the schedule, numpy arrays, where the run resumes
 
 
 class TableActor:

@@ -64,7 +64,7 @@ class Checkpoints:
         return (seconds - self._saved_at) * self._share >= self._last_cost
 
     def save(self, iteration: int, seconds: float, state: dict[str, Any]) -> None:
-        """Write one. A full disk is told and survived: the earlier ones stay.
+        """Write one. A full disk is logged, and the earlier ones stay.
 
         Args:
             iteration: steps done; names the file.

@@ -44,7 +44,7 @@ def train(
         report: called with the metrics and the number of iterations done, at every multiple of ``validate_every`` and
             after the last iteration. Training losses are means since the last report; ``time/seconds`` is training time
             from the first batch on (the second one, where the first compiles), without validation.
-        record: of this run; a fresh one if not given. Training goes on after the ``record.iteration`` steps done.
+        record: of this run; a fresh one if not given. Training continues after its ``iteration`` steps.
         checkpoints: written after a report, and when the run is interrupted (KeyboardInterrupt), for which a Ctrl-C
             waits until the step or the write under way is done; none if not given.
     Returns:

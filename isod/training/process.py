@@ -23,7 +23,7 @@ def configure_process(threads: int) -> None:
 
     Ray Data schedules and unpacks in threads of the process that trains, and each operation of torch gives the
     interpreter away and wants it back: it then waits for as long as such a thread may keep it. The shorter interval
-    gave 2 to 4 % of the images per second of a trial of the demo preset on two cores (benchmarks/README.md).
+    gave 2 to 4 % of the images per second of a trial of the demo preset on two cores (docs/benchmark-diary.md).
     """
     import torch
 

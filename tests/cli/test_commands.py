@@ -53,8 +53,7 @@ def test_the_samplers_are_listed_with_what_they_are_from(capsys):
     at = next(i for i, row in enumerate(printed) if row.startswith("gradient-norm "))
     assert printed[at].split()[1:] == ["gradient_norm", "norm", "proportional"]
     assert printed[at + 1] == (
-        "    Draws in proportion to the bound of the gradient norm of the classes alone. "
-        f"Source: {SAMPLERS['gradient-norm'].source}."
+        f"    In proportion to a bound of the gradient's norm. ({SAMPLERS['gradient-norm'].source})"
     )
     assert len(set(printed)) == len(printed)
 

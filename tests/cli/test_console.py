@@ -7,14 +7,14 @@ import logging
 import pytest
 
 from isod.cli import main as cli
-from isod.cli.console import messages_printed
+from isod.messages import messages_to
 
 logger = logging.getLogger("isod")
 
 
 def test_messages_are_printed_to_the_standard_output_of_the_moment():
     first, second = io.StringIO(), io.StringIO()
-    with messages_printed():
+    with messages_to(print):
         with contextlib.redirect_stdout(first):
             logger.info("%d samplers", 2)
             logging.getLogger("isod.training").info("below it")
@@ -39,5 +39,5 @@ def test_what_ends_a_print_ends_a_message(error):
         def write(self, text):
             raise error
 
-    with messages_printed(), contextlib.redirect_stdout(Closed()), pytest.raises(error):
+    with messages_to(print), contextlib.redirect_stdout(Closed()), pytest.raises(error):
         logger.info("lost")

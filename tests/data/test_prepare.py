@@ -88,7 +88,7 @@ def test_demo_data_end_to_end(tiny_store, demo_root):
             far = render_far_region(DemoSettings(), 0, int(rows.frame_ids[index]))
             small = far.image.reshape(48, 8, 160, 8, 3).mean((1, 3))
             assert np.abs(got.images[place] - small).mean() < 6
-            np.testing.assert_allclose(got.boxes[place], far.boxes / 8)
+            np.testing.assert_allclose(got.objects.of(place)[0], far.boxes / 8)
             assert got.labels[place].tolist() == far.labels.tolist()
             assert got.dont_care[place].tolist() == far.dont_care.tolist()
 

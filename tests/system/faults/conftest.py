@@ -15,7 +15,6 @@ from typing import IO
 import pandas as pd
 import psutil
 import pytest
-import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -23,9 +22,8 @@ from isod.config.settings import Preset, ResourceConfig, RunConfig
 from isod.orchestration.sweep import Sweep
 from isod.orchestration.trial import run_config
 from isod.sampling.samplers import SAMPLERS
-from isod.training.run import run_local
 from tests.tracking.mlflow_server import MlflowServer
-from tests.training.tiny_run import DETECTOR, UNTIMED, tiny_run
+from tests.training.tiny_run import DETECTOR, UNTIMED, run_here, tiny_run
 
 RESOURCES = ResourceConfig(decode_workers=1, cpus_per_worker=0.25, cpus_per_trial=0.75, checkpoint_share=1.0)
 TRAINING = tiny_run(iterations=120, validate_every=6).training  # long enough to be hit in the middle
@@ -132,7 +130,7 @@ def undisturbed(tiny_store, tmp_path_factory):
         if sampler not in made:
             out = tmp_path_factory.mktemp("undisturbed") / "run"
             config = replace(tiny_run(sampler), training=TRAINING)
-            run_local(config, tiny_store, out, device=torch.device("cpu"), workers=1, threads=1, say=lambda line: None)
+            run_here(config, tiny_store, out)
             made[sampler] = pd.read_csv(out / "metrics.csv", index_col="iteration")
         return made[sampler]
 
