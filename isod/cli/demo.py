@@ -15,7 +15,9 @@ def add_demo_parser(commands: Any) -> None:
         "demo",
         help="write synthetic data in the layout of ZOD Frames",
         description="Write synthetic frames in the layout of ZOD Frames, to try isod without a data set.",
-        **examples("isod demo demo-zod --frames 40", "isod prepare zod demo-zod demo-store --resize 160 48"),
+        **examples(
+            "isod demo demo-zod --frames 40", "isod prepare zod demo-zod demo-store --version mini --resize 160 48"
+        ),
     )
     parser.add_argument("root", type=Path, metavar="ROOT", help="folder to write")
     parser.add_argument("--frames", type=int, default=1000, metavar="N", help="number of frames (default: %(default)s)")
