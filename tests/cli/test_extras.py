@@ -14,7 +14,6 @@ from isod.extras import EXTRAS, missing
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {"torch", "torchvision", "ray", "mlflow", "lance", "pyarrow", "matplotlib", "pandas", "scipy", "zod"}
-NEWER = {"Objects"}  # named already, and made by a later change
 
 
 def python(code: str, code_expected: int = 0) -> subprocess.CompletedProcess[str]:
@@ -48,7 +47,7 @@ def test_importing_isod_imports_nothing_but_itself():
     assert not {name for name in after.split() if name.startswith("isod.")}
 
 
-@pytest.mark.parametrize("name", sorted(set(isod.__all__) - NEWER))
+@pytest.mark.parametrize("name", sorted(isod.__all__))
 def test_every_public_name_is_what_its_home_calls_so(name):
     assert getattr(isod, name) is not None
     assert name in dir(isod)

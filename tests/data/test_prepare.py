@@ -89,8 +89,8 @@ def test_demo_data_end_to_end(tiny_store, demo_root):
             small = far.image.reshape(48, 8, 160, 8, 3).mean((1, 3))
             assert np.abs(got.images[place] - small).mean() < 6
             np.testing.assert_allclose(got.objects.of(place)[0], far.boxes / 8)
-            assert got.labels[place].tolist() == far.labels.tolist()
-            assert got.dont_care[place].tolist() == far.dont_care.tolist()
+            assert got.objects.of(place)[1].tolist() == far.labels.tolist()
+            assert got.objects.of(place)[2].tolist() == far.dont_care.tolist()
 
 
 def test_counts_are_those_of_the_rows(tiny_store):

@@ -57,7 +57,7 @@ def test_one_loss_per_image_is_enough_for_lis(tiny_store, tmp_path, capfd):
     ],
 )
 def test_what_it_cannot_do_is_a_sentence(tiny_store, tmp_path, capfd, more, message):
-    assert train(tiny_store, tmp_path / "run", "build", *more) == 2
+    assert train(tiny_store, tmp_path / "run", "build", "--sampler", "LIS", *more) == 2
     said = capfd.readouterr().err
     assert message in said
     assert said.count("\n") == 1
