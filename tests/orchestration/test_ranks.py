@@ -91,7 +91,7 @@ def test_a_lost_rank_is_started_again_and_a_sentence_of_one_ends_its_trial(ray_l
     assert re.fullmatch(r"loss is (nan|inf) at step \d+, examples \[[\d, ]+\]", result.failed["baseline-seed0"])
     said = capsys.readouterr().out
     assert said.count("UIS-seed0 was lost") == 1
-    assert said.count("going on after iteration") == 1
+    assert said.count("resuming after iteration") == 1
 
     run_sweep(calm)
     found, expected = trial_of(sweep), trial_of(calm)

@@ -52,7 +52,7 @@ def test_a_trial_outlives_its_process_its_table_and_its_decode_worker(ray_local,
     assert (result.failed, result.unfinished, result.undelivered) == ({}, 0, "")
     said = capsys.readouterr().out
     assert said.count("UIS-seed0 was lost") == len(kills)
-    assert said.count("going on after iteration") == len(kills)
+    assert said.count("resuming after iteration") == len(kills)
     assert_recorded(sweep.tracking_uri, "faults", {"UIS": expected})
 
 
