@@ -64,7 +64,7 @@ def to_device(crops: Crops, size: tuple[int, int], device: torch.device) -> Load
         images, bad = decode_batch(crops.images, size, device)
         crops = crops.quarantined(bad)
     else:
-        # one copy out of Ray's read-only shared memory, into pages that the GPU can fetch from while the host goes on
+        # one copy out of Ray's read-only shared memory, into pages that the GPU fetches from while the host works
         pixels = torch.empty(crops.images.shape, dtype=torch.uint8, pin_memory=device.type == "cuda")
         pixels.numpy()[...] = crops.images
         images = pixels.permute(0, 3, 1, 2).to(device, non_blocking=True)  # HWC is channels-last
