@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any
 
 from isod.errors import InputError, one_line, unknown
-
-T = TypeVar("T")
 
 
 def is_outside(name: str) -> bool:
@@ -16,19 +14,19 @@ def is_outside(name: str) -> bool:
     return ":" in name
 
 
-def resolve(what: str, name: str, known: Mapping[str, T]) -> T | Any:
-    """Return the entry of ``known``, or the attribute of a module that ``package.module:attribute`` names.
+def resolve(what: str, name: str, known: Mapping[str, str]) -> Any:
+    """Import the function or class that a name stands for.
 
     Args:
         what: the kind of thing, for messages: "heuristic".
+        name: a key of ``known``, or ``package.module:attribute``.
+        known: where each of isod's own is found, ``package.module:attribute`` too.
     Raises:
-        InputError: no such entry, with the nearest name; or the module or its attribute does not exist.
+        InputError: no such name, with the nearest one; or the module or its attribute does not exist.
     """
-    if name in known:
-        return known[name]
-    if not is_outside(name):
+    if name not in known and not is_outside(name):
         raise unknown(what, name, known)
-    module, _, attribute = name.partition(":")
+    module, _, attribute = known.get(name, name).partition(":")
     try:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError, ValueError, TypeError) as error:

@@ -73,8 +73,6 @@ def build_detector(config: DetectorConfig, num_classes: int, *, seed: int) -> An
         InputError: there is no such detector, or what was built is none.
     """
     builder: Any = resolve("detector", config.name, DETECTORS)
-    if isinstance(builder, str):
-        builder = resolve("detector", builder, {})
     model = builder(config, num_classes, seed)
     missing = [name for name in ("loss", "detect", "state_dict") if not callable(getattr(model, name, None))]
     if missing:

@@ -6,8 +6,6 @@ Triage, and whatever else uses a trained model, opens this folder; nothing is re
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from isod.config.settings import DetectorConfig
 from isod.detector.model import build_detector
 from isod.errors import InputError, one_line
-from isod.files import MAX_JSON, parse_json, read_file
+from isod.files import MAX_JSON, atomic_folder, parse_json, read_file
 
 if TYPE_CHECKING:
     import torch
@@ -47,21 +45,9 @@ def save_model(folder: Path, model: torch.nn.Module, description: ModelDescripti
 
     weights = save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
     text = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(description)}, indent=1)
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        for name, data in ((WEIGHTS, weights), (DESCRIPTION, text.encode())):
-            with (part / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
-    except OSError as error:
-        shutil.rmtree(part, ignore_errors=True)
-        error.filename = str(folder)
-        raise
+    with atomic_folder(folder) as part:
+        (part / WEIGHTS).write_bytes(weights)
+        (part / DESCRIPTION).write_text(text)
 
 
 def describe_model(folder: Path | str) -> ModelDescription:

@@ -319,5 +319,4 @@ def check_available(heuristic: str | None, provides: frozenset[str], detector: s
 
 
 def _find(what: str, name: str, known: Mapping[str, Any]) -> Any:
-    row = resolve(what, name, known)
-    return resolve(what, row.function, {}) if name in known else row
+    return resolve(what, name, {own: row.function for own, row in known.items()})

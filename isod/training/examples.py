@@ -72,7 +72,8 @@ def check_names(config: RunConfig) -> None:
         find_reduction(sampler.reduction)
     if is_outside(sampler.strategy):
         find_strategy(sampler.strategy)
-    resolve("detector", config.detector.name, DETECTORS)
+    if config.detector.name not in DETECTORS:  # isod's own would bring torch
+        resolve("detector", config.detector.name, DETECTORS)
 
 
 def check_examples(config: RunConfig, split: CropSplit) -> None:

@@ -67,8 +67,6 @@ def build_reader(name: str, arguments: Mapping[str, Any]) -> Reader:
             ``Reader``, or the reader rejects the dataset.
     """
     make: Any = resolve("dataset format", name, {known: row.reader for known, row in READERS.items()})
-    if name in READERS:
-        make = resolve("reader", make, {})
     try:
         inspect.signature(make).bind(**arguments)
     except (TypeError, ValueError) as error:
