@@ -6,6 +6,7 @@ builder in somebody else's package needs no row: name it ``package.module:functi
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -60,6 +61,10 @@ class DetectorModel(Protocol):
 # Name → builder (config, num_classes, seed), as package.module:function: a driver knows the names without torch.
 DETECTORS: dict[str, str] = {
     "thesis": "isod.detector.thesis.model:build",
+    "fcos": "isod.detector.torchvision.fcos:build",
+    "retinanet": "isod.detector.torchvision.retinanet:build",
+    "ssdlite": "isod.detector.torchvision.ssdlite:build",
+    "faster_rcnn": "isod.detector.torchvision.faster_rcnn:build",
 }
 
 
@@ -86,18 +91,30 @@ def build_detector(config: DetectorConfig, num_classes: int, *, seed: int) -> An
 def configure_loss(
     model: Any, training: TrainingConfig, *, sum_counts: Callable[[Tensor], Tensor] | None = None
 ) -> None:
-    """Hand a detector the settings of its training loss, if it takes any: a method ``configure_loss``.
+    """Hand a detector the settings of its training loss that it takes, as arguments of its method ``configure_loss``.
+
+    The method has any of the arguments ``normalisation`` (TrainingConfig.loss_normalisation), ``regions``
+    (RegionConfig) and ``sum_counts``; a detector without the method takes none.
 
     Args:
         sum_counts: where this process trains on a part of each batch, makes what the part counts that of the whole.
     Raises:
-        InputError: settings other than the defaults, of a detector that takes none.
+        InputError: a setting other than the default that the detector does not take.
     """
-    if hasattr(model, "configure_loss"):
-        model.configure_loss(normalisation=training.loss_normalisation, sum_counts=sum_counts)
-        return
-    name = type(model).__name__
-    if training.loss_normalisation != "location":
-        raise InputError(f"{name} has no choice of loss_normalisation: leave it at 'location'")
-    if sum_counts is not None:
-        raise InputError(f"{name} cannot share a batch among several workers: set workers_per_trial to 1")
+    configure = getattr(model, "configure_loss", None)
+    takes = inspect.signature(configure).parameters if configure is not None else {}
+    name, default = type(model).__name__, TrainingConfig()
+    given: dict[str, Any] = {}
+    for argument, value, usual, rule in (
+        ("normalisation", training.loss_normalisation, default.loss_normalisation,
+         f"has no choice of loss_normalisation: leave it at {default.loss_normalisation!r}"),
+        ("regions", training.regions, default.regions,
+         f"cannot train on chosen regions: leave regions.method at {default.regions.method!r}"),
+        ("sum_counts", sum_counts, None, "cannot share a batch among several workers: set workers_per_trial to 1"),
+    ):  # fmt: skip
+        if argument in takes:
+            given[argument] = value
+        elif value != usual:
+            raise InputError(f"{name} {rule}")
+    if configure is not None:
+        configure(**given)

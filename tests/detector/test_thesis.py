@@ -15,13 +15,19 @@ from hypothesis import strategies as st
 from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from isod.config.settings import DetectorConfig
-from isod.detector.thesis.inference import detections
-from isod.detector.thesis.loss import detection_loss, paired_iou
+from isod.detector.boxes import paired_iou
+from isod.detector.inference import suppress
+from isod.detector.thesis.inference import candidates
+from isod.detector.thesis.loss import detection_loss
 from isod.detector.thesis.network import Backbone, Network, projection
 from isod.detector.thesis.targets import assign_targets, decode_boxes, encode_boxes
 from isod.objects import Objects
 
 TINY = DetectorConfig(width=0.125, blocks=(1, 1, 1, 1))
+
+
+def detections(logits, offsets, image_size, config):
+    return suppress(*candidates(logits, offsets, image_size), config)
 
 
 def objects(*images: list[tuple[list[float], int]]) -> Objects:

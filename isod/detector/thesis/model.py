@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from isod.config.settings import DetectorConfig
+from isod.detector.inference import suppress
 from isod.detector.model import DetectionLoss
-from isod.detector.thesis.inference import detections
+from isod.detector.thesis.inference import candidates
 from isod.detector.thesis.loss import NORMALISATIONS, detection_loss
 from isod.detector.thesis.network import Network
 from isod.errors import unknown
@@ -53,9 +54,13 @@ class ThesisDetector(Network):
 
     def detect(self, images: Tensor) -> list[dict[str, Tensor]]:
         """Return the detections of each image; see DetectorModel. Never compiled: validation batches vary in size."""
+        return suppress(*self.candidates(images), self.config)
+
+    def candidates(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what enters NMS: scores [B, C, L] and boxes [B, L, 4]; see DetectorModel."""
         logits, offsets = self.forward(images)
         with torch.autocast(images.device.type, enabled=False):
-            return detections(logits, offsets, (images.shape[2], images.shape[3]), self.config)
+            return candidates(logits, offsets, (images.shape[2], images.shape[3]))
 
 
 def build(config: DetectorConfig, num_classes: int, seed: int) -> ThesisDetector:
