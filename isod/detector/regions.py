@@ -11,26 +11,37 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from isod.config.settings import RegionConfig
+from isod.errors import InputError
 from isod.outcome import Outcome
 
 SAME_REGION = 0.7  # IoU above which two predicted boxes count as one region (Shrivastava et al. 2016, §4)
 
 
-def region_weights(config: RegionConfig, outcome: Outcome, losses: Tensor, boxes: Tensor) -> Tensor | None:
+def check_one_stage(config: RegionConfig, detector: str) -> None:
+    """Raise InputError for the method that only a two-stage detector has."""
+    if config.method == "ohem":
+        raise InputError(
+            f"detector {detector} has one stage and no proposals, which regions.method ohem chooses among: lrm is the "
+            "same for one stage"
+        )
+
+
+def region_weights(config: RegionConfig, outcome: Outcome, class_loss: Tensor, boxes: Tensor) -> Tensor | None:
     """Return what each location's class loss is multiplied by, [B, L] float32; None for ones.
 
     A location of weight 0 counts nowhere: neither in a sum nor in what the sum is divided by.
 
     Args:
         outcome: of the batch.
-        losses: [B, L] float32, what a location adds to the training loss, before averages; detached.
+        class_loss: [B, L] float32, what a location adds to the class part before averages; detached, 0 where care is
+            False. The box part's is the outcome's.
         boxes: [B, L, 4] float32, predicted, xyxy pixels; detached.
     """
     if config.method in ("ohem", "lrm"):
-        return hardest(losses, boxes, outcome.care | (outcome.object_index >= 0), config.kept)
+        return hardest(class_loss + outcome.box_loss, boxes, outcome.care | (outcome.object_index >= 0), config.kept)
     if config.method == "pisa":
         assert outcome.iou is not None
-        return prime_weights(outcome, bias=config.bias, power=config.power)
+        return prime_weights(outcome, class_loss, bias=config.bias, power=config.power)
     return None
 
 
@@ -75,18 +86,18 @@ def hierarchical_rank(iou: Tensor, objects: Tensor) -> Tensor:
     return ranks
 
 
-def prime_weights(outcome: Outcome, *, bias: float, power: float) -> Tensor:
+def prime_weights(outcome: Outcome, class_loss: Tensor, *, bias: float, power: float) -> Tensor:
     """Return the weights of importance-based sample reweighting, [B, L] float32 (Cao et al. 2020, eq. 2 to 4).
 
     With the rank r of a positive location in its class, and n the most positive locations of any class,
 
         u = (n − r) / n,    w = ((1 − β)·u + β)^γ,    w' = w · Σ ℓ / Σ w·ℓ,
 
-    both sums over the positive locations of the batch and ℓ being −log a, so that the positives' total class loss stays
-    the same. Other locations have weight 1, as the paper has it for one-stage detectors.
+    both sums over the positive locations of the batch and ℓ being their class loss, whose total so stays the
+    same. Other locations have weight 1, as the paper has it for one-stage detectors.
 
     Args:
-        bias: β; power: γ.
+        class_loss: [B, L]; bias: β; power: γ.
     """
     weights = torch.ones_like(outcome.class_loss)
     positive = (outcome.object_index >= 0) & outcome.care
@@ -101,6 +112,6 @@ def prime_weights(outcome: Outcome, *, bias: float, power: float) -> Tensor:
         ranks[own] = hierarchical_rank(iou[own], owners[own])
     most = labels.bincount().max()
     importance = ((1 - bias) * (most - ranks) / most + bias) ** power
-    loss = outcome.class_loss[image, place]
+    loss = class_loss[image, place]
     weights[image, place] = importance * loss.sum() / (importance * loss).sum().clamp(min=1e-12)
     return weights

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from isod.config.settings import RegionConfig
 from isod.detector.boxes import paired_iou
 from isod.detector.model import DetectionLoss
+from isod.detector.regions import region_weights
 from isod.detector.thesis.targets import assign_targets, decode_boxes
 from isod.objects import Objects
 from isod.outcome import Outcome
@@ -47,6 +49,7 @@ def count_objects(counted: Tensor, object_index: Tensor, num_objects: int) -> tu
     return weights, (counts > 0).sum()
 
 
+EVERY_REGION = RegionConfig()
 NORMALISATIONS: dict[str, Callable[[Tensor, Tensor, int], tuple[Tensor | float, Tensor]]] = {
     "location": count_locations,
     "object": count_objects,
@@ -60,6 +63,7 @@ def detection_loss(
     *,
     example_weights: Tensor | None = None,
     normalisation: str = "location",
+    regions: RegionConfig = EVERY_REGION,
     sum_counts: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[DetectionLoss, Outcome]:
     """Eq. 4.1: softmax cross-entropy averaged over the locations whose class is known, plus GIoU loss averaged over the
@@ -73,6 +77,7 @@ def detection_loss(
         objects: the batch's objects, on the same device.
         example_weights: [B], multiplies both parts of each image's loss (1/(N·p) of the draw); None for ones.
         normalisation: a key of NORMALISATIONS. The outcome, and so the sample scores, do not depend on it.
+        regions: which locations train; the outcome does not depend on it either.
         sum_counts: where these images are a part of a larger batch, makes the counts [2] int64 of the part those of the
             whole: either loss is then this part's share of the batch's, and the shares of all parts add up to it.
     """
@@ -80,17 +85,10 @@ def detection_loss(
     targets = assign_targets(objects, (logits.shape[2], logits.shape[3]))
     positive = targets.object_index >= 0
     class_loss = functional.cross_entropy(logits, targets.labels, reduction="none") * targets.care
-    iou, box_loss = paired_iou(decode_boxes(offsets), targets.boxes)
+    boxes = decode_boxes(offsets)
+    iou, box_loss = paired_iou(boxes, targets.boxes)
     iou, box_loss = torch.where(positive, iou, 0.0), torch.where(positive, box_loss, 0.0)
 
-    weights = 1.0 if example_weights is None else example_weights.float().view(-1, 1, 1)
-    num_objects = objects.boxes.shape[1]
-    class_shares, class_count = NORMALISATIONS[normalisation](targets.care, targets.object_index, num_objects)
-    box_shares, box_count = NORMALISATIONS[normalisation](positive, targets.object_index, num_objects)
-    counts = torch.stack([class_count, box_count])
-    class_count, box_count = (counts if sum_counts is None else sum_counts(counts)).clamp(min=1)
-    mean_class = (class_loss * weights * class_shares).sum() / class_count
-    mean_box = (box_loss * weights * box_shares).sum() / box_count
     outcome = Outcome(
         logits=logits.detach().flatten(2),
         labels=targets.labels.flatten(1),
@@ -102,4 +100,18 @@ def detection_loss(
         object_area=objects.area(),
         object_labels=objects.labels,
     )
+    care, factors = targets.care, 1.0 if example_weights is None else example_weights.float().view(-1, 1, 1)
+    class_factors = factors
+    chosen = region_weights(regions, outcome, outcome.class_loss, boxes.detach().flatten(1, 2))
+    if chosen is not None:
+        chosen = chosen.view_as(care)
+        care, positive = care & (chosen > 0), positive & (chosen > 0)
+        class_factors = factors * chosen
+    num_objects = objects.boxes.shape[1]
+    class_shares, class_count = NORMALISATIONS[normalisation](care, targets.object_index, num_objects)
+    box_shares, box_count = NORMALISATIONS[normalisation](positive, targets.object_index, num_objects)
+    counts = torch.stack([class_count, box_count])
+    class_count, box_count = (counts if sum_counts is None else sum_counts(counts)).clamp(min=1)
+    mean_class = (class_loss * class_factors * class_shares).sum() / class_count
+    mean_box = (box_loss * positive * factors * box_shares).sum() / box_count
     return DetectionLoss(mean_class, mean_box), outcome

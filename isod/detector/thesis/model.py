@@ -7,11 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from isod.config.settings import DetectorConfig
+from isod.config.settings import DetectorConfig, RegionConfig
 from isod.detector.inference import suppress
 from isod.detector.model import DetectionLoss
+from isod.detector.regions import check_one_stage
 from isod.detector.thesis.inference import candidates
-from isod.detector.thesis.loss import NORMALISATIONS, detection_loss
+from isod.detector.thesis.loss import EVERY_REGION, NORMALISATIONS, detection_loss
 from isod.detector.thesis.network import Network
 from isod.errors import unknown
 from isod.objects import Objects
@@ -26,16 +27,21 @@ class ThesisDetector(Network):
     def __init__(self, config: DetectorConfig, num_classes: int, *, seed: int) -> None:
         super().__init__(num_classes, config, seed=seed)
         self.config = config
-        self.normalisation = "location"
+        self.normalisation, self.regions = "location", EVERY_REGION
         self.sum_counts: Callable[[Tensor], Tensor] | None = None
 
     def configure_loss(
-        self, *, normalisation: str = "location", sum_counts: Callable[[Tensor], Tensor] | None = None
+        self,
+        *,
+        normalisation: str = "location",
+        regions: RegionConfig = EVERY_REGION,
+        sum_counts: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Set what the loss averages over; arguments as of ``detection_loss``."""
         if normalisation not in NORMALISATIONS:
             raise unknown("loss_normalisation", normalisation, NORMALISATIONS)
-        self.normalisation, self.sum_counts = normalisation, sum_counts
+        check_one_stage(regions, self.config.name)
+        self.normalisation, self.regions, self.sum_counts = normalisation, regions, sum_counts
 
     def loss(
         self, images: Tensor, objects: Objects, *, example_weights: Tensor | None = None
@@ -49,6 +55,7 @@ class ThesisDetector(Network):
                 objects,
                 example_weights=example_weights,
                 normalisation=self.normalisation,
+                regions=self.regions,
                 sum_counts=self.sum_counts,
             )
 

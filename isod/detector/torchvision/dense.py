@@ -14,9 +14,8 @@ from isod.config.settings import DetectorConfig, RegionConfig
 from isod.detector.inference import suppress
 from isod.detector.locations import LossTerms, Targets, mean_loss, outcome_of, targets_of
 from isod.detector.model import DetectionLoss
-from isod.detector.regions import region_weights
+from isod.detector.regions import check_one_stage, region_weights
 from isod.detector.torchvision.pyramid import MEAN, STD, normalised
-from isod.errors import InputError
 from isod.objects import Objects
 from isod.outcome import Outcome
 
@@ -46,11 +45,7 @@ class DenseDetector(nn.Module):
 
     def configure_loss(self, *, regions: RegionConfig, sum_counts: Callable[[Tensor], Tensor] | None = None) -> None:
         """Set what the training loss reads; see ``isod.detector.model.configure_loss``."""
-        if regions.method == "ohem":
-            raise InputError(
-                f"detector {self.config.name} has one stage and no proposals, which regions.method ohem chooses among: "
-                "lrm is the same for one stage"
-            )
+        check_one_stage(regions, self.config.name)
         self.regions, self.sum_counts = regions, sum_counts
 
     def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor, list[int]]:
@@ -85,8 +80,8 @@ class DenseDetector(nn.Module):
 
     def chosen(self, outcome: Outcome, terms: LossTerms, predicted: Tensor) -> Tensor | None:
         """Return the region weights [B, L] of a batch, None for ones."""
-        losses = torch.where(outcome.care, terms.class_loss, 0.0).detach() + outcome.box_loss
-        return region_weights(self.regions, outcome, losses, predicted)
+        class_loss = torch.where(outcome.care, terms.class_loss.detach(), 0.0)
+        return region_weights(self.regions, outcome, class_loss, predicted)
 
     def loss(
         self, images: Tensor, objects: Objects, *, example_weights: Tensor | None = None

@@ -251,7 +251,7 @@ class FasterRcnn(FasterRCNN):
             targets,
             over="locations",
             example_weights=weights,
-            region_weights=region_weights(self.regions, outcome, outcome.class_loss + outcome.box_loss, boxes),
+            region_weights=region_weights(self.regions, outcome, outcome.class_loss, boxes),
             sum_counts=None,
         )
         return loss, outcome
