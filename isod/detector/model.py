@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from isod.config.settings import DetectorConfig, TrainingConfig
-from isod.errors import InputError
+from isod.errors import InputError, one_line
 from isod.plugins import resolve
 
 if TYPE_CHECKING:
@@ -75,16 +75,29 @@ def build_detector(config: DetectorConfig, num_classes: int, *, seed: int) -> An
         num_classes: C, without the background.
         seed: of the initial weights; two calls with the same one give the same weights.
     Raises:
-        InputError: there is no such detector, or what was built is none.
+        InputError: there is no such detector, building it failed, what was built is none, or ``config.weights`` does
+            not fit it.
     """
     builder: Any = resolve("detector", config.name, DETECTORS)
-    model = builder(config, num_classes, seed)
+    try:
+        model = builder(config, num_classes, seed)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"detector {config.name!r} cannot be built ({type(error).__name__}: {one_line(error)}): its builder is "
+            "called with the detector settings, the number of classes and a seed"
+        ) from error
     missing = [name for name in ("loss", "detect", "state_dict") if not callable(getattr(model, name, None))]
     if missing:
         raise InputError(
             f"detector {config.name!r} built a {type(model).__name__} without {', '.join(missing)}: a detector is a "
             "torch.nn.Module with the methods loss and detect (isod.detector.model.DetectorModel)"
         )
+    if config.weights:
+        from isod.detector.weights import load_weights
+
+        load_weights(model, config.weights)
     return model
 
 
