@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from isod.errors import InputError, require
 from isod.sampling.samplers import SamplerConfig
 
+QUALITIES = ("none", "iou")
 BACKBONES = ("resnet18", "resnet34", "resnet50", "mobilenet_v3_large")
 
 
@@ -23,6 +24,7 @@ class DetectorConfig:
     name: str = "thesis"  # which detector: a key of DETECTORS, or package.module:function
     width: float = 0.5  # thesis: feature multiplier of every ResNet channel count; the thesis uses 0.5
     blocks: tuple[int, int, int, int] = (3, 4, 6, 3)  # thesis: residual blocks per stage; 3,4,6,3 is ResNet-34
+    quality: str = "none"  # thesis: none, or iou: a box's IoU is predicted, and a score is √(class · IoU)
     backbone: str = "resnet18"  # of the other detectors: resnet18, resnet34, resnet50 or mobilenet_v3_large
     pyramid_channels: int = 256  # of the other detectors, ssdlite aside: channels of each map that the head reads
     anchor_scale: float = 1.0  # retinanet, faster_rcnn, ssdlite: multiplies torchvision's anchor sizes
@@ -49,6 +51,7 @@ class DetectorConfig:
         channels = self.pyramid_channels
         require(channels >= 32 and channels % 32 == 0, "pyramid_channels must be a multiple of 32", channels)
         require(0 < self.anchor_scale < math.inf, "anchor_scale must be > 0 and finite", self.anchor_scale)
+        require(self.quality in QUALITIES, f"detector quality must be one of {', '.join(QUALITIES)}", self.quality)
         require(self.proposals >= 1, "detector proposals must be ≥ 1", self.proposals)
 
 
@@ -73,7 +76,8 @@ class RegionConfig:
         require(0 < self.power < math.inf, "regions.power must be > 0 and finite", self.power)
 
 
-LOSS_NORMALISATIONS = ("location", "object")
+LOSS_NORMALISATIONS = ("location", "object", "balanced")
+
 LR_SCHEDULES = ("constant", "cosine")
 
 
@@ -85,6 +89,8 @@ class TrainingConfig:
     batch_size: int = 128  # crops per step
     lr: float = 1e-3  # Adam's learning rate
     lr_schedule: str = "constant"  # constant, or cosine: from lr down to 0
+    warmup: int = 0  # optimizer steps in which the rate rises in a straight line from 0
+    ema: float = 0.0  # decay of averaged weights, validated and saved in place of the last ones; 0 for none
     lr_decayed_at: float = 1.0  # with schedule cosine: share of the iterations after which the rate is 0
     betas: tuple[float, float] = (0.9, 0.999)  # Adam's decay rates of the two moments
     eps: float = 1e-7  # Adam's epsilon
@@ -96,7 +102,7 @@ class TrainingConfig:
     decode_on_device: bool = False  # decode the drawn crops on the GPU, for machines with few CPU cores
     class_weight: float = 1.0  # weight of the class loss, λ_cls of eq. 4.1
     box_weight: float = 1.0  # weight of the box loss, λ_reg of eq. 4.1
-    loss_normalisation: str = "location"  # what counts equally in the loss: location (eq. 4.1) or object (§6.3.1)
+    loss_normalisation: str = "location"  # what counts alike in the loss: location (eq. 4.1), object (§6.3.1), balanced
     regions: RegionConfig = field(default_factory=RegionConfig)
 
     def __post_init__(self) -> None:
@@ -108,6 +114,8 @@ class TrainingConfig:
             self.lr_schedule in LR_SCHEDULES, f"lr_schedule must be one of {', '.join(LR_SCHEDULES)}", self.lr_schedule
         )
         require(0 < self.lr_decayed_at <= 1, "lr_decayed_at must be in (0, 1]", self.lr_decayed_at)
+        require(self.warmup >= 0, "warmup must be ≥ 0", self.warmup)
+        require(0 <= self.ema < 1, "ema must be in [0, 1)", self.ema)
         require(0 < self.eps < math.inf, "eps must be > 0 and finite", self.eps)
         require(len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
                 "betas must be two numbers in [0, 1)", self.betas)  # fmt: skip

@@ -164,7 +164,7 @@ class Run:
         table.write()  # again, in case the last time failed
         of_examples = stream.statistics(config.training.iterations - 1) | statistics.examples()
         write_examples(path / EXAMPLES, split, of_examples)
-        save_model(path / MODEL, trainer.model, self.describe_model())
+        save_model(path / MODEL, trainer.evaluated, self.describe_model())
         checkpoints.clear()
 
     def follow(self, make_stream: Callable[[int], Stream]) -> None:

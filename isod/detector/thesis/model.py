@@ -47,12 +47,13 @@ class ThesisDetector(Network):
         self, images: Tensor, objects: Objects, *, example_weights: Tensor | None = None
     ) -> tuple[DetectionLoss, Outcome]:
         """Return eq. 4.1 of a batch, and its outcome; see DetectorModel."""
-        logits, offsets = self(images)
+        logits, offsets, quality = self(images)
         with torch.autocast(images.device.type, enabled=False):
             return detection_loss(
                 logits,
                 offsets,
                 objects,
+                quality=quality,
                 example_weights=example_weights,
                 normalisation=self.normalisation,
                 regions=self.regions,
@@ -65,9 +66,9 @@ class ThesisDetector(Network):
 
     def candidates(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return what enters NMS: scores [B, C, L] and boxes [B, L, 4]; see DetectorModel."""
-        logits, offsets = self.forward(images)
+        logits, offsets, quality = self.forward(images)
         with torch.autocast(images.device.type, enabled=False):
-            return candidates(logits, offsets, (images.shape[2], images.shape[3]))
+            return candidates(logits, offsets, (images.shape[2], images.shape[3]), quality=quality)
 
 
 def build(config: DetectorConfig, num_classes: int, seed: int) -> ThesisDetector:
