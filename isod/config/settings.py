@@ -13,14 +13,23 @@ from dataclasses import dataclass, field
 from isod.errors import InputError, require
 from isod.sampling.samplers import SamplerConfig
 
+QUALITIES = ("none", "iou")
+BACKBONES = ("resnet18", "resnet34", "resnet50", "mobilenet_v3_large")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig:
     """The network and its inference (thesis §4.1)."""
 
     name: str = "thesis"  # which detector: a key of DETECTORS, or package.module:function
-    width: float = 0.5  # feature multiplier of every ResNet channel count; the thesis uses 0.5
-    blocks: tuple[int, int, int, int] = (3, 4, 6, 3)  # residual blocks per stage; 3,4,6,3 is ResNet-34
+    width: float = 0.5  # thesis: feature multiplier of every ResNet channel count; the thesis uses 0.5
+    blocks: tuple[int, int, int, int] = (3, 4, 6, 3)  # thesis: residual blocks per stage; 3,4,6,3 is ResNet-34
+    quality: str = "none"  # thesis: none, or iou: a box's IoU is predicted, and a score is √(class · IoU)
+    backbone: str = "resnet18"  # of the other detectors: resnet18, resnet34, resnet50 or mobilenet_v3_large
+    pyramid_channels: int = 256  # of the other detectors, ssdlite aside: channels of each map that the head reads
+    anchor_scale: float = 1.0  # retinanet, faster_rcnn, ssdlite: multiplies torchvision's anchor sizes
+    proposals: int = 512  # faster_rcnn: proposals of an image that its second stage trains on
+    weights: str = ""  # to start from: a file or folder of weights, or the name of a torchvision weights entry
     score_floor: float = 0.01  # lowest score of a detection that counts for AP, which needs the whole curve
     nms_threshold: float = 0.5  # IoU above which NMS drops the weaker of two detections of one class
     display_threshold: float = 0.5  # lowest score of a detection that is drawn, or counted as a false positive
@@ -38,9 +47,37 @@ class DetectorConfig:
             self.score_floor,
         )
         require(self.detections_per_image >= 1, "detections_per_image must be ≥ 1", self.detections_per_image)
+        require(self.backbone in BACKBONES, f"detector backbone must be one of {', '.join(BACKBONES)}", self.backbone)
+        channels = self.pyramid_channels
+        require(channels >= 32 and channels % 32 == 0, "pyramid_channels must be a multiple of 32", channels)
+        require(0 < self.anchor_scale < math.inf, "anchor_scale must be > 0 and finite", self.anchor_scale)
+        require(self.quality in QUALITIES, f"detector quality must be one of {', '.join(QUALITIES)}", self.quality)
+        require(self.proposals >= 1, "detector proposals must be ≥ 1", self.proposals)
 
 
-LOSS_NORMALISATIONS = ("location", "object")
+REGION_METHODS = ("all", "ohem", "lrm", "pisa")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionConfig:
+    """Which locations of an image train the detector, and how much (thesis §3.2)."""
+
+    method: str = "all"  # all; ohem (two-stage) or lrm (one-stage): the hardest; pisa: prime samples weigh more
+    kept: int = 128  # ohem, lrm: how many locations of each image train
+    bias: float = 0.0  # pisa: β, the weight of the least important positive location, in [0, 1)
+    power: float = 2.0  # pisa: γ, how steeply the weight falls with the rank
+
+    def __post_init__(self) -> None:
+        require(
+            self.method in REGION_METHODS, f"regions.method must be one of {', '.join(REGION_METHODS)}", self.method
+        )
+        require(self.kept >= 1, "regions.kept must be ≥ 1", self.kept)
+        require(0 <= self.bias < 1, "regions.bias must be in [0, 1)", self.bias)
+        require(0 < self.power < math.inf, "regions.power must be > 0 and finite", self.power)
+
+
+LOSS_NORMALISATIONS = ("location", "object", "balanced")
+
 LR_SCHEDULES = ("constant", "cosine")
 
 
@@ -52,6 +89,8 @@ class TrainingConfig:
     batch_size: int = 128  # crops per step
     lr: float = 1e-3  # Adam's learning rate
     lr_schedule: str = "constant"  # constant, or cosine: from lr down to 0
+    warmup: int = 0  # optimizer steps in which the rate rises in a straight line from 0
+    ema: float = 0.0  # decay of averaged weights, validated and saved in place of the last ones; 0 for none
     lr_decayed_at: float = 1.0  # with schedule cosine: share of the iterations after which the rate is 0
     betas: tuple[float, float] = (0.9, 0.999)  # Adam's decay rates of the two moments
     eps: float = 1e-7  # Adam's epsilon
@@ -63,7 +102,8 @@ class TrainingConfig:
     decode_on_device: bool = False  # decode the drawn crops on the GPU, for machines with few CPU cores
     class_weight: float = 1.0  # weight of the class loss, λ_cls of eq. 4.1
     box_weight: float = 1.0  # weight of the box loss, λ_reg of eq. 4.1
-    loss_normalisation: str = "location"  # what counts equally in the loss: location (eq. 4.1) or object (§6.3.1)
+    loss_normalisation: str = "location"  # what counts alike in the loss: location (eq. 4.1), object (§6.3.1), balanced
+    regions: RegionConfig = field(default_factory=RegionConfig)
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch_size", "validate_every"):
@@ -74,6 +114,8 @@ class TrainingConfig:
             self.lr_schedule in LR_SCHEDULES, f"lr_schedule must be one of {', '.join(LR_SCHEDULES)}", self.lr_schedule
         )
         require(0 < self.lr_decayed_at <= 1, "lr_decayed_at must be in (0, 1]", self.lr_decayed_at)
+        require(self.warmup >= 0, "warmup must be ≥ 0", self.warmup)
+        require(0 <= self.ema < 1, "ema must be in [0, 1)", self.ema)
         require(0 < self.eps < math.inf, "eps must be > 0 and finite", self.eps)
         require(len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
                 "betas must be two numbers in [0, 1)", self.betas)  # fmt: skip

@@ -6,12 +6,13 @@ builder in somebody else's package needs no row: name it ``package.module:functi
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from isod.config.settings import DetectorConfig, TrainingConfig
-from isod.errors import InputError
+from isod.errors import InputError, one_line
 from isod.plugins import resolve
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ class DetectorModel(Protocol):
 # Name → builder (config, num_classes, seed), as package.module:function: a driver knows the names without torch.
 DETECTORS: dict[str, str] = {
     "thesis": "isod.detector.thesis.model:build",
+    "fcos": "isod.detector.torchvision.fcos:build",
+    "retinanet": "isod.detector.torchvision.retinanet:build",
+    "ssdlite": "isod.detector.torchvision.ssdlite:build",
+    "faster_rcnn": "isod.detector.torchvision.faster_rcnn:build",
 }
 
 
@@ -70,34 +75,59 @@ def build_detector(config: DetectorConfig, num_classes: int, *, seed: int) -> An
         num_classes: C, without the background.
         seed: of the initial weights; two calls with the same one give the same weights.
     Raises:
-        InputError: there is no such detector, or what was built is none.
+        InputError: there is no such detector, building it failed, what was built is none, or ``config.weights`` does
+            not fit it.
     """
     builder: Any = resolve("detector", config.name, DETECTORS)
-    model = builder(config, num_classes, seed)
+    try:
+        model = builder(config, num_classes, seed)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"detector {config.name!r} cannot be built ({type(error).__name__}: {one_line(error)}): its builder is "
+            "called with the detector settings, the number of classes and a seed"
+        ) from error
     missing = [name for name in ("loss", "detect", "state_dict") if not callable(getattr(model, name, None))]
     if missing:
         raise InputError(
             f"detector {config.name!r} built a {type(model).__name__} without {', '.join(missing)}: a detector is a "
             "torch.nn.Module with the methods loss and detect (isod.detector.model.DetectorModel)"
         )
+    if config.weights:
+        from isod.detector.weights import load_weights
+
+        load_weights(model, config.weights)
     return model
 
 
 def configure_loss(
     model: Any, training: TrainingConfig, *, sum_counts: Callable[[Tensor], Tensor] | None = None
 ) -> None:
-    """Hand a detector the settings of its training loss, if it takes any: a method ``configure_loss``.
+    """Hand a detector the settings of its training loss that it takes, as arguments of its method ``configure_loss``.
+
+    The method has any of the arguments ``normalisation`` (TrainingConfig.loss_normalisation), ``regions``
+    (RegionConfig) and ``sum_counts``; a detector without the method takes none.
 
     Args:
         sum_counts: where this process trains on a part of each batch, makes what the part counts that of the whole.
     Raises:
-        InputError: settings other than the defaults, of a detector that takes none.
+        InputError: a setting other than the default that the detector does not take.
     """
-    if hasattr(model, "configure_loss"):
-        model.configure_loss(normalisation=training.loss_normalisation, sum_counts=sum_counts)
-        return
-    name = type(model).__name__
-    if training.loss_normalisation != "location":
-        raise InputError(f"{name} has no choice of loss_normalisation: leave it at 'location'")
-    if sum_counts is not None:
-        raise InputError(f"{name} cannot share a batch among several workers: set workers_per_trial to 1")
+    configure = getattr(model, "configure_loss", None)
+    takes = inspect.signature(configure).parameters if configure is not None else {}
+    name, default = type(model).__name__, TrainingConfig()
+    given: dict[str, Any] = {}
+    for argument, value, usual, rule in (
+        ("normalisation", training.loss_normalisation, default.loss_normalisation,
+         f"has no choice of loss_normalisation: leave it at {default.loss_normalisation!r}"),
+        ("regions", training.regions, default.regions,
+         f"cannot train on chosen regions: leave regions.method at {default.regions.method!r}"),
+        ("sum_counts", sum_counts, None, "cannot share a batch among several workers: set workers_per_trial to 1"),
+    ):  # fmt: skip
+        if argument in takes:
+            given[argument] = value
+        elif value != usual:
+            raise InputError(f"{name} {rule}")
+    if configure is not None:
+        configure(**given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from isod.config.settings import RunConfig
 from isod.data.store.split import CropSplit
 from isod.detector.model import DETECTORS
-from isod.errors import require
+from isod.errors import InputError, require
 from isod.plugins import is_outside, resolve
 from isod.sampling.catalogue import find_heuristic, find_reduction, find_strategy
 from isod.sampling.samplers import SamplerConfig
@@ -64,7 +65,10 @@ def epoch_note(config: RunConfig, split: CropSplit) -> str:
 
 
 def check_names(config: RunConfig) -> None:
-    """Import what the settings name of somebody else's packages. Raises InputError for what does not exist."""
+    """Import what the settings name of somebody else's packages. Raises InputError for what does not exist.
+
+    Weights to start from must exist, too, or be named as torchvision names its own.
+    """
     sampler = config.sampler
     if sampler.heuristic is not None and is_outside(sampler.heuristic):
         find_heuristic(sampler.heuristic)
@@ -74,6 +78,9 @@ def check_names(config: RunConfig) -> None:
         find_strategy(sampler.strategy)
     if config.detector.name not in DETECTORS:  # isod's own would bring torch
         resolve("detector", config.detector.name, DETECTORS)
+    for weights in (config.detector.weights, config.holdout.detector.weights):
+        if weights and "_Weights." not in weights and not Path(weights).exists():
+            raise InputError(f"detector.weights {weights} does not exist")
 
 
 def check_examples(config: RunConfig, split: CropSplit) -> None:

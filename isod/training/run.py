@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -164,7 +164,7 @@ class Run:
         table.write()  # again, in case the last time failed
         of_examples = stream.statistics(config.training.iterations - 1) | statistics.examples()
         write_examples(path / EXAMPLES, split, of_examples)
-        save_model(path / MODEL, trainer.model, self.describe_model())
+        save_model(path / MODEL, trainer.evaluated, self.describe_model())
         checkpoints.clear()
 
     def follow(self, make_stream: Callable[[int], Stream]) -> None:
@@ -187,7 +187,7 @@ class Run:
         meta, training = self.store.meta, self.config.training
         preparation = {name: meta.settings.get(name) for name in ("source", "roi", "tiles", "resize")}
         return ModelDescription(
-            detector=self.config.detector,
+            detector=replace(self.config.detector, weights=""),  # its own ones lie beside it
             class_names=meta.class_names,
             crop_size=meta.crop_size,
             preparation=preparation,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from isod.config.settings import RunConfig, TrainingConfig
 from isod.data.store.crops import Crops
@@ -39,11 +40,29 @@ def flips(config: TrainingConfig, step: int) -> NDArray[np.bool_]:
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
     """Of the optimizer at ``step`` (from 0). Cosine: lr · (1 + cos(π·step/T)) / 2, and 0 from step T on, T being
-    ``lr_decayed_at`` of the iterations (Loshchilov & Hutter 2017, eq. 5, without restarts)."""
+    ``lr_decayed_at`` of the iterations (Loshchilov & Hutter 2017, eq. 5, without restarts). In the warm-up either is
+    multiplied by (step + 1) / warmup."""
+    rate = config.lr * min(1.0, (step + 1) / max(1, config.warmup))
     if config.lr_schedule == "constant":
-        return config.lr
+        return rate
     progress = min(1.0, step / (config.lr_decayed_at * config.iterations))
-    return config.lr * (1 + math.cos(math.pi * progress)) / 2
+    return rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+def averaged(model: torch.nn.Module, decay: float) -> AveragedModel:
+    """An exponential moving average of a model's weights and running statistics.
+
+    After n updates it moves by 1 − min(decay, (1 + n) / (10 + n)) of the way, so that the initial weights are soon
+    forgotten; whole numbers are those of the model.
+    """
+
+    def average(mean: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
+        if not mean.is_floating_point():
+            return value
+        n = int(count)
+        return mean.lerp(value, 1 - min(decay, (1 + n) / (10 + n)))
+
+    return AveragedModel(model, avg_fn=average, use_buffers=True)
 
 
 class Loaded(NamedTuple):
@@ -100,6 +119,7 @@ class Trainer:
         if part.ranks > 1:
             over_all_ranks(model)
         self.model = model.to(device).to(memory_format=torch.channels_last)
+        self._average = averaged(self.model, training.ema) if training.ema else None
         self.compiled = training.compiled and part.ranks == 1  # then the first step takes a minute
         if self.compiled:
             torch.compiler.reset()  # what an earlier run of this process compiled counts against a limit
@@ -108,6 +128,11 @@ class Trainer:
         self.optimizer = torch.optim.Adam(
             self.model.parameters(), lr=training.lr, betas=training.betas, eps=training.eps, fused=True
         )
+
+    @property
+    def evaluated(self) -> Any:
+        """The detector that is validated and saved: of the averaged weights where the settings ask for them."""
+        return self.model if self._average is None else self._average.module
 
     def _autocast(self) -> torch.autocast:
         """bfloat16 where the device is a GPU."""
@@ -173,6 +198,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(training, batch.step)
         self.optimizer.step()
+        if self._average is not None:
+            self._average.update_parameters(self.model)
         return StepResult(
             scores=np.where(unreadable, 0.0, host_rows[0]),
             class_losses=host_rows[1],
@@ -219,27 +246,30 @@ class Trainer:
         del held
 
     def state_dict(self) -> dict[str, Any]:
-        """Network and optimizer."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        """Network, optimizer and averaged weights."""
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return state if self._average is None else {**state, "average": self._average.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where ``state_dict`` was taken."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
 
     @torch.inference_mode()
     def score(self, crops: Crops) -> NDArray[np.float64]:
         """The sampler's scores [B] of crops that are not trained on, in evaluation mode."""
-        self.model.eval()
+        model = self.evaluated.eval()
         images, objects, _ = to_device(crops, self.meta.crop_size, self.device)
         with self._autocast():
-            _, outcome = self.model.loss(images, objects)
+            _, outcome = model.loss(images, objects)
         return sample_scores(outcome, self.config.sampler).cpu().double().numpy()
 
     @torch.inference_mode()
     def validate(self, crops: ValidationCrops) -> dict[str, float]:
         """Every metric of spec §8 on the validation split; NaN where a stratum has no ground truth."""
-        self.model.eval()
+        model = self.evaluated.eval()
         evaluator = DetectionEvaluator(
             self.meta.class_names,
             image_size=self.meta.crop_size,
@@ -248,6 +278,6 @@ class Trainer:
         for batch in crops:
             images = to_device(batch, self.meta.crop_size, self.device).images
             with self._autocast():
-                detections = self.model.detect(images)
+                detections = model.detect(images)
             evaluator.update(detections, batch.objects, image_sizes=crops.sizes[batch.indices])
         return evaluator.compute()

@@ -9,7 +9,7 @@ from isod.cli.train import run_settings
 from isod.config.fields import descriptions, settings_in
 from isod.config.overrides import Assignment, assignments_in, override, parse_assignment
 from isod.config.presets import PRESETS
-from isod.config.settings import DetectorConfig, HoldoutConfig, ResourceConfig, TrainingConfig
+from isod.config.settings import DetectorConfig, HoldoutConfig, RegionConfig, ResourceConfig, TrainingConfig
 from isod.config.study import sections_of
 from isod.errors import InputError
 from isod.sampling.samplers import SAMPLERS, SamplerConfig
@@ -23,6 +23,13 @@ OTHER = {  # a value for every setting, other than the preset "small" has
     "sampler.horizon": "0.75", "detector.name": "my.detectors:build", "detector.width": "0.5",
     "detector.blocks": "3,4,6,3", "detector.score_floor": "0.02", "detector.nms_threshold": "0.6",
     "detector.display_threshold": "0.7", "detector.detections_per_image": "100", "training.iterations": "7",
+    "detector.backbone": "resnet50", "detector.pyramid_channels": "64", "detector.anchor_scale": "0.5",
+    "detector.proposals": "100", "detector.quality": "iou", "holdout.detector.quality": "iou",
+    "training.warmup": "20", "training.ema": "0.99",
+    "detector.weights": "some.pt", "holdout.detector.backbone": "resnet34",
+    "holdout.detector.pyramid_channels": "32", "holdout.detector.anchor_scale": "2",
+    "holdout.detector.proposals": "10", "holdout.detector.weights": "other.pt", "training.regions.method": "lrm",
+    "training.regions.kept": "5", "training.regions.bias": "0.5", "training.regions.power": "1",
     "training.batch_size": "16", "training.lr": "3e-4", "training.lr_schedule": "cosine",
     "training.lr_decayed_at": "0.5", "training.betas": "(0.8, 0.99)", "training.eps": "1e-8",
     "training.validate_every": "3", "training.lag": "0", "training.flip": "False", "training.seed": "5",
@@ -165,11 +172,13 @@ def test_flags_and_set_fill_the_same_settings():
     assert resources == replace(demo.resources, decode_workers=3)
 
 
-@pytest.mark.parametrize("settings", [DetectorConfig, TrainingConfig, HoldoutConfig, ResourceConfig, SamplerConfig])
+@pytest.mark.parametrize(
+    "settings", [DetectorConfig, RegionConfig, TrainingConfig, HoldoutConfig, ResourceConfig, SamplerConfig]
+)
 def test_every_field_is_described_in_a_line(settings):
     found = descriptions(settings)
     for name in settings.__dataclass_fields__:
-        if name not in ("detector", "name") or settings is DetectorConfig:
+        if name not in ("detector", "name", "regions") or settings is DetectorConfig:
             assert 3 < len(found[name]) < 120, name
     assert TrainingConfig.__name__ not in found
 
@@ -180,7 +189,7 @@ def test_settings_are_listed(capsys):
     assert title.split() == ["setting", "default", "type", "description"]
     assert [row.split()[0] for row in rows] == list(settings_in(SECTIONS))
     (row,) = [row for row in rows if row.startswith("detector.blocks ")]
-    assert row.split("  ")[-1] == "residual blocks per stage; 3,4,6,3 is ResNet-34"
+    assert row.split("  ")[-1] == "thesis: residual blocks per stage; 3,4,6,3 is ResNet-34"
     assert "3,4,6,3  " in row
     assert main(["settings", "--preset", "mdium"]) == 2
     assert "did you mean 'medium'?" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from isod.config.presets import PRESETS
 from isod.config.record import flatten
 from isod.config.settings import DetectorConfig, RunConfig, TrainingConfig
 from isod.data.demo.planted import planted_meta, render
+from isod.detector.thesis.inference import candidates
 from isod.detector.thesis.loss import detection_loss
 from isod.errors import InputError
 from isod.objects import Objects
@@ -63,6 +64,38 @@ def test_objects_and_background_count_alike_by_hand():
     assert by_location.box_loss.item() == pytest.approx(8 * (1 - 64 / 512) / 9, rel=1e-5)
     assert by_object.box_loss.item() == pytest.approx((1 - 64 / 512) / 2, rel=1e-5)
     assert outcome.class_loss[0, 3].item() == pytest.approx(4.0, rel=1e-5)  # the maps stay what they are
+    balanced, _ = detection_loss(logits, offsets, image, normalisation="balanced")
+    assert balanced.class_loss.item() == pytest.approx((1 + 4) / 2 + 2, rel=1e-5)
+    assert balanced.box_loss.item() == pytest.approx((1 - 64 / 512) / 2, rel=1e-5)
+
+
+def test_the_background_does_not_fade_beside_many_objects():
+    # two images: 1, 4 and background 2; background 6 alone. Objects (1 + 4)/2, background (2 + 6)/2
+    logits = torch.cat([maps_by_region(1.0, 4.0, 2.0), maps_by_region(6.0, 6.0, 6.0)])
+    images = objects([(LARGE, 1), (SMALL, 2)], [])
+    empty = torch.log_softmax(logits[1], 0)[0]  # log of the background's probability
+    balanced, _ = detection_loss(logits, torch.ones(2, 4, 4, 4), images, normalisation="balanced")
+    assert balanced.class_loss.item() == pytest.approx(2.5 + (2 - empty.mean().item()) / 2, rel=1e-5)
+
+
+def test_the_predicted_quality_is_the_iou_by_hand():
+    """Every location predicts the 8×8 box around itself: IoU 1 for the small object, 64/512 for the large one's 8."""
+    logits, image = maps_by_region(1.0, 4.0, 2.0), objects([(LARGE, 1), (SMALL, 2)])
+    loss, _ = detection_loss(logits, torch.ones(1, 4, 4, 4), image, quality=torch.zeros(1, 4, 4))
+    assert loss.extra.item() == pytest.approx(math.log(2), rel=1e-5)  # of a half, whatever the target
+    said = torch.full((1, 4, 4), math.log(3))  # 3/4
+    loss, _ = detection_loss(logits, torch.ones(1, 4, 4, 4), image, quality=said)
+    right, wrong = -math.log(3 / 4), -math.log(1 / 4)
+    large = 64 / 512 * right + (1 - 64 / 512) * wrong
+    assert loss.extra.item() == pytest.approx((8 * large + right) / 9, rel=1e-5)
+    loss, _ = detection_loss(logits, torch.ones(1, 4, 4, 4), image, quality=said, normalisation="object")
+    assert loss.extra.item() == pytest.approx((large + right) / 2, rel=1e-5)
+
+
+def test_a_score_is_the_geometric_mean_of_class_and_quality():
+    logits = torch.zeros(1, 3, 4, 4)  # 1/3 for each class
+    scores, _ = candidates(logits, torch.ones(1, 4, 4, 4), (32, 32), quality=torch.full((1, 4, 4), math.log(3)))
+    torch.testing.assert_close(scores, torch.full((1, 2, 16), (1 / 3 * 3 / 4) ** 0.5))
 
 
 def test_a_batch_is_the_mean_over_all_its_objects_and_weights_are_of_the_image():

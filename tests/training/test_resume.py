@@ -263,10 +263,22 @@ def test_only_a_gpu_with_a_lag_fetches_early():
     assert not loop.fetches_early(CPU, 4)
 
 
-def test_a_killed_process_goes_on_as_if_nothing_had_been(tiny_store, tmp_path):
+@pytest.mark.parametrize(
+    "detector",
+    [
+        ["detector.width=0.125"],
+        pytest.param(["detector.name=fcos", "detector.pyramid_channels=32"], marks=pytest.mark.slow, id="fcos"),
+        pytest.param(
+            ["detector.name=faster_rcnn", "detector.pyramid_channels=32", "detector.proposals=16"],
+            marks=pytest.mark.slow,
+            id="faster_rcnn",
+        ),
+    ],
+)
+def test_a_killed_process_goes_on_as_if_nothing_had_been(tiny_store, tmp_path, detector):
     """kill -9 of `isod train` with steps behind its last checkpoint."""
     command = [sys.executable, "-m", "isod", "train", tiny_store, "--sampler", "UIS", "--preset", "demo",
-               "--width", "0.125", "--batch-size", "8", "--iterations", "60", "--validate-every", "6"]  # fmt: skip
+               "--batch-size", "8", "--iterations", "60", "--validate-every", "6", "--set", *detector]  # fmt: skip
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True, timeout=300)
     process = subprocess.Popen([*command, "--out", str(halves)], stdout=subprocess.DEVNULL)

@@ -8,39 +8,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from isod.config.settings import RegionConfig
+from isod.detector.boxes import paired_iou
 from isod.detector.model import DetectionLoss
+from isod.detector.regions import region_weights
 from isod.detector.thesis.targets import assign_targets, decode_boxes
 from isod.objects import Objects
 from isod.outcome import Outcome
 
-
-def paired_iou(boxes: Tensor, targets: Tensor, eps: float = 1e-7) -> tuple[Tensor, Tensor]:
-    """IoU and GIoU loss of each box with the target beside it.
-
-    torchvision's losses give either number but not both from one pass, and its ``box_iou`` gives all pairs; the tests
-    hold this against them.
-
-    Args:
-        boxes, targets: [..., 4] float32, xyxy pixels.
-    Returns:
-        IoU in 0…1 and 1 − GIoU in 0…2 (thesis §2.2.5.2), each [...] float32.
-    """
-    (x1, y1, x2, y2), (u1, v1, u2, v2) = boxes.unbind(-1), targets.unbind(-1)
-    width = (torch.minimum(x2, u2) - torch.maximum(x1, u1)).clamp(min=0)
-    height = (torch.minimum(y2, v2) - torch.maximum(y1, v1)).clamp(min=0)
-    intersection = width * height
-    union = (x2 - x1) * (y2 - y1) + (u2 - u1) * (v2 - v1) - intersection
-    hull = (torch.maximum(x2, u2) - torch.minimum(x1, u1)) * (torch.maximum(y2, v2) - torch.minimum(y1, v1))
-    iou = intersection / (union + eps)
-    return iou, 1 - iou + (hull - union) / (hull + eps)
+Groups = list[tuple[Tensor | float, Tensor]]  # weights of the locations, and what their weighted sum is divided by
 
 
-def count_locations(counted: Tensor, object_index: Tensor, num_objects: int) -> tuple[Tensor | float, Tensor]:
+def count_locations(counted: Tensor, object_index: Tensor, num_objects: int) -> Groups:
     """Every location counts as one: eq. 4.1. Arguments and result as of ``count_objects``."""
-    return 1.0, counted.sum()
+    return [(1.0, counted.sum())]
 
 
-def count_objects(counted: Tensor, object_index: Tensor, num_objects: int) -> tuple[Tensor | float, Tensor]:
+def count_objects(counted: Tensor, object_index: Tensor, num_objects: int) -> Groups:
     """Every object counts as one, however many locations it owns, and so does the background of every image.
 
     Location x of object o in image b gets 1/n(b, o), n(b, o) being how many of its locations count, so that a part of
@@ -57,19 +41,39 @@ def count_objects(counted: Tensor, object_index: Tensor, num_objects: int) -> tu
         object_index: [B, h, w] int64, owner of the location, −1 for the background.
         num_objects: M, most objects of an image.
     Returns:
-        weights: what each location's loss is multiplied by, [B, h, w] float32 or a number.
-        count: [] int64, what the weighted sum is divided by.
+        One group: what each location's loss is multiplied by, [B, h, w] float32 or a number, and what the weighted sum
+        is divided by, [] int64. The means of several groups add up.
     """
-    owner = torch.where(object_index >= 0, object_index, num_objects).flatten(1)  # [B, h·w]; the background comes last
+    weights, counts = _object_shares(counted, object_index, num_objects)
+    return [(weights, (counts > 0).sum())]
+
+
+def count_balanced(counted: Tensor, object_index: Tensor, num_objects: int) -> Groups:
+    """The mean of object means, plus the mean over the images of their background's means.
+
+    As ``count_objects``, but that the background does not fade where an image has many objects.
+    """
+    weights, counts = _object_shares(counted, object_index, num_objects)
+    owned = object_index >= 0
+    return [
+        (weights * owned, (counts[:, :num_objects] > 0).sum()),
+        (weights * ~owned, (counts[:, num_objects] > 0).sum()),
+    ]
+
+
+def _object_shares(counted: Tensor, object_index: Tensor, num_objects: int) -> tuple[Tensor, Tensor]:
+    """1/n(b, o) [B, h, w] of each location, 0 where it does not count, and n [B, M+1], the background last."""
+    owner = torch.where(object_index >= 0, object_index, num_objects).flatten(1)  # [B, h·w]
     counts = counted.new_zeros((len(owner), num_objects + 1), dtype=torch.float32)
-    counts = counts.scatter_add(1, owner, counted.flatten(1).float())  # [B, M+1]
-    weights = (counted.flatten(1) / counts.clamp(min=1).gather(1, owner)).view(counted.shape)
-    return weights, (counts > 0).sum()
+    counts = counts.scatter_add(1, owner, counted.flatten(1).float())
+    return (counted.flatten(1) / counts.clamp(min=1).gather(1, owner)).view(counted.shape), counts
 
 
-NORMALISATIONS: dict[str, Callable[[Tensor, Tensor, int], tuple[Tensor | float, Tensor]]] = {
+EVERY_REGION = RegionConfig()
+NORMALISATIONS: dict[str, Callable[[Tensor, Tensor, int], Groups]] = {
     "location": count_locations,
     "object": count_objects,
+    "balanced": count_balanced,
 }
 
 
@@ -78,21 +82,27 @@ def detection_loss(
     offsets: Tensor,
     objects: Objects,
     *,
+    quality: Tensor | None = None,
     example_weights: Tensor | None = None,
     normalisation: str = "location",
+    regions: RegionConfig = EVERY_REGION,
     sum_counts: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[DetectionLoss, Outcome]:
     """Eq. 4.1: softmax cross-entropy averaged over the locations whose class is known, plus GIoU loss averaged over the
     positive locations, don't-care objects included. A part with no location to average over is 0. With the
-    normalisation "object" either part is instead averaged over objects, see ``count_objects``.
+    normalisation "object" either part is instead averaged over objects, see ``count_objects``; with "balanced" see
+    ``count_balanced``.
 
     Everything is float32, also under autocast, and nothing waits for the host.
 
     Args:
         logits: [B, 1+C, h, w]; offsets: [B, 4, h, w] ≥ 0 in strides.
         objects: the batch's objects, on the same device.
+        quality: [B, h, w], logits of the predicted box's IoU, where the detector predicts it. Their cross-entropy with
+            the true IoU, averaged as the box loss is, is the extra part (Wu, Li & Wang 2020, eq. 3).
         example_weights: [B], multiplies both parts of each image's loss (1/(N·p) of the draw); None for ones.
         normalisation: a key of NORMALISATIONS. The outcome, and so the sample scores, do not depend on it.
+        regions: which locations train; the outcome does not depend on it either.
         sum_counts: where these images are a part of a larger batch, makes the counts [2] int64 of the part those of the
             whole: either loss is then this part's share of the batch's, and the shares of all parts add up to it.
     """
@@ -100,17 +110,10 @@ def detection_loss(
     targets = assign_targets(objects, (logits.shape[2], logits.shape[3]))
     positive = targets.object_index >= 0
     class_loss = functional.cross_entropy(logits, targets.labels, reduction="none") * targets.care
-    iou, box_loss = paired_iou(decode_boxes(offsets), targets.boxes)
+    boxes = decode_boxes(offsets)
+    iou, box_loss = paired_iou(boxes, targets.boxes)
     iou, box_loss = torch.where(positive, iou, 0.0), torch.where(positive, box_loss, 0.0)
 
-    weights = 1.0 if example_weights is None else example_weights.float().view(-1, 1, 1)
-    num_objects = objects.boxes.shape[1]
-    class_shares, class_count = NORMALISATIONS[normalisation](targets.care, targets.object_index, num_objects)
-    box_shares, box_count = NORMALISATIONS[normalisation](positive, targets.object_index, num_objects)
-    counts = torch.stack([class_count, box_count])
-    class_count, box_count = (counts if sum_counts is None else sum_counts(counts)).clamp(min=1)
-    mean_class = (class_loss * weights * class_shares).sum() / class_count
-    mean_box = (box_loss * weights * box_shares).sum() / box_count
     outcome = Outcome(
         logits=logits.detach().flatten(2),
         labels=targets.labels.flatten(1),
@@ -122,4 +125,28 @@ def detection_loss(
         object_area=objects.area(),
         object_labels=objects.labels,
     )
-    return DetectionLoss(mean_class, mean_box), outcome
+    care, factors = targets.care, 1.0 if example_weights is None else example_weights.float().view(-1, 1, 1)
+    class_factors = factors
+    chosen = region_weights(regions, outcome, outcome.class_loss, boxes.detach().flatten(1, 2))
+    if chosen is not None:
+        chosen = chosen.view_as(care)
+        care, positive = care & (chosen > 0), positive & (chosen > 0)
+        class_factors = factors * chosen
+    normalise, num_objects = NORMALISATIONS[normalisation], objects.boxes.shape[1]
+    class_groups = normalise(care, targets.object_index, num_objects)
+    box_groups = normalise(positive, targets.object_index, num_objects)
+    counts = torch.stack([count for _, count in (*class_groups, *box_groups)])
+    divisors = (counts if sum_counts is None else sum_counts(counts)).clamp(min=1)
+
+    def mean(loss: Tensor, groups: Groups, divisors: Tensor) -> Tensor:
+        parts = [(loss * shares).sum() / count for (shares, _), count in zip(groups, divisors, strict=True)]
+        return parts[0] if len(parts) == 1 else sum(parts[1:], parts[0])
+
+    split = len(class_groups)
+    mean_class = mean(class_loss * class_factors, class_groups, divisors[:split])
+    mean_box = mean(box_loss * positive * factors, box_groups, divisors[split:])
+    if quality is None:
+        return DetectionLoss(mean_class, mean_box), outcome
+    quality_loss = functional.binary_cross_entropy_with_logits(quality.float(), iou.detach(), reduction="none")
+    extra = mean(quality_loss * positive * factors, box_groups, divisors[split:])
+    return DetectionLoss(mean_class, mean_box, extra), outcome

@@ -100,6 +100,7 @@ class Network(nn.Module):
             self.join8 = AggregationNode(stride8, stride16)
             self.neck = nn.Sequential(conv_norm(stride8, stride8, 3), nn.ReLU(inplace=True))
             self.head = nn.Conv2d(stride8, 1 + num_classes + 4, 1)
+            self.quality = nn.Conv2d(stride8, 1, 1) if config.quality == "iou" else None
         self.num_classes = num_classes
         self.register_buffer("mean", 255 * torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(IMAGE_STD).view(1, 3, 1, 1), persistent=False)
@@ -110,6 +111,9 @@ class Network(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
         nn.init.normal_(self.head.weight, std=0.01, generator=generator)
+        if self.quality is not None:
+            nn.init.normal_(self.quality.weight, std=0.01, generator=generator)
+            nn.init.zeros_(self.quality.bias)  # type: ignore[arg-type]
         bias = torch.zeros(1 + self.num_classes + 4)
         # softmax over 1 + C logits gives the background its prior when its logit leads by log(π·C / (1 − π))
         bias[0] = torch.tensor(BACKGROUND_PRIOR * self.num_classes / (1 - BACKGROUND_PRIOR)).log()
@@ -117,16 +121,17 @@ class Network(nn.Module):
         with torch.no_grad():
             self.head.bias.copy_(bias)  # type: ignore[union-attr]
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """
         Args:
             images: [B, 3, H, W] uint8 (or float in 0…255), RGB.
         Returns:
-            logits [B, 1+C, ⌈H/8⌉, ⌈W/8⌉], channel 0 the background, and offsets [B, 4, …] ≥ 0 in strides
-            (``decode_boxes`` says what they mean).
+            logits [B, 1+C, ⌈H/8⌉, ⌈W/8⌉], channel 0 the background; offsets [B, 4, …] ≥ 0 in strides
+            (``decode_boxes`` says what they mean); and logits [B, …] of the box's IoU, or None.
         """
         images = (images - self.mean) / self.std
         stride8, stride16, stride32 = self.backbone(images)
         features = self.neck(self.join8(stride8, self.join16(stride16, stride32)))
         logits, offsets = self.head(features).split([1 + self.num_classes, 4], dim=1)
-        return logits, functional.relu(offsets)
+        quality = None if self.quality is None else self.quality(features).squeeze(1)
+        return logits, functional.relu(offsets), quality

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from isod.detector.locations import Targets
 from isod.objects import Objects
 
 STRIDE = 8  # pixels between neighbouring locations of the prediction map
 MARGIN = 0.5  # strides that a location may lie outside of the box it predicts; see decode_boxes
-
-
-@dataclass(frozen=True)
-class Targets:
-    """What the prediction map of a batch should say."""
-
-    object_index: Tensor  # [B, h, w] int64, the object that owns the location, -1 for background
-    labels: Tensor  # [B, h, w] int64, its class; 0 where background or unknown
-    care: Tensor  # [B, h, w] bool, False inside don't-care boxes
-    boxes: Tensor  # [B, h, w, 4] float32, its box in xyxy pixels; 0 for background
 
 
 def location_centres(size: tuple[int, int], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
