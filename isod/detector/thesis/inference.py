@@ -29,8 +29,8 @@ def detections(
         One dict an image, torchvision's form, in score order, on the CPU: ``boxes`` [n, 4] float32 xyxy pixels,
         ``scores`` [n] float32 softmax probabilities, ``labels`` [n] int64 in 1…C.
     """
-    probabilities = logits.float().softmax(dim=1)[:, 1:].flatten(1)  # [B, C·h·w]
-    boxes = clip_boxes_to_image(decode_boxes(offsets).flatten(1, 2), image_size)  # [B, h·w, 4]
+    scores, boxes = candidates(logits, offsets, image_size)
+    probabilities = scores.flatten(1)  # [B, C·h·w]
     found, lowest = _suppressed(probabilities, boxes, CANDIDATES_PER_IMAGE, config)
     again = [
         image
@@ -42,6 +42,12 @@ def detections(
         for image, detections in zip(again, more, strict=True):
             found[image] = detections
     return found
+
+
+def candidates(logits: Tensor, offsets: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return what NMS chooses from: scores [B, C, h·w] and clipped boxes [B, h·w, 4]; arguments of ``detections``."""
+    scores = logits.float().softmax(dim=1)[:, 1:].flatten(2)
+    return scores, clip_boxes_to_image(decode_boxes(offsets).flatten(1, 2), image_size)
 
 
 def _suppressed(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from isod.config.settings import DetectorConfig
 from isod.detector.model import DetectionLoss
-from isod.detector.thesis.inference import detections
+from isod.detector.thesis.inference import candidates, detections
 from isod.detector.thesis.loss import NORMALISATIONS, detection_loss
 from isod.detector.thesis.network import Network
 from isod.errors import unknown
@@ -56,6 +56,11 @@ class ThesisDetector(Network):
         logits, offsets = self.forward(images)
         with torch.autocast(images.device.type, enabled=False):
             return detections(logits, offsets, (images.shape[2], images.shape[3]), self.config)
+
+    def candidates(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scores and boxes of every location, before NMS; see DetectorModel."""
+        logits, offsets = self.forward(images)
+        return candidates(logits, offsets, (images.shape[2], images.shape[3]))
 
 
 def build(config: DetectorConfig, num_classes: int, seed: int) -> ThesisDetector:
