@@ -20,7 +20,7 @@ from isod.messages import messages_to
 from isod.signals import sigterm_as_ctrl_c
 
 COMMANDS = (
-    "demo", "prepare", "samplers", "settings", "train", "sweep", "results", "triage", "predict", "evaluate",
+    "demo", "prepare", "samplers", "settings", "train", "sweep", "results", "triage", "predict", "evaluate", "export",
 )  # fmt: skip
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
 from isod.inference.evaluation import Evaluation
 from isod.results.report.fonts import drawable
-from isod.results.report.style import OTHERS, SOFT, rc
+from isod.results.report.style import OTHERS, SOFT, SOLID, rc
 
 MAX_CURVES = 12  # of more classes those with the most objects are drawn
 NOTHING = "nothing"
+LOOKS = [replace(look, dash=SOLID) for look in OTHERS[:7]] + list(OTHERS[:7])  # seven colours, then dashed
 
 
 def precision_recall_figure(evaluation: Evaluation) -> Figure:
@@ -20,12 +23,12 @@ def precision_recall_figure(evaluation: Evaluation) -> Figure:
     with mpl.rc_context(rc(evaluation.class_names)):
         figure = Figure(figsize=(7.6, 4.2), layout="constrained")
         axes = figure.add_subplot()
-        for look, label in zip(OTHERS, drawn, strict=False):
+        for look, label in zip(LOOKS, drawn, strict=False):
             name = evaluation.class_names[label - 1]
             recall, precision, score = evaluation.curves[label - 1]
             # each true positive raises the recall: before the first one the curve is that high
             recall, precision = np.r_[0, recall], np.r_[precision[:1] if len(precision) else 0, precision]
-            axes.plot(recall, precision, color=look.color, linestyle=look.dash, drawstyle="default",
+            axes.plot(recall, precision, color=look.color, linestyle=look.dash,
                       label=f"{drawable(name)}  {evaluation.metrics[f'AP/{name}']:.3f}")  # fmt: skip
             shown = int((score >= evaluation.threshold).sum())
             if shown:
