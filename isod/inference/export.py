@@ -2,7 +2,8 @@
 
 The file takes images [B, 3, H, W] uint8 RGB, where B is free and H, W are those of the training crops, and gives either
 ``scores`` [B, C, L] and ``boxes`` [B, L, 4] (xyxy pixels) of every location, or with NMS the detections of all images,
-one after the other: ``image`` [n] int64 in 0…B−1, ``labels`` [n] int64 in 1…C, ``scores`` [n], ``boxes`` [n, 4].
+one after the other: ``image`` [n] int64 in 0…B−1, ``labels`` [n] int64 in 1…C, ``scores`` [n], ``boxes`` [n, 4]. Those
+of an image are in no order, and there may be more than ``detections_per_image``.
 """
 
 from __future__ import annotations
@@ -60,9 +61,12 @@ class _Detections(nn.Module):
         # Groups lie apart, so that one call of NMS serves all; in float64, as the shift would move boxes in float32.
         group = (image * scores.shape[1] + label).double()
         shift = group * (2.0 * max(images.shape[2], images.shape[3]) + 1)
-        keep = nms(box.double() + shift[:, None], score.double(), self.config.nms_threshold)
-        keep = keep[image[keep].argsort(stable=True)]  # by image, score order within
-        return image[keep], label[keep] + 1, score[keep], box[keep]
+        box64, score64 = box.double() + shift[:, None], score.double()
+        # Of NMS, torchvision promises two detections or more when it is traced: two boxes far away make that true.
+        box64 = torch.cat([box64, box64.new_tensor([[-9e5, -9e5, -8e5, -8e5], [-7e5, -7e5, -6e5, -6e5]])])
+        keep = nms(box64, torch.cat([score64, score64.new_zeros(2)]), self.config.nms_threshold)
+        kept = torch.zeros_like(box64[:, 0]).index_fill(0, keep, 1.0)[:-2].nonzero()[:, 0]
+        return image[kept], label[kept] + 1, score[kept], box[kept]
 
 
 def export_model(folder: Path | str, path: Path, format: str, *, nms: bool, **settings: Any) -> dict[str, float]:
