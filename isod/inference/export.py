@@ -28,7 +28,7 @@ from isod.errors import InputError, one_line
 from isod.files import atomic_write
 
 CANDIDATES, DETECTIONS = ("scores", "boxes"), ("image", "labels", "scores", "boxes")
-DESCRIPTION = "isod.model.json"  # of model.json inside the file: ONNX's metadata, pt2's extra files
+DESCRIPTION = "model.json"  # of model.json inside the file: ONNX's metadata, pt2's extra files
 CHECKED_BATCHES = (1, 3)  # images; neither is the batch that the model is traced with
 TRACED_BATCH = 2
 SCORES_AGREE, BOXES_AGREE = 1e-3, 0.1  # largest difference, the boxes' in pixels

@@ -34,9 +34,9 @@ def runner(path):
         ort = pytest.importorskip("onnxruntime", reason="the extra export is not installed")
         session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
-        text = session.get_modelmeta().custom_metadata_map["isod.model.json"]
+        text = session.get_modelmeta().custom_metadata_map["model.json"]
         return lambda images: dict(zip(names, session.run(None, {"images": images.numpy()}), strict=True)), text
-    files = {"isod.model.json": ""}
+    files = {"model.json": ""}
     module = torch.export.load(path, extra_files=files).module()
 
     def run(images):
@@ -44,7 +44,7 @@ def runner(path):
         return dict(zip(("scores", "boxes") if len(found) == 2 else ("image", "labels", "scores", "boxes"), found,
                         strict=True))  # fmt: skip
 
-    return run, files["isod.model.json"]
+    return run, files["model.json"]
 
 
 def images(batch):
