@@ -13,7 +13,7 @@ from typing import Protocol
 
 from isod.data.objects import Annotation
 from isod.data.prepare.crop import Frame, read_frame
-from isod.data.prepare.decode import Decoded
+from isod.data.prepare.decode import Decoded, decode_image
 from isod.data.readers.base import FrameError
 from isod.data.readers.coco import CocoFrameRef
 from isod.data.store.crops import decode_all
@@ -103,6 +103,25 @@ class AnnotatedFiles:
                 broken.add(ref.frame_id, reason)
                 continue
             yield NamedFrame(_stem(ref.frame_id), ref.frame_id, ref.image_id, frame, objects)
+
+
+@dataclass(frozen=True)
+class ImageBytes:
+    """Image files that are in memory."""
+
+    files: Sequence[bytes]
+    cropped = False
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def frames(self, broken: Broken) -> Iterator[NamedFrame]:
+        for number, data in enumerate(self.files, 1):
+            name = f"image {number}"
+            try:
+                yield NamedFrame(name, name, number, Frame(name, data, decode_image(data, None)))
+            except FrameError as reason:
+                broken.add(name, f"it {reason}")
 
 
 @dataclass(frozen=True)
