@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import warnings
 from pathlib import Path
 
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
@@ -59,18 +60,20 @@ def save_pyfunc(folder: Path, out: Path) -> None:
 
     black = io.BytesIO()
     Image.new("RGB", (64, 48)).save(black, "PNG")
-    mlflow.pyfunc.save_model(
-        str(out),
-        python_model=str(CODE),
-        artifacts={NAME: str(folder)},
-        signature=ModelSignature(
-            inputs=Schema([ColSpec(DataType.binary, IMAGE)]),
-            outputs=Schema([
-                ColSpec(Array(Array(DataType.double)), BOXES),
-                ColSpec(Array(DataType.double), SCORES),
-                ColSpec(Array(DataType.string), CLASSES),
-            ]),
-        ),
-        input_example=pd.DataFrame({IMAGE: [black.getvalue()]}),
-        pip_requirements=[f"isod[train]=={isod.__version__}", "mlflow"],
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of type hints, which MLflow would make a signature of its own from
+        mlflow.pyfunc.save_model(
+            str(out),
+            python_model=str(CODE),
+            artifacts={NAME: str(folder)},
+            signature=ModelSignature(
+                inputs=Schema([ColSpec(DataType.binary, IMAGE)]),
+                outputs=Schema([
+                    ColSpec(Array(Array(DataType.double)), BOXES),
+                    ColSpec(Array(DataType.double), SCORES),
+                    ColSpec(Array(DataType.string), CLASSES),
+                ]),
+            ),
+            input_example=pd.DataFrame({IMAGE: [black.getvalue()]}),
+            pip_requirements=[f"isod[train]=={isod.__version__}", "mlflow"],
+        )  # fmt: skip
