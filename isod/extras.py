@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 _TRAIN = ("torch", "torchvision", "lance", "pyarrow", "simplejpeg", "PIL", "pandas", "safetensors", "rich")
-_GRID = ("ray", "mlflow", "sqlalchemy", "matplotlib", "jinja2", "scipy")
-EXTRAS = dict.fromkeys(_TRAIN, "train") | dict.fromkeys(_GRID, "grid") | {"zod": "zod", "dataclass_wizard": "zod"}
+_EVALUATE = ("pycocotools", "matplotlib", "jinja2")
+_GRID = ("ray", "mlflow", "sqlalchemy", "scipy")
+_EXPORT = ("onnx", "onnxscript", "onnxruntime")
+EXTRAS = (
+    dict.fromkeys(_TRAIN, "train")
+    | dict.fromkeys(_EVALUATE, "evaluate")
+    | dict.fromkeys(_GRID, "grid")
+    | dict.fromkeys(_EXPORT, "export")
+    | {"av": "video", "zod": "zod", "dataclass_wizard": "zod"}
+)
 
 
 def missing(who: str, error: ModuleNotFoundError) -> str | None:

@@ -26,9 +26,10 @@ ARROWS: dict[str, set[str]] = {
     "config": LIBRARY,
     **dict.fromkeys(COMPUTING, CONFIGURED),
     "training": ROOMS,
-    "tracking": ROOMS | {"training"},
+    "inference": ROOMS,
+    "tracking": ROOMS | {"training", "inference"},
     "orchestration": ROOMS | {"training", "tracking"},
-    "results": ROOMS | {"training", "tracking"},
+    "results": ROOMS | {"training", "inference", "tracking"},
 }
 ENTRANCES = {"cli", "__main__", ""}
 MAY_IMPORT = {"ray": {"orchestration"}, "mlflow": {"tracking"}}
@@ -108,7 +109,7 @@ def import_without(libraries: list[str], modules: list[str]) -> None:
 
 def test_everything_but_the_edge_works_without_ray_and_mlflow():
     modules = [module for module in SOURCES if room(module) not in {"orchestration", "tracking", "results", "__main__"}]
-    assert {room(module) for module in modules} >= ROOMS | {"training"}
+    assert {room(module) for module in modules} >= ROOMS | {"training", "inference"}
     import_without(["ray", "mlflow"], modules)
 
 

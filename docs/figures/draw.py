@@ -162,7 +162,7 @@ def rooms() -> Figure:
         ("sampling", "numpy, numba; torch for scores and loader", ORANGE),
         ("config", "settings, presets", GREY),
         ("data · detector · evaluation", "", BLUE),
-        ("training", "one run: loop, checkpoint", GREEN),
+        ("training · inference", "one run; a trained model in use", GREEN),
         ("tracking", "MLflow, and nowhere else", GREY),
         ("orchestration · results", "Ray in orchestration, and nowhere else", GREY),
         ("cli", "", GREY),

@@ -19,7 +19,9 @@ from isod.extras import missing
 from isod.messages import messages_to
 from isod.signals import sigterm_as_ctrl_c
 
-COMMANDS = ("demo", "prepare", "samplers", "settings", "train", "sweep", "results", "triage")
+COMMANDS = (
+    "demo", "prepare", "samplers", "settings", "train", "sweep", "results", "triage", "predict", "evaluate", "export",
+)  # fmt: skip
 
 
 class _Version(argparse.Action):

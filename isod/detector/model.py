@@ -32,7 +32,12 @@ class DetectionLoss:
 
 
 class DetectorModel(Protocol):
-    """A detector as the training loop uses it; also a ``torch.nn.Module``, whose ``forward`` is what gets compiled."""
+    """A detector as the training loop uses it; also a ``torch.nn.Module``, whose ``forward`` is what gets compiled.
+
+    A detector that can be exported (`isod export`) has one method more, ``candidates(images)``: what comes before NMS,
+    in operations that ``torch.export`` can trace. Of images [B, 3, H, W] uint8 it returns scores [B, C, L] float32 in
+    0…1 and boxes [B, L, 4] float32 xyxy pixels, clipped to the image; [B, C, L, 4] where each class has its own.
+    """
 
     provides: frozenset[str]  # what its outcomes hold beside the losses: "logits", "iou"
 

@@ -6,7 +6,7 @@ Triage, and whatever else uses a trained model, opens this folder; nothing is re
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,9 +85,11 @@ def describe_model(folder: Path | str) -> ModelDescription:
         raise InputError(f"{path} is damaged ({type(error).__name__}: {one_line(error)})") from None
 
 
-def load_model(folder: Path | str) -> tuple[Any, ModelDescription]:
+def load_model(folder: Path | str, **settings: Any) -> tuple[Any, ModelDescription]:
     """Return a saved detector, a DetectorModel in evaluation mode on the CPU, and its description.
 
+    Args:
+        settings: fields of DetectorConfig that replace the saved ones, such as ``nms_threshold``.
     Raises:
         InputError: the folder holds no model, its detector does not exist here, or its weights are damaged or of
             another network.
@@ -96,6 +98,7 @@ def load_model(folder: Path | str) -> tuple[Any, ModelDescription]:
     from safetensors.torch import load_file
 
     description = describe_model(folder)
+    description = replace(description, detector=replace(description.detector, **settings))
     path = Path(folder) / WEIGHTS
     try:
         weights = load_file(path)

@@ -174,6 +174,25 @@ class DetectionEvaluator:
                 metrics[metric_key("FP", stratum, name)] = float(found_nothing)
         return metrics
 
+    def curve(self, label: int, stratum: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the precision-recall curve of one class.
+
+        Args:
+            label: 1…C.
+        Returns:
+            recall, precision and score, each [n]: of the detections from the highest score down to that one. NaN recall
+            if there is no ground truth.
+        """
+        scores, labels = _joined(self._scores, np.float64), _joined(self._labels, np.uint16)
+        verdict = verdict_of(_joined(self._verdicts, np.uint16), CLASS_AWARE, stratum)
+        counts = (labels == label) & (verdict != IGNORED)
+        scores, verdict = scores[counts], verdict[counts]
+        order = np.argsort(-scores, kind="stable")
+        hits = np.cumsum(verdict[order] == TRUE_POSITIVE)
+        objects = self._objects_in(stratum)[label - 1]
+        recall = hits / objects if objects else np.full(len(hits), np.nan)
+        return recall, hits / np.arange(1, len(hits) + 1), scores[order]
+
     def _objects_in(self, stratum: int) -> np.ndarray:
         """[C] int64: ground truth per class in the stratum."""
         return self._ground_truth.sum(axis=1) if stratum == 0 else self._ground_truth[:, stratum - 1]

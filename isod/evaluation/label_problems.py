@@ -58,7 +58,7 @@ def guess_problems(
         The contradictions, most confident first; at most one per prediction.
     """
     order = np.argsort(-scores, kind="stable")
-    iou = _iou(boxes, true_boxes)  # [n, m]
+    iou = box_ious(boxes, true_boxes)  # [n, m]
     known = np.logical_not(dont_care)  # [m]
     forgiven = share_inside(boxes, true_boxes[dont_care]).max(axis=1, initial=0.0) >= FOUND  # [n]
     same = (labels[:, None] == true_labels[None]) & known  # [n, m]
@@ -103,7 +103,7 @@ def precision_at(k: int, order: Sequence[int] | np.ndarray, wrong: np.ndarray) -
     return float(wrong[first].mean()) if len(first) else float("nan")
 
 
-def _iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+def box_ious(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """IoU [n, m] of boxes [n, 4] and [m, 4]."""
     return box_iou(from_numpy(np.float64(boxes)), from_numpy(np.float64(others))).numpy()
 

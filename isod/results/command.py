@@ -7,6 +7,7 @@ from pathlib import Path
 
 from isod.errors import InputError
 from isod.results.report.page import write_report
+from isod.results.statistics.best import best_model, predict_commands
 from isod.results.statistics.guard import guard_sentence, guard_table, regressions
 from isod.results.statistics.text_table import format_table
 from isod.tracking.saved import save_runs
@@ -48,7 +49,9 @@ def results_command(
     print(format_table(runs, metric=metric))
     print(textwrap.fill(guard_sentence(guard), 100))
     page = write_report(runs, Path(out))
-    print(f"\nreport: {page}")
+    best = best_model(runs)
+    print(f"\n{best.sentence}: {' && '.join(predict_commands(runs, best))}")
+    print(f"report: {page}")
     if fail_on_regression:
         if guard["tolerance"].isna().all():
             raise InputError(f"--fail-on-regression cannot judge these runs. {guard_sentence(guard)}")

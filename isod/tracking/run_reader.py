@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pandas as pd
@@ -57,6 +58,14 @@ def read_run(tracking_uri: str, run: str, folder: Path, experiment: str | None =
             model = Path(client.download_artifacts(run_id, MODEL, str(folder)))
         where = client.get_experiment(found.info.experiment_id).name
     return RecordedRun(run_id, name, where, dict(found.data.params), examples, model, OLD_MODEL in artifacts)
+
+
+def model_address(tracking_uri: str, run_id: str) -> str | None:
+    """Return the folder of a run's saved detector on this machine; None where MLflow keeps it elsewhere."""
+    client = open_for_reading(tracking_uri)
+    with explained(tracking_uri):
+        place = urlsplit(f"{client.get_run(run_id).info.artifact_uri}/{MODEL}")
+    return unquote(place.path) if place.scheme in ("", "file") else None
 
 
 def name_of_run(run: Run) -> str:

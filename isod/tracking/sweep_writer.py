@@ -23,6 +23,7 @@ from isod.config.settings import RunConfig
 from isod.errors import InputError
 from isod.tracking.client import NEWEST, Experiment, children_of, explained, time_limits
 from isod.tracking.deliveries import Deliveries, reason
+from isod.tracking.logged_model import log_detector
 from isod.tracking.metric_names import mlflow_key
 from isod.training.folder import Row
 from isod.vocabulary import (
@@ -188,6 +189,8 @@ class SweepWriter:
         def finish() -> None:
             self._client.log_artifact(self._record.runs[name], str(folder / EXAMPLES))
             self._client.log_artifacts(self._record.runs[name], str(folder / MODEL), MODEL)
+            step = max(self._last_step[name], 0)
+            log_detector(self._client, self._experiment_id, self._record.runs[name], folder / MODEL, step=step)
             self._end(name, "FINISHED")
 
         self._deliveries.put(name, finish)

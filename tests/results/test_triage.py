@@ -32,8 +32,8 @@ from isod.data.store.split import CropStore
 from isod.data.store.writer import Row, commit, write_fragment
 from isod.detector.thesis.model import build
 from isod.errors import InputError
+from isod.inference.marks import Mark, place_words
 from isod.results.triage.command import triage_command
-from isod.results.triage.marks import Mark, place_words
 from tests.training.tiny_run import DETECTOR, run_here, tiny_run, weights_of
 
 THRESHOLD = 0.05  # a network of forty iterations is sure of nothing, and shall have something to show

@@ -112,18 +112,47 @@ def make_crop(
     Raises:
         FrameError: the image ends before the region.
     """
-    height, width = frame.image.size
-    crop = region.cut(frame.image.pixels)
-    if crop.size == 0:
-        raise FrameError(f"its image {frame.path} has {width}×{height} pixels and ends before the region of interest")
-    objects, size = objects_in_crop(objects, region, (height, width), settings)
-    if size == (height, width) == crop.shape[:2] and frame.image.is_rgb_jpeg:
+    crop = crop_pixels(frame, region, settings)
+    objects, size = objects_in_crop(objects, region, frame.image.size, settings)
+    whole = region.cut(frame.image.pixels).shape[:2] == frame.image.size
+    if whole and size == frame.image.size and frame.image.is_rgb_jpeg:
         return frame.data, size, objects
-    if size != crop.shape[:2]:
-        # PIL's bilinear filter widens with the reduction, so that no pixel is skipped.
-        crop = np.asarray(Image.fromarray(crop).resize(size[::-1], Image.Resampling.BILINEAR))
     encoded = simplejpeg.encode_jpeg(np.ascontiguousarray(crop), quality=settings.jpeg_quality, colorsubsampling="420")
     return encoded, size, objects
+
+
+def crop_pixels(frame: Frame, region: Region, settings: PrepareSettings) -> np.ndarray:
+    """Cut one region out of a frame and resize it: [H, W, 3] uint8 RGB. Raises FrameError if the image ends before."""
+    crop = region.cut(frame.image.pixels)
+    if crop.size == 0:
+        height, width = frame.image.size
+        raise FrameError(f"its image {frame.path} has {width}×{height} pixels and ends before the region of interest")
+    _, size = crop_geometry(region, frame.image.size, settings)
+    if size == crop.shape[:2]:
+        return crop
+    # PIL's bilinear filter widens with the reduction, so that no pixel is skipped.
+    return np.asarray(Image.fromarray(crop).resize(size[::-1], Image.Resampling.BILINEAR))
+
+
+def crop_geometry(
+    region: Region, image_size: tuple[int, int], settings: PrepareSettings
+) -> tuple[Region, tuple[int, int]]:
+    """Return the part of a region that lies inside the image, and the (height, width) of the crop that it becomes.
+
+    Args:
+        region: begins inside the image; if the image ends before it, so does the crop.
+        image_size: (height, width), pixels.
+    """
+    seen = Region(region.x0, region.y0, min(region.x1, image_size[1]), min(region.y1, image_size[0]))
+    if settings.resize is None:
+        return seen, (seen.height, seen.width)
+    width, height = (
+        max(1, round(side * new / old))
+        for side, new, old in zip(
+            (seen.width, seen.height), settings.resize, (region.width, region.height), strict=True
+        )
+    )
+    return seen, (height, width)
 
 
 def objects_in_crop(
@@ -132,19 +161,12 @@ def objects_in_crop(
     """Return the objects that a crop keeps, in its own pixels, and the crop's (height, width).
 
     Args:
-        region: begins inside the image; if the image ends before it, so does the crop.
-        image_size: (height, width), pixels.
+        region, image_size: as of ``crop_geometry``.
     """
-    seen = Region(region.x0, region.y0, min(region.x1, image_size[1]), min(region.y1, image_size[0]))
+    seen, (height, width) = crop_geometry(region, image_size, settings)
     objects = clip(objects, seen, settings.min_visible)
     if settings.resize is None:
-        return objects, (seen.height, seen.width)
-    width, height = (
-        max(1, round(side * new / old))
-        for side, new, old in zip(
-            (seen.width, seen.height), settings.resize, (region.width, region.height), strict=True
-        )
-    )
+        return objects, (height, width)
     return scale(objects, width / seen.width, height / seen.height), (height, width)
 
 

@@ -1,4 +1,4 @@
-"""The progress bar of a prepare job."""
+"""The progress bar of whatever goes through frames."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ import rich.progress
 
 
 @contextmanager
-def progress_bar(frames: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """Show a bar on standard error; yields a function that takes the number of frames just finished."""
+def progress_bar(frames: int | None, *, shown: bool, what: str = "preparing") -> Iterator[Callable[[int], None]]:
+    """Show a bar on standard error; yields a function that takes the number of frames just finished.
+
+    Args:
+        frames: how many there are; None if that is not known.
+        what: the bar's first word.
+    """
     columns = (
-        rich.progress.TextColumn("preparing"),
+        rich.progress.TextColumn(what),
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
         rich.progress.TextColumn("frames"),

@@ -31,6 +31,7 @@ class CocoFrameRef:
     image_path: str
     size: tuple[int, int]  # (height, width), pixels, as the json says
     annotation: Annotation
+    image_id: int
 
     def objects(self) -> Annotation:
         """Return the image's objects, which the reader has read and checked."""
@@ -60,7 +61,7 @@ class CocoReader:
                 image file exists.
         """
         self._paths = {"train": train, "val": val}
-        files = {split: _CocoFile(Path(images), Path(path)) for split, (images, path) in self._paths.items()}
+        files = {split: CocoFile(Path(images), Path(path)) for split, (images, path) in self._paths.items()}
         self._sha256 = {split: file.sha256 for split, file in files.items()}
         self.class_names = tuple(files["train"].categories.values())
         labels = {name: label for label, name in enumerate(self.class_names, 1)}
@@ -94,10 +95,11 @@ class CocoReader:
         return self._frames[split]
 
 
-class _CocoFile:
+class CocoFile:
     """One json, checked entry by entry."""
 
     def __init__(self, folder: Path, path: Path) -> None:
+        """Read the json; ``frames`` checks the images and annotations. Raises InputError as ``CocoReader``."""
         self.path = path
         self.folder = os.path.realpath(folder)
         if not folder.is_dir():
@@ -135,7 +137,11 @@ class _CocoFile:
         return [f"note: {self.path}: {what}: {len(boxes)}, the first of {boxes[0]}" for boxes, what in done if boxes]
 
     def frames(self, labels: dict[str, int]) -> list[CocoFrameRef]:
-        """Return every image with its objects, in the order of image ids."""
+        """Return every image with its objects, in the order of image ids.
+
+        Args:
+            labels: class name → label 1…C, of every category.
+        """
         images = self._images()
         grouped: dict[int, list[tuple[list[float], int, bool]]] = {image_id: [] for image_id in images}
         seen: set[int] = set()
@@ -176,6 +182,7 @@ class _CocoFile:
                     annotation=Annotation.build(
                         [box for box, _, _ in objects], [n for _, n, _ in objects], [crowd for _, _, crowd in objects]
                     ),
+                    image_id=image_id,
                 )
             )
         if not any(os.path.exists(ref.image_path) for ref in refs):

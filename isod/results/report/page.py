@@ -17,6 +17,7 @@ import isod
 from isod.errors import InputError
 from isod.results.report.picture import picture_of
 from isod.results.report.sections import lead_figure, report_sections
+from isod.results.statistics.best import best_model, predict_commands
 from isod.results.statistics.consistency import TOP, consistency_table
 from isod.results.statistics.guard import guard_sentence, guard_table
 from isod.results.statistics.speedup_table import is_flat, is_short_of_pairs, speedup_table
@@ -129,6 +130,8 @@ def _render(
         sections=report_sections(runs, examples),
         picture_of=picture_of,
         triage=_triage_commands(runs),
+        best=(best := best_model(runs)),
+        predict=predict_commands(runs, best),
         guard_sentence=guard_sentence(guard),
         guard=_guard_cells(guard),
         consistency=_consistency_cells(consistency),

@@ -12,7 +12,7 @@ import jinja2
 
 import isod
 from isod.errors import InputError
-from isod.results.triage.marks import ENLARGED, FONT
+from isod.inference.marks import ENLARGED, FONT
 from isod.results.triage.sheet import NONE_SEEN, Card, Sheet
 
 MEANINGS = {

@@ -18,7 +18,7 @@ from isod.data.store.split import CropStore
 from isod.detector.model import DetectorModel
 from isod.errors import InputError
 from isod.evaluation.label_problems import PROBLEMS, Guess, guess_problems, precision_at
-from isod.results.triage.marks import Mark, place_words
+from isod.inference.marks import Mark, place_words
 
 NONE_SEEN = "none seen"  # the guess where the predictions contradict no label
 THESIS_K = 100  # how many examples the thesis looked at (§6.1.1)

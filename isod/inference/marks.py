@@ -1,4 +1,4 @@
-"""Boxes as the contact sheet draws them, and places for their words that do not overlap."""
+"""Boxes as pictures and the contact sheet show them, and places for their words that do not overlap."""
 
 from __future__ import annotations
 
@@ -35,21 +35,23 @@ class Mark:
         return x, y, x + width, y + 1.2 * font
 
 
-def place_words(marks: Sequence[Mark], size: tuple[int, int]) -> list[Mark]:
+def place_words(marks: Sequence[Mark], size: tuple[int, int], fonts: Sequence[float] = (FONT, ENLARGED)) -> list[Mark]:
     """Return the marks in their order, each with its words at the first free place inside the crop.
 
     Labels are above their box if there is space, predictions below, so that the two of one object do not meet.
 
     Args:
         size: (height, width) of the crop, pixels.
+        fonts: heights of the words over the width of the crop; who finds no place at the first is ``crowded``, and is
+            tried again at the next.
     """
     placed = [replace(mark, crowded=True) for mark in marks]  # where there is no free place, they overlap
     done: list[int] = []
     waiting = sorted((n for n in range(len(marks)) if marks[n].words), key=lambda n: (URGENT.index(marks[n].kind), n))
-    for share, crowded in ((FONT, False), (ENLARGED, True)):
+    for crowded, share in enumerate(fonts):
         for n in waiting.copy():
             taken = [placed[other].area(share * size[1]) for other in done]
-            place = _free_place(replace(marks[n], crowded=crowded), share * size[1], taken, size)
+            place = _free_place(replace(marks[n], crowded=bool(crowded)), share * size[1], taken, size)
             if place is not None:
                 placed[n] = place
                 done.append(n)

@@ -1,0 +1,79 @@
+"""A trained detector as a LoggedModel of MLflow: it says what goes in and comes out, and `mlflow models serve` runs it.
+
+It is a pyfunc model "from code": MLflow keeps ``served_model.py`` and the folder of the saved detector, and no pickle.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import warnings
+from pathlib import Path
+
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.tracking import MlflowClient
+
+from isod.version import source_commit
+from isod.vocabulary import COMMIT_TAG
+
+CODE = Path(__file__).with_name("served_model.py")
+NAME = "detector"
+IMAGE, BOXES, SCORES, CLASSES = "image", "boxes", "scores", "classes"
+
+
+def log_detector(client: MlflowClient, experiment_id: str, run_id: str, folder: Path, *, step: int = 0) -> str:
+    """Log a saved detector as a LoggedModel of a run, and return the model's id; no-op if the run has one.
+
+    Input: a column ``image`` with the bytes of an image file (base64 in JSON), one row an image. Output: one row an
+    image with ``boxes`` (xyxy, pixels of the whole image), ``scores``, and ``classes`` by name: what `isod predict`
+    gives.
+
+    Args:
+        folder: of the saved detector.
+        step: iterations that it was trained for.
+    """
+    logged = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}' AND name = '{NAME}'")
+    for model in logged:
+        if model.status == LoggedModelStatus.READY:
+            return model.model_id
+    with tempfile.TemporaryDirectory() as place:
+        save_pyfunc(folder, Path(place) / "model")
+        model = client.create_logged_model(
+            experiment_id, NAME, source_run_id=run_id, tags={COMMIT_TAG: source_commit()}, model_type="detector"
+        )
+        client.log_model_artifacts(model.model_id, str(Path(place) / "model"))
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    return model.model_id
+
+
+def save_pyfunc(folder: Path, out: Path) -> None:
+    """Write a saved detector as a folder in MLflow's model format, with signature and example."""
+    import mlflow.pyfunc
+    import pandas as pd
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+    from PIL import Image
+
+    import isod
+
+    black = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(black, "PNG")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of type hints, which MLflow would make a signature of its own from
+        mlflow.pyfunc.save_model(
+            str(out),
+            python_model=str(CODE),
+            artifacts={NAME: str(folder)},
+            signature=ModelSignature(
+                inputs=Schema([ColSpec(DataType.binary, IMAGE)]),
+                outputs=Schema([
+                    ColSpec(Array(Array(DataType.double)), BOXES),
+                    ColSpec(Array(DataType.double), SCORES),
+                    ColSpec(Array(DataType.string), CLASSES),
+                ]),
+            ),
+            input_example=pd.DataFrame({IMAGE: [black.getvalue()]}),
+            pip_requirements=[f"isod[train]=={isod.__version__}", "mlflow"],
+        )  # fmt: skip

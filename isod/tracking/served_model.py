@@ -1,0 +1,42 @@
+"""What `mlflow models serve` runs: image bytes in, boxes out. MLflow keeps a copy of this file with each model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlflow.models
+import pandas as pd
+from mlflow.pyfunc.model import PythonModel
+
+
+class ServedDetector(PythonModel):
+    """A saved detector behind MLflow's interface; see ``isod.tracking.logged_model``."""
+
+    def load_context(self, context: Any) -> None:
+        """Open the saved detector, on a GPU where there is one."""
+        import torch
+
+        from isod.inference.prediction import Predictor
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.predictor = Predictor(context.artifacts["detector"], device=device)
+
+    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+        """Return one row for each image: boxes, scores, classes.
+
+        Raises:
+            ValueError: an image cannot be read, with its number.
+        """
+        from isod.inference.sources import Broken, ImageBytes
+
+        broken, rows = Broken(), []
+        names = self.predictor.class_names
+        for _, found in self.predictor.predict(ImageBytes(list(model_input["image"])), broken):
+            boxes, scores = found.boxes.astype(float).tolist(), found.scores.astype(float).tolist()
+            rows.append({"boxes": boxes, "scores": scores, "classes": [names[n - 1] for n in found.labels.tolist()]})
+        if broken.reasons:
+            raise ValueError("; ".join(f"{name}: {reason}" for name, reason in broken.reasons.items()))
+        return pd.DataFrame(rows, columns=["boxes", "scores", "classes"])
+
+
+mlflow.models.set_model(ServedDetector())

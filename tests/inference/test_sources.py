@@ -1,0 +1,65 @@
+"""Where frames come from, and what is none."""
+
+import numpy as np
+import pytest
+
+from isod.data.store.split import CropStore
+from isod.errors import InputError
+from isod.inference.sources import Broken, open_sources
+from tests.inference.blobs import picture
+
+
+def names(*words):
+    return [(item.name, item.image_id) for item in open_sources([str(word) for word in words]).frames(Broken())]
+
+
+def test_files_and_folders_are_read_in_order(tmp_path):
+    for name in ("b/2.png", "b/deep/1.png", "b/10.png", "a/2.png", "2.bmp"):
+        picture(tmp_path / name, (8, 8))
+    (tmp_path / "b/notes.txt").write_text("no image")
+    assert names(tmp_path / "b") == [("10", 1), ("2", 2), ("deep/1", 3)]
+    assert names(tmp_path / "2.bmp", tmp_path / "a", tmp_path / "b/2.png") == [("2", 1), ("2-2", 2), ("2-3", 3)]
+
+
+def test_a_store_gives_its_crops_with_their_objects(tiny_store):
+    split = CropStore.open(tiny_store).split("val")
+    items = list(open_sources([tiny_store]).frames(Broken()))
+    crops = split.read(range(len(split)))
+    assert len(items) == len(split) == 16
+    for item, image, row in zip(items, crops.images, range(16), strict=True):
+        np.testing.assert_array_equal(item.frame.image.pixels, image)
+        assert item.truth.boxes.tolist() == crops.objects.of(row)[0].tolist()
+    assert len(open_sources([tiny_store], split="train")) == 64
+
+
+def test_what_is_no_source_is_a_sentence(tmp_path, tiny_store):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/notes.txt").write_text("no image")
+    picture(tmp_path / "a.png", (8, 8))
+    for words, message in (
+        (["nothing.jpg"], "the source nothing.jpg does not exist"),
+        ([str(tmp_path / "empty")], "holds no image: isod reads .jpg"),
+        ([tiny_store, str(tmp_path / "a.png")], "is a crop store: predict on it alone"),
+    ):
+        with pytest.raises(InputError, match=message):
+            open_sources(words)
+
+
+def test_a_video_frame_by_frame(tmp_path):
+    """Five grey frames in a lossless codec; then a file that is none, and one that is cut short."""
+    av = pytest.importorskip("av", reason="the extra video is not installed")
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=5, width=32, height=16, pix_fmt="bgr0")
+        for n in range(5):
+            pixels = np.full((16, 32, 3), 40 * n, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
+    source = open_sources([str(path)])
+    items = list(source.frames(Broken()))
+    assert len(source) in (0, 5)  # a container need not know
+    assert [item.name for item in items] == [f"clip/{n:06d}" for n in range(1, 6)]
+    assert [np.unique(item.frame.image.pixels).tolist() for item in items] == [[0], [40], [80], [120], [160]]
+    path.write_bytes(b"no video")
+    with pytest.raises(InputError, match="is not a video that can be read"):
+        len(open_sources([str(path)]))
