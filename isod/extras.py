@@ -4,7 +4,8 @@ from __future__ import annotations
 
 _TRAIN = ("torch", "torchvision", "lance", "pyarrow", "simplejpeg", "PIL", "pandas", "safetensors", "rich")
 _GRID = ("ray", "mlflow", "sqlalchemy", "matplotlib", "jinja2", "scipy")
-EXTRAS = dict.fromkeys(_TRAIN, "train") | dict.fromkeys(_GRID, "grid") | {"zod": "zod", "dataclass_wizard": "zod"}
+_OTHERS = {"transformers": "detr", "zod": "zod", "dataclass_wizard": "zod"}
+EXTRAS = dict.fromkeys(_TRAIN, "train") | dict.fromkeys(_GRID, "grid") | _OTHERS
 
 
 def missing(who: str, error: ModuleNotFoundError) -> str | None:

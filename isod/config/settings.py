@@ -21,6 +21,8 @@ class DetectorConfig:
     name: str = "thesis"  # which detector: a key of DETECTORS, or package.module:function
     width: float = 0.5  # feature multiplier of every ResNet channel count; the thesis uses 0.5
     blocks: tuple[int, int, int, int] = (3, 4, 6, 3)  # residual blocks per stage; 3,4,6,3 is ResNet-34
+    backbone: str = "resnet18"  # fcos, retinanet, faster_rcnn, detr: the ResNet or MobileNet below the head
+    pyramid_channels: int = 256  # fcos, retinanet, faster_rcnn, detr: channels of the feature maps that the head sees
     score_floor: float = 0.01  # lowest score of a detection that counts for AP, which needs the whole curve
     nms_threshold: float = 0.5  # IoU above which NMS drops the weaker of two detections of one class
     display_threshold: float = 0.5  # lowest score of a detection that is drawn, or counted as a false positive

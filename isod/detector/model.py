@@ -60,6 +60,7 @@ class DetectorModel(Protocol):
 # Name → builder (config, num_classes, seed), as package.module:function: a driver knows the names without torch.
 DETECTORS: dict[str, str] = {
     "thesis": "isod.detector.thesis.model:build",
+    "detr": "isod.detector.detr:build",
 }
 
 
