@@ -1,8 +1,8 @@
 """RT-DETR v2 of the library transformers, built from its configuration, with random weights and without a download.
 
-Zhao et al. 2024, "DETRs Beat YOLOs on Real-time Object Detection"; Lv et al. 2024, "RT-DETRv2". A location is a query of
-the last decoder layer. What differs from the library: the batch normalisation of the backbone is trained, the first
-weights are those that suit a start from nothing (``_initialise``), and the loss is computed by query, so that it can be
+Zhao et al. 2024, "DETRs Beat YOLOs on Real-time Object Detection"; Lv et al. 2024, "RT-DETRv2". A location is a query
+of the last decoder layer. What differs from the library: the batch normalisation of the backbone is trained, the first
+weights suit a start without trained ones (``_initialise``), and the loss is computed by query, so that it can be
 weighted by image and left out where the class is unknown. The tests hold it against the library's own loss.
 """
 
@@ -67,10 +67,10 @@ def configuration(config: DetectorConfig, num_classes: int) -> RTDetrV2Config:
     if channels < HEADS or channels % HEADS:
         raise InputError(f"detector 'detr' needs pyramid_channels that are a multiple of {HEADS}, got {channels}")
     size = BACKBONES[config.backbone]
-    backbone = RTDetrResNetConfig(
+    backbone = RTDetrResNetConfig(  # type: ignore[call-arg]
         layer_type=size.layer_type, depths=list(size.depths), hidden_sizes=list(size.channels), out_indices=[2, 3, 4]
     )
-    return RTDetrV2Config(
+    return RTDetrV2Config(  # type: ignore[call-arg]
         backbone_config=backbone,
         freeze_backbone_batch_norms=False,
         num_labels=num_classes,
@@ -93,9 +93,8 @@ def configuration(config: DetectorConfig, num_classes: int) -> RTDetrV2Config:
 def _initialise(network: nn.Module) -> None:
     """Make the first weights those of RT-DETR's authors.
 
-    The library draws all of them, the scales of the batch normalisation too, from N(0, 0.01²), as its users load trained
-    ones: what goes in then hardly comes out. What it draws in a way of its own is kept: backbone, deformable attention,
-    class scores.
+    The library draws most of them, the scales of the batch normalisation too, from N(0, 0.01²), as its users load
+    trained ones: what goes in then hardly comes out. Those of backbone, deformable attention and class scores stay.
     """
     for name, module in network.named_modules():
         if any(part in name for part in ("backbone.", "encoder_attn.", "class_embed", "enc_score_head")):
@@ -129,9 +128,9 @@ def query_losses(
 ) -> QueryLosses:
     """Return the terms that the library's loss is the sum of.
 
-    Class: Σ_c w_c · BCE(σ(z_c), t_c), t being the IoU of predicted and target box at the object's class and 0 elsewhere,
-    and w = t where t is the object's, α·σ(z)^γ elsewhere (varifocal loss, Zhang et al. 2021). Box: λ_L1·|b − b'|₁ +
-    λ_GIoU·(1 − GIoU).
+    Class: the varifocal loss Σ_c w_c · BCE(σ(z_c), t_c) (Zhang et al. 2021, eq. 2). At the object's class t is the IoU
+    of predicted and target box and w = t; at every other one t = 0 and w = α·σ(z)^γ. Box: λ_L1·|b − b'|₁ +
+    λ_GIoU·(1 − GIoU), b in shares of the padded image.
 
     Args:
         logits: [B, Q, C] float32; boxes: [B, Q, 4] float32, centre and size as shares of the padded image.
@@ -216,8 +215,8 @@ class Detr(nn.Module):
         """Return the library's loss of a batch, and its outcome by query; see DetectorModel.
 
         ``class_loss`` and ``box_loss`` are those of the last decoder layer, ``extra`` those of the other layers, of the
-        encoder's proposals and, in training, of the denoising queries. Don't-care objects are matched with no query, and
-        a query without object whose box has its centre in one learns no class.
+        encoder's proposals and, in training, of the denoising queries. No query is matched with a don't-care object,
+        and one without object whose box has its centre in such an object learns no class.
         """
         maps = self(images)
         with torch.autocast(images.device.type, enabled=False):
@@ -277,7 +276,8 @@ class Detr(nn.Module):
             object_area=objects.area(),
             object_labels=objects.labels,
         )
-        return DetectionLoss(*last.sums(weights), extra), outcome
+        class_loss, box_loss = last.sums(weights)
+        return DetectionLoss(class_loss, box_loss, extra), outcome
 
     def candidates(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return the score of every class at every query, and its box, before any is left out.
