@@ -8,7 +8,8 @@ weighted by image and left out where the class is unknown. The tests hold it aga
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.nn import functional
 from torchvision.ops import box_convert, clip_boxes_to_image
 from transformers import RTDetrResNetConfig, RTDetrV2Config, RTDetrV2ForObjectDetection
 from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher, RTDetrLoss
+from transformers.models.rt_detr_v2 import modeling_rt_detr_v2
 
 from isod.config.settings import DetectorConfig
 from isod.detector.model import DetectionLoss
@@ -286,7 +288,7 @@ class Detr(nn.Module):
             scores [B, C, L] in 0…1 and boxes [B, L, 4] xyxy pixels, clipped to the image; float32.
         """
         maps = self.forward(images)
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(images.device.type, enabled=False), _batches_of_any_size():
             output = self._decode(maps)
             boxes = box_convert(output.intermediate_reference_points[:, -1] * _scale(maps), "cxcywh", "xyxy")
             scores = output.intermediate_logits[:, -1].transpose(1, 2).sigmoid()
@@ -311,6 +313,19 @@ def _scale(maps: Sequence[Tensor]) -> Tensor:
     """Width, height, width and height of the padded image that the feature maps belong to, [4], pixels."""
     height, width = (STRIDE * side for side in maps[-1].shape[-2:])
     return torch.tensor([width, height, width, height], dtype=torch.float32, device=maps[-1].device)
+
+
+@contextlib.contextmanager
+def _batches_of_any_size() -> Iterator[None]:
+    """Keep an export from making a constant of the batch size, which the library takes with ``len`` of a tensor."""
+    if not torch.compiler.is_exporting():
+        yield
+        return
+    modeling_rt_detr_v2.len = lambda value: value.shape[0] if isinstance(value, Tensor) else len(value)
+    try:
+        yield
+    finally:
+        del modeling_rt_detr_v2.len
 
 
 def build(config: DetectorConfig, num_classes: int, seed: int) -> Detr:

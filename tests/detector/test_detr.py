@@ -249,6 +249,23 @@ def test_any_size_of_image(model, height, width, queries):
     total(loss).backward()
 
 
+def test_an_export_of_its_candidates_takes_batches_of_any_size(model):
+    class Candidates(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model.eval()
+
+        def forward(self, images):
+            return self.model.candidates(images)
+
+    images, _ = batch()
+    with torch.no_grad():
+        batches = ({0: torch.export.Dim("batch", min=1, max=64)},)
+        program = torch.export.export(Candidates(), (images[:2],), dynamic_shapes=batches, strict=False).module()
+        for some in (images[:1], images):
+            torch.testing.assert_close(program(some), model.candidates(some))
+
+
 def test_detections_are_the_best_pairs_of_query_and_class(model):
     model.eval()
     images, _ = batch()
