@@ -321,11 +321,12 @@ def _batches_of_any_size() -> Iterator[None]:
     if not torch.compiler.is_exporting():
         yield
         return
-    modeling_rt_detr_v2.len = lambda value: value.shape[0] if isinstance(value, Tensor) else len(value)
+    names = vars(modeling_rt_detr_v2)
+    names["len"] = lambda value: value.shape[0] if isinstance(value, Tensor) else len(value)
     try:
         yield
     finally:
-        del modeling_rt_detr_v2.len
+        del names["len"]
 
 
 def build(config: DetectorConfig, num_classes: int, seed: int) -> Detr:
