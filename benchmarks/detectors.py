@@ -15,6 +15,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import pandas as pd
 import torch
@@ -57,7 +58,7 @@ def trained(config: RunConfig, store: CropStore, threads: int) -> pd.DataFrame:
         return pd.read_csv(Path(folder) / "run" / "metrics.csv", index_col="iteration")
 
 
-def with_training(config: RunConfig, **training: int) -> RunConfig:
+def with_training(config: RunConfig, **training: Any) -> RunConfig:
     """The same run with other settings of its training."""
     return replace(config, training=replace(config.training, **training))
 

@@ -77,7 +77,7 @@ def main() -> None:
         copies = -(-args.batch // step_batch)
         with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
             maps = model.forward(images)
-        logits, offsets = (item.repeat(copies, 1, 1, 1)[: args.batch] for item in maps)
+        logits, offsets = (item.repeat(copies, 1, 1, 1)[: args.batch] for item in maps[:2])
     _, outcome = detection_loss(logits, offsets, objects)
     scored = [sampler for sampler in SAMPLERS.values() if sampler.heuristic is not None]
     contenders = {"step": lambda: seconds(step, device)}

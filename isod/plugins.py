@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from isod.errors import InputError, one_line, unknown
+from isod.extras import missing
 
 
 def is_outside(name: str) -> bool:
@@ -22,15 +23,23 @@ def resolve(what: str, name: str, known: Mapping[str, str]) -> Any:
         name: a key of ``known``, or ``package.module:attribute``.
         known: where each of isod's own is found, ``package.module:attribute`` too.
     Raises:
-        InputError: no such name, with the nearest one; or the module or its attribute does not exist.
+        InputError: no such name, with the nearest one; the module or its attribute does not exist; or a package is
+            missing, with the extra that brings it.
     """
     if name not in known and not is_outside(name):
         raise unknown(what, name, known)
     module, _, attribute = known.get(name, name).partition(":")
     try:
         return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        reason = missing(f"{what} {name!r}", error)
+        raise InputError(reason or _unimportable(what, name, error)) from None
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{what} {name!r} cannot be imported ({one_line(error)}): name it package.module:function, and make sure "
-            "that Python finds the package"
-        ) from None
+        raise InputError(_unimportable(what, name, error)) from None
+
+
+def _unimportable(what: str, name: str, error: Exception) -> str:
+    return (
+        f"{what} {name!r} cannot be imported ({one_line(error)}): name it package.module:function, and make sure that "
+        "Python finds the package"
+    )

@@ -70,6 +70,7 @@ DETECTORS: dict[str, str] = {
     "retinanet": "isod.detector.torchvision.retinanet:build",
     "ssdlite": "isod.detector.torchvision.ssdlite:build",
     "faster_rcnn": "isod.detector.torchvision.faster_rcnn:build",
+    "detr": "isod.detector.detr:build",
 }
 
 

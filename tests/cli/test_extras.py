@@ -85,6 +85,12 @@ def test_a_missing_package_is_one_sentence_with_its_extra(tmp_path, modules, arg
     assert not (tmp_path / "out").exists()
 
 
+def test_a_detector_says_which_extra_it_needs(tiny_store, tmp_path):
+    arguments = ["train", tiny_store, "--out", str(tmp_path / "run"), "--device", "cpu", "--set", "detector.name=detr"]
+    code = without("transformers") + f"from isod.cli.main import main\nsys.exit(main({arguments}))"
+    assert python(code, 2).stderr == "isod: detector 'detr' needs transformers: pip install 'isod[detr]'\n"
+
+
 def test_without_any_extra_what_needs_none_still_works():
     code = without(*EXTRAS) + "from isod.cli.main import main\nsys.exit(main({}))"
     assert "UIS" in python(code.format(["samplers"])).stdout
