@@ -75,8 +75,8 @@ class ImportanceSampler(Sampler[int]):
     ``state_dict`` in another process, skips and repeats nothing.
 
     Under torch.distributed every rank holds an identical table (same arguments, same seed) and gets its own part of
-    one global batch of ``batch_size · world_size`` examples. ``update`` gathers the scores of all ranks: call it equally
-    often on each. The framework must not shard the sampler again.
+    one global batch of ``batch_size · world_size`` examples. ``update`` gathers the scores of all ranks: call it
+    equally often on each. The framework must not shard the sampler again.
 
     Args:
         table: an importance table; its scores mean what you define.
@@ -85,8 +85,8 @@ class ImportanceSampler(Sampler[int]):
         drop_last: whether an epoch ends with its last full batch. If not, its last draw is smaller, and with several
             ranks padded to the same size on each.
         length: batches of an epoch, all of them full; by default the table's eligible examples decide.
-        endless: whether an iteration runs on after the epoch, for loaders that begin the next epoch while batches are in
-            flight, as ultralytics' does. All draws are full then; the length is that of an epoch.
+        endless: whether an iteration runs on after the epoch, for loaders that begin the next epoch while batches are
+            in flight, as ultralytics' does. All draws are full then; the length is that of an epoch.
         rank, world_size: by default those of torch.distributed if it is initialised, else 0 and 1.
 
     Raises:
@@ -115,7 +115,7 @@ class ImportanceSampler(Sampler[int]):
             raise InputError(f"length must be ≥ 1, got {length}")
         if batch_size < 1:
             raise InputError(f"batch_size must be ≥ 1, got {batch_size}")
-        self.batch_size, self.drop_last, self.endless = batch_size, drop_last, endless
+        self.table, self.batch_size, self.drop_last, self.endless = table, batch_size, drop_last, endless
         examples = -(-table.examples.eligible // self.world_size)  # of an epoch on each rank
         if length is not None:
             examples = length * batch_size
@@ -227,7 +227,8 @@ class ImportanceSampler(Sampler[int]):
                 is not clear which batch the scores belong to, or another rank failed or scored another batch.
         """
         self._check_ranks()
-        slots, values, fault = [], np.zeros(0), None
+        slots: list[_Slot] = []
+        values, fault = np.zeros(0), None
         try:
             slots, values = self._matched(scores, indices, skip_nonfinite)
         except InputError as error:
@@ -253,7 +254,7 @@ class ImportanceSampler(Sampler[int]):
         values = scores.detach().double().cpu().numpy()
         finite = np.isfinite(values) if skip_nonfinite else np.ones(len(values), bool)
         if finite.any():
-            self.schedule.table.checked(index[finite], values[finite])
+            self.table.checked(index[finite], values[finite])
         return slots, np.where(finite, values, np.inf)
 
     def _match(self, indices: IntArray) -> list[_Slot]:
@@ -276,8 +277,9 @@ class ImportanceSampler(Sampler[int]):
             )
         return (
             f"example {index} is not in flight: this sampler has not handed it out, or it has its score already. Give "
-            "update() the indices that the loader delivered, once each. If the framework replaced the sampler or shards "
-            "it again, keep it from that; if its loader begins an epoch while batches are in flight, use endless=True"
+            "update() the indices that the loader delivered, once each. If the framework replaced the sampler or "
+            "shards it again, keep it from that; if its loader begins an epoch while batches are in flight, use "
+            "endless=True"
         )
 
     def _only_batch(self) -> IntArray:
@@ -360,8 +362,8 @@ class ImportanceSampler(Sampler[int]):
         ranks = _distributed()[1]
         if not self._given_ranks and ranks != self.world_size:
             raise InputError(
-                f"the sampler was built for {self.world_size} processes and torch.distributed now has {ranks}: build it "
-                "after init_process_group"
+                f"the sampler was built for {self.world_size} processes and torch.distributed now has {ranks}: build "
+                "it after init_process_group"
             )
 
     def set_epoch(self, epoch: int) -> None:
@@ -378,9 +380,9 @@ class ImportanceSampler(Sampler[int]):
 
     def check_length(self, dataset: Sized) -> None:
         """Raise InputError if the dataset has another length than the table."""
-        if len(dataset) != self.schedule.table.num_examples:
+        if len(dataset) != self.table.num_examples:
             raise InputError(
-                f"the dataset has {len(dataset)} examples and the importance table {self.schedule.table.num_examples}"
+                f"the dataset has {len(dataset)} examples and the importance table {self.table.num_examples}"
             )
 
     def state_dict(self) -> dict[str, Any]:

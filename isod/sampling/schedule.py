@@ -34,7 +34,7 @@ class DrawSchedule:
         batch_size: examples per draw.
         lag: how many draws are made ahead of the one in training; ≥ 0.
         steps: draws of the run, so that the table counts none that is not trained on; no end by default.
-        epoch: examples of an epoch, whose last draw is the smaller one that completes it; all draws are full by default.
+        epoch: examples of an epoch, whose last draw is the smaller one that completes it; by default no draw is.
 
     Raises:
         InputError: batch_size < 1, lag < 0 or epoch < 1, or the table cannot draw that many examples.
