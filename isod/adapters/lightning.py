@@ -4,8 +4,8 @@
     trainer = Trainer(callbacks=[importance], use_distributed_sampler=False)
     trainer.fit(module, importance.loader(dataset, batch_size=8, num_workers=2))
 
-The loader's batches are (indices, items). ``training_step`` returns ``{"loss": loss, "scores": scores}`` with one number
-≥ 0 per example. Checkpoints hold the sampler's state.
+The loader's batches are (indices, items). ``training_step`` returns ``{"loss": loss, "scores": scores}`` with one
+number ≥ 0 per example. Checkpoints hold the sampler's state.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class ImportanceCallback(Callback):
         loader = trainer.train_dataloader
         if self.sampler is None or getattr(loader, "batch_sampler", None) is not self.sampler:
             raise InputError(
-                "the Trainer does not draw with this callback's sampler: give it ImportanceCallback.loader(…) as its only "
-                "training loader, and Trainer(use_distributed_sampler=False)"
+                "the Trainer does not draw with this callback's sampler: give it ImportanceCallback.loader(…) as its "
+                "only training loader, and Trainer(use_distributed_sampler=False)"
             )
 
     def on_train_batch_end(

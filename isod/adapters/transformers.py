@@ -1,11 +1,11 @@
 """Importance sampling with the Trainer of transformers, tried with transformers 5.24 and accelerate 1.15.
 
-    trainer = ImportanceTrainer(table=ImportanceTable(len(dataset), seed=0), score=score, model=model, args=arguments,
-                                train_dataset=dataset, data_collator=collate)
+    trainer = ImportanceTrainer(
+        table=ImportanceTable(len(dataset), seed=0), model=model, args=arguments, train_dataset=dataset, ...)
     trainer.train()
 
-``score(outputs, inputs)`` returns one number ≥ 0 per example. ``image_losses`` makes it for DETR and RT-DETR. Checkpoints
-hold the sampler's state.
+The score of an image is its loss, for DETR, RT-DETR and D-FINE. For other models give ``score(outputs, inputs)``, which
+returns one number ≥ 0 per example. Checkpoints hold the sampler's state.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import Trainer, TrainerCallback
+from transformers.loss.loss_d_fine import DFineForObjectDetectionLoss
+from transformers.loss.loss_for_object_detection import ForObjectDetectionLoss
+from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss
 from transformers.trainer_utils import get_last_checkpoint
 
 from isod.adapters.accelerate import LOOKAHEAD, prepare_loader
@@ -33,22 +36,31 @@ FILE = "importance.pt"  # the sampler's state in a checkpoint
 class ImportanceSampling:
     """A mixin for a Trainer: ``class MyTrainer(ImportanceSampling, Trainer)``.
 
-    It makes the loader of the training set and its sampler, with the lag that the arguments need, updates the table after
-    each forward pass, and resumes in the middle of an epoch.
+    It makes the loader of the training set and its sampler, with the lag that the arguments need, updates the table
+    after each forward pass, and resumes in the middle of an epoch.
 
     Args:
         table: an importance table for the training dataset.
-        score: ``score(outputs, inputs)`` [batch size] ≥ 0, of the model's outputs and the batch.
+        score: ``score(outputs, inputs)`` [batch size] ≥ 0, of the model's outputs and the batch; by default each image's
+            loss, ``ImageLosses.scores``.
         args, kwargs: of the Trainer.
     """
 
     def __init__(
-        self, *args: Any, table: ImportanceTable, score: Callable[[Any, Mapping[str, Any]], Tensor], **kwargs: Any
+        self,
+        *args: Any,
+        table: ImportanceTable,
+        score: Callable[[Any, Mapping[str, Any]], Tensor] | None = None,
+        **kwargs: Any,
     ):
-        self.table, self.score = table, score
+        self.table = table
         self.importance: ImportanceBatchSampler | None = None
         self._resume_from: Path | None = None
         super().__init__(*args, **kwargs)
+        if score is None:
+            losses = ImageLosses(self.model)
+            score = lambda outputs, inputs: losses.scores()  # noqa: E731
+        self.score = score
         self.add_callback(_Save(self))
 
     def get_train_dataloader(self) -> DataLoader:
@@ -144,3 +156,89 @@ class _AfterSkipped(BatchSampler):
         for _ in range(placeholders):
             yield []
         yield from self.batches
+
+
+class ImageLosses:
+    """Each image's loss, from the forward pass of the training step, for DETR, RT-DETR and D-FINE.
+
+    The model's loss function is called again on the outputs of one image at a time, without gradients. Matching is done
+    within an image, so its boxes are matched as in the batch. The training loss stays as it is.
+
+    Args:
+        model: for object detection; its ``loss_function`` is extended.
+
+    Raises:
+        InputError: its loss function is another one.
+    """
+
+    def __init__(self, model: Any):
+        self._loss = model.loss_function
+        self._detr = self._loss is ForObjectDetectionLoss
+        if self._loss not in (ForObjectDetectionLoss, RTDetrForObjectDetectionLoss, DFineForObjectDetectionLoss):
+            raise InputError(
+                f"per-image losses are there for DETR, RT-DETR and D-FINE, not {type(model).__name__}: give score=…, a "
+                "function of the model's outputs and the batch"
+            )
+        model.loss_function = self
+
+    def scores(self) -> Tensor:
+        """Return each image's loss as if it were alone in its batch, [B], detached."""
+        return self._scores
+
+    def shares(self) -> Tensor:
+        """Return what each image contributes to the batch's loss, [B], detached; they sum to the library's loss.
+
+        D-FINE's distillation term is no sum over images: it is split in proportion to the images' own.
+        """
+        return self._shares
+
+    def __call__(self, logits: Tensor, labels: list[dict[str, Tensor]], device: Any, pred_boxes: Tensor, config: Any,
+                 outputs_class: Tensor | None = None, outputs_coord: Tensor | None = None, **others: Any) -> Any:  # fmt: skip
+        """Return what the model's loss function returns."""
+        whole = self._loss(logits, labels, device, pred_boxes, config, outputs_class, outputs_coord, **others)
+
+        def one(i: int, value: Any, dim: int = 0) -> Any:
+            if isinstance(value, Tensor):
+                return value.narrow(dim, i, 1)
+            if isinstance(value, dict) and "dn_positive_idx" in value:  # denoising queries of RT-DETR and D-FINE
+                return value | {"dn_positive_idx": [value["dn_positive_idx"][i]]}
+            return value
+
+        layers_first = int(self._detr)  # DETR stacks its layers before the batch
+        with torch.no_grad():
+            alone = [
+                self._loss(
+                    one(i, logits), [labels[i]], device, one(i, pred_boxes), config,
+                    one(i, outputs_class, layers_first), one(i, outputs_coord, layers_first),
+                    **{name: one(i, value) for name, value in others.items()},
+                )[:2]
+                for i in range(len(labels))
+            ]  # fmt: skip
+            self._scores = torch.stack([loss for loss, _ in alone]).detach().float()
+            counts = self._scores.new_tensor([len(label["class_labels"]) for label in labels])
+            by_boxes = counts.clamp(min=1) / counts.sum().clamp(min=1)
+            self._shares = torch.zeros_like(self._scores)
+            for name, batch_loss in whole[1].items():
+                losses = torch.stack([parts[name] for _, parts in alone]).float()
+                if self._detr:
+                    losses = losses * self._weight(name, config)
+                if self._detr and name.startswith("loss_ce"):  # divided by the summed weights of all queries' classes
+                    matched = counts.clamp(max=logits.shape[1])
+                    weights = matched + (logits.shape[1] - matched) * config.eos_coefficient
+                    share = weights / weights.sum()
+                elif "ddf" in name:
+                    share = batch_loss.detach().float() / losses.sum().clamp(min=1e-30)
+                else:
+                    share = by_boxes
+                self._shares += losses * share
+        return whole
+
+    @staticmethod
+    def _weight(name: str, config: Any) -> float:
+        """Return the factor of one of DETR's losses, also of an intermediate layer's; 0 for what is only logged."""
+        for prefix, weight in [
+            ("loss_ce", 1.0), ("loss_bbox", config.bbox_loss_coefficient), ("loss_giou", config.giou_loss_coefficient),
+        ]:  # fmt: skip
+            if name.startswith(prefix):
+                return weight
+        return 0.0

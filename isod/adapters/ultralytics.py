@@ -28,8 +28,8 @@ MIXING = ("mosaic", "mixup", "cutmix", "copy_paste")  # they put objects of seve
 def importance_trainer(*, seed: int, base: type[DetectionTrainer] = DetectionTrainer, **table: Any) -> type:
     """Return a trainer class for ``YOLO.train(trainer=…)`` that draws the training images by importance.
 
-    An image's score is its class loss, from the criterion of the training step. Settings that mix images must be off, as
-    a score belongs to one image: mosaic=0, mixup=0, cutmix=0, copy_paste=0. It trains in one process.
+    An image's score is its class loss, from the criterion of the training step. Settings that mix images must be off,
+    as a score belongs to one image: mosaic=0, mixup=0, cutmix=0, copy_paste=0. It trains in one process.
 
     Args:
         seed: of the draws.

@@ -34,16 +34,16 @@ def new_table():
     return ImportanceTable(SIZE, sampler=SAMPLERS["UIS"], seed=5)
 
 
-def expected(lag, table=None):
+def expected(lag, table=None, epochs=EPOCHS):
     """The batches of a plain loop without workers."""
     table = table or new_table()
     sampler = ImportanceBatchSampler(table, batch_size=BATCH, lag=lag)
     batches = []
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         for indices, items in DataLoader(sampler.indexed(Numbers()), batch_sampler=sampler):
             batches.append(items["content"][:, 0].long().tolist())
             sampler.update(scores_of(batches[-1]), indices)
-    assert sum(map(len, batches)) == 300
+    assert sum(map(len, batches)) == 20 * epochs
     return batches
 
 
@@ -152,17 +152,17 @@ def test_transformers_resumes_in_the_middle_of_an_epoch(tmp_path, ignore_data_sk
     assert_scores_are_of_their_examples(table)
 
 
-def loop_with_accelerate(accelerator, table, batch_size, lag):
+def loop_with_accelerate(accelerator, table, batch_size, lag, epochs=EPOCHS):
     from isod.adapters.accelerate import prepare_loader
 
     sampler = ImportanceBatchSampler(table, batch_size=batch_size, lag=lag)
-    loader = DataLoader(sampler.indexed(Numbers()), batch_sampler=sampler, num_workers=WORKERS)
+    loader = DataLoader(sampler.indexed(Numbers()), batch_sampler=sampler, num_workers=WORKERS, persistent_workers=True)
     model = nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
     loader = prepare_loader(accelerator, loader)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     batches = []
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         for indices, items in loader:
             with accelerator.accumulate(model):
                 accelerator.backward(model(items["content"]).square().mean())
@@ -180,7 +180,8 @@ def test_accelerate():
     check(loop_with_accelerate(accelerator, table, BATCH, lag), lag, table)
 
 
-def accelerate_on_rank(rank, folder):
+def accelerate_on_rank(rank, folder, epochs):
+    torch.set_num_threads(1)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
         "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "1",
@@ -200,15 +201,18 @@ def accelerate_on_rank(rank, folder):
         sampler.update(scores_of(items["content"][:, 0]), indices)
 
     table = new_table()
-    batches = loop_with_accelerate(accelerator, table, BATCH // 2, lag_for(WORKERS, lookahead=1))
+    batches = loop_with_accelerate(accelerator, table, BATCH // 2, lag_for(WORKERS, lookahead=1), epochs)
     torch.save((batches, torch.from_numpy(table.scores.copy())), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_accelerate_with_two_processes(tmp_path):
+@pytest.mark.parametrize("epochs", [3, pytest.param(EPOCHS, marks=pytest.mark.slow)])
+def test_accelerate_with_two_processes(tmp_path, epochs):
     pytest.importorskip("accelerate", reason="needs the extra accelerate")
-    multiprocessing.spawn(accelerate_on_rank, args=(str(tmp_path),), nprocs=2)
+    multiprocessing.spawn(accelerate_on_rank, args=(str(tmp_path), epochs), nprocs=2)
     (one, scores), (other, others) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     reference = new_table()
-    assert [a + b for a, b in zip(one, other, strict=True)] == expected(lag_for(WORKERS, lookahead=1), reference)
+    assert [a + b for a, b in zip(one, other, strict=True)] == expected(
+        lag_for(WORKERS, lookahead=1), reference, epochs
+    )
     assert scores.tolist() == others.tolist() == reference.scores.tolist()
