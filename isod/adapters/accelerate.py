@@ -12,6 +12,8 @@ sampler a second time: every rank would skip examples that the table has drawn f
 
 from __future__ import annotations
 
+from typing import Any
+
 from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
@@ -22,7 +24,7 @@ from isod.errors import InputError
 LOOKAHEAD = 1  # batches that accelerate reads ahead, to know which is the last
 
 
-def prepare_loader(accelerator: Accelerator, loader: DataLoader) -> DataLoader:
+def prepare_loader(accelerator: Accelerator, loader: DataLoader) -> Any:
     """Return what ``accelerator.prepare(loader)`` returns, except that the ranks' parts are those of the sampler.
 
     Call ``update`` for every batch, also while gradients are accumulated.
@@ -40,7 +42,7 @@ def prepare_loader(accelerator: Accelerator, loader: DataLoader) -> DataLoader:
             f"the sampler was built for {sampler.world_size} processes and the accelerator has "
             f"{accelerator.num_processes}: build the sampler after the Accelerator"
         )
-    prepared = prepare_data_loader(
+    prepared: Any = prepare_data_loader(
         loader,
         accelerator.device,
         num_processes=1,

@@ -33,16 +33,16 @@ INDICES = "example_indices"  # key of the indices in a batch
 FILE = "importance.pt"  # the sampler's state in a checkpoint
 
 
-class ImportanceSampling:
-    """A mixin for a Trainer: ``class MyTrainer(ImportanceSampling, Trainer)``.
+class ImportanceTrainer(Trainer):
+    """The Trainer with examples drawn by importance. With one of your own: ``class Mine(ImportanceTrainer, Yours)``.
 
     It makes the loader of the training set and its sampler, with the lag that the arguments need, updates the table
     after each forward pass, and resumes in the middle of an epoch.
 
     Args:
         table: an importance table for the training dataset.
-        score: ``score(outputs, inputs)`` [batch size] ≥ 0, of the model's outputs and the batch; by default each image's
-            loss, ``ImageLosses.scores``.
+        score: ``score(outputs, inputs)`` [batch size] ≥ 0, of the model's outputs and the batch; by default each
+            image's loss, ``ImageLosses.scores``.
         args, kwargs: of the Trainer.
     """
 
@@ -103,13 +103,15 @@ class ImportanceSampling:
             object.__setattr__(loader.base_dataloader, "batch_sampler", _AfterSkipped(sampler, skipped))
         return loader
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """Compute the Trainer's loss and, of a training batch, update the table."""
         indices = inputs.pop(INDICES, None)
         if indices is None:
-            return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         given = dict(inputs)
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         assert self.importance is not None
         self.importance.update(self.score(outputs, given), indices, skip_nonfinite=self.args.fp16)
         return (loss, outputs) if return_outputs else loss
@@ -125,14 +127,10 @@ class ImportanceSampling:
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
 
-class ImportanceTrainer(ImportanceSampling, Trainer):
-    """The Trainer of transformers with images drawn by importance."""
-
-
 class _Save(TrainerCallback):
     """Writes the sampler's state into each checkpoint."""
 
-    def __init__(self, trainer: ImportanceSampling):
+    def __init__(self, trainer: ImportanceTrainer):
         self.trainer = trainer
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -192,8 +190,17 @@ class ImageLosses:
         """
         return self._shares
 
-    def __call__(self, logits: Tensor, labels: list[dict[str, Tensor]], device: Any, pred_boxes: Tensor, config: Any,
-                 outputs_class: Tensor | None = None, outputs_coord: Tensor | None = None, **others: Any) -> Any:  # fmt: skip
+    def __call__(
+        self,
+        logits: Tensor,
+        labels: list[dict[str, Tensor]],
+        device: Any,
+        pred_boxes: Tensor,
+        config: Any,
+        outputs_class: Tensor | None = None,
+        outputs_coord: Tensor | None = None,
+        **others: Any,
+    ) -> Any:
         """Return what the model's loss function returns."""
         whole = self._loss(logits, labels, device, pred_boxes, config, outputs_class, outputs_coord, **others)
 

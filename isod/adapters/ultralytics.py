@@ -119,10 +119,10 @@ class ImageLosses:
         InputError: the criterion is not that of a detection model.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Any):
         if getattr(model, "criterion", None) is None:
             model.criterion = model.init_criterion()
-        self.criterion = model.criterion
+        self.criterion: Any = model.criterion
         parts = [self.criterion.one2many, self.criterion.one2one] if isinstance(self.criterion, E2ELoss) else None
         self._parts = parts or [self.criterion]
         if not all(isinstance(part, v8DetectionLoss) for part in self._parts):

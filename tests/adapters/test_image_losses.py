@@ -19,7 +19,11 @@ def torchvision_model(request):
 
     torch.manual_seed(0)
     builder = getattr(detection, request.param)
-    return builder(weights=None, weights_backbone=None, num_classes=4, min_size=64, max_size=64).train()
+    model = builder(weights=None, weights_backbone=None, num_classes=4, min_size=64, max_size=64).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()  # frozen, as with pretrained weights: an image alone has the same features as in the batch
+    return model
 
 
 def test_torchvision(torchvision_model):
@@ -43,7 +47,7 @@ def test_torchvision(torchvision_model):
     torch.testing.assert_close(losses.shares().sum(), sum(batch.values()).detach(), rtol=1e-5, atol=1e-5)
     if "rpn" not in dict(torchvision_model.named_children()):  # whose anchors are drawn at random
         alone = losses.scores()
-        for i in range(IMAGES):  # batch norm is frozen, so the image alone has the same features
+        for i in range(IMAGES):
             expected = sum(torchvision_model([images[i]], [targets[i]]).values()).detach()
             torch.testing.assert_close(alone[i], expected, rtol=1e-4, atol=1e-4)
     torchvision_model.eval()(images)
@@ -97,7 +101,7 @@ def small_detr(name):
             RTDetrConfig(backbone_config=backbone, encoder_in_channels=[16, 16, 16], **small)
         )
     backbone = HGNetV2Config(
-        stem_channels=[3, 8, 8], stage_in_channels=[8, 16, 16, 16], stage_mid_channels=[8] * 4,
+        hidden_sizes=[16] * 4, stem_channels=[3, 8, 8], stage_in_channels=[8, 16, 16, 16], stage_mid_channels=[8] * 4,
         stage_out_channels=[16] * 4, stage_num_blocks=[1] * 4, stage_numb_of_layers=[1] * 4,
         out_features=["stage2", "stage3", "stage4"],
     )  # fmt: skip

@@ -131,5 +131,5 @@ def test_resuming(data):
 
 
 def test_images_may_not_be_mixed(data):
-    with pytest.raises(InputError, match="mosaic, mixup put objects of several images .* set mosaic=0 mixup=0"):
+    with pytest.raises(InputError, match=r"mosaic, mixup put objects of several images .* set mosaic=0 mixup=0"):
         trainer_for(data, mosaic=1.0, mixup=0.1).train()
