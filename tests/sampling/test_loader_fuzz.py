@@ -20,11 +20,9 @@ from tests.sampling.loops import EndlessLoader, Indices, assert_scores_are_of_th
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
 
-FULL = 1.0  # the share of a batch's scores that is given at once
-
 loops = st.fixed_dictionaries(
     {
-        "size": st.integers(3, 24),
+        "size": st.integers(6, 24),
         "batch_size": st.integers(1, 6),
         "lag": st.integers(0, 10),
         "drop_last": st.booleans(),
