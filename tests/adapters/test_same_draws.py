@@ -11,6 +11,7 @@ import torch
 from torch import multiprocessing, nn
 from torch.utils.data import DataLoader, Dataset
 
+from isod.errors import InputError
 from isod.sampling import ImportanceBatchSampler, ImportanceTable, lag_for
 from isod.sampling.samplers import SAMPLERS
 from tests.sampling.loops import assert_scores_are_of_their_examples, scores_of
@@ -67,8 +68,9 @@ def test_plain_loop():
     assert expected(0) != expected(lag_for(WORKERS))
 
 
-def test_lightning():
-    lightning = pytest.importorskip("lightning.pytorch", reason="needs the extra lightning")
+def train_with_lightning(table, *, max_epochs=EPOCHS, resume=None, foreign_loader=False, **arguments):
+    import lightning.pytorch as lightning
+
     from isod.adapters.lightning import ImportanceCallback
 
     class Module(lightning.LightningModule):
@@ -84,16 +86,38 @@ def test_lightning():
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=1e-6)
 
-    table, module = new_table(), Module()
-    importance = ImportanceCallback(table)
+    module, importance = Module(), ImportanceCallback(table)
+    settings = dict(enable_checkpointing=False, callbacks=[importance]) | arguments
+    settings["callbacks"] = [importance, *arguments.get("callbacks", [])]
     trainer = lightning.Trainer(
-        max_epochs=EPOCHS, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[importance], use_distributed_sampler=False,
-        accumulate_grad_batches=2,
+        max_epochs=max_epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False, **settings,
     )  # fmt: skip
     loader = importance.loader(Numbers(), batch_size=BATCH, num_workers=WORKERS, persistent_workers=True)
-    trainer.fit(module, loader)
-    check(module.batches, lag_for(WORKERS), table)
+    if foreign_loader:
+        loader = DataLoader(importance.sampler.indexed(Numbers()), batch_size=BATCH, shuffle=True)
+    trainer.fit(module, loader, ckpt_path=resume, weights_only=False)
+    return module.batches
+
+
+def test_lightning():
+    pytest.importorskip("lightning.pytorch", reason="needs the extra lightning")
+    table = new_table()
+    check(train_with_lightning(table, accumulate_grad_batches=2), lag_for(WORKERS), table)
+    with pytest.raises(InputError, match="use_distributed_sampler=False"):
+        train_with_lightning(new_table(), foreign_loader=True)
+
+
+def test_lightning_resumes_in_the_middle_of_an_epoch(tmp_path):
+    pytest.importorskip("lightning.pytorch", reason="needs the extra lightning")
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    saves = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=8, save_top_k=-1)
+    whole = train_with_lightning(new_table(), max_epochs=3, enable_checkpointing=True, callbacks=[saves])
+    table = new_table()
+    resumed = train_with_lightning(table, max_epochs=3, resume=str(tmp_path / "step=8.ckpt"))
+    assert whole[8:] == resumed
+    assert_scores_are_of_their_examples(table)
 
 
 class Tiny(nn.Module):
@@ -188,8 +212,6 @@ def accelerate_on_rank(rank, folder, epochs):
     }  # fmt: skip
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     import accelerate
-
-    from isod.errors import InputError
 
     accelerator = accelerate.Accelerator(cpu=True)
     assert accelerator.num_processes == 2
