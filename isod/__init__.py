@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from isod.outcome import Outcome
     from isod.results.report.page import write_report
     from isod.results.statistics.speedup_table import speedup_table
-    from isod.sampling.loader import ImportanceBatchSampler, prefetched
+    from isod.sampling.loader import ImportanceBatchSampler, ImportanceSampler, lag_for
     from isod.sampling.samplers import SAMPLERS, SamplerConfig
     from isod.sampling.schedule import DrawSchedule
     from isod.sampling.table import Draw, ImportanceTable
@@ -41,6 +41,7 @@ _HOME = {
     "Draw": "isod.sampling.table",
     "DrawSchedule": "isod.sampling.schedule",
     "ImportanceBatchSampler": "isod.sampling.loader",
+    "ImportanceSampler": "isod.sampling.loader",
     "ImportanceTable": "isod.sampling.table",
     "InputError": "isod.errors",
     "Objects": "isod.objects",
@@ -55,7 +56,7 @@ _HOME = {
     "TrainingConfig": "isod.config.settings",
     "load_model": "isod.detector.saved",
     "load_runs": "isod.tracking.sweep_reader",
-    "prefetched": "isod.sampling.loader",
+    "lag_for": "isod.sampling.loader",
     "prepare": "isod.data.prepare.job",
     "save_model": "isod.detector.saved",
     "speedup_table": "isod.results.statistics.speedup_table",
@@ -74,6 +75,7 @@ __all__ = [
     "Draw",
     "DrawSchedule",
     "ImportanceBatchSampler",
+    "ImportanceSampler",
     "ImportanceTable",
     "InputError",
     "Objects",
@@ -83,9 +85,9 @@ __all__ = [
     "RunConfig",
     "SamplerConfig",
     "TrainingConfig",
+    "lag_for",
     "load_model",
     "load_runs",
-    "prefetched",
     "prepare",
     "save_model",
     "speedup_table",

@@ -23,6 +23,7 @@ ROOMS = CONFIGURED | COMPUTING
 ARROWS: dict[str, set[str]] = {
     **dict.fromkeys(GROUND_FLOOR, GROUND_FLOOR),
     "sampling": GROUND_FLOOR,
+    "adapters": LIBRARY,
     "config": LIBRARY,
     **dict.fromkeys(COMPUTING, CONFIGURED),
     "training": ROOMS,
@@ -108,9 +109,28 @@ def import_without(libraries: list[str], modules: list[str]) -> None:
 
 
 def test_everything_but_the_edge_works_without_ray_and_mlflow():
-    modules = [module for module in SOURCES if room(module) not in {"orchestration", "tracking", "results", "__main__"}]
+    # adapters need a library each, see below
+    without = {"orchestration", "tracking", "results", "__main__", "adapters"}
+    modules = [module for module in SOURCES if room(module) not in without]
     assert {room(module) for module in modules} >= ROOMS | {"training", "inference"}
     import_without(["ray", "mlflow"], modules)
+
+
+OF_ADAPTERS = ["lightning", "transformers", "accelerate", "ultralytics", "torchvision"]
+
+
+def test_an_adapter_needs_no_library_but_its_own_and_nothing_imports_an_adapter():
+    own = {"transformers": {"accelerate"}}
+    modules = [module for module in SOURCES if room(module) == "adapters"]
+    for module in modules:
+        name = module.rpartition(".")[2]
+        others = set(OF_ADAPTERS) - {name} - own.get(name, set())
+        assert not {imported.split(".")[0] for imported in imports(module, SOURCES[module])} & others, module
+    for module in set(SOURCES) - set(modules):
+        found = imports(module, SOURCES[module])
+        assert not {imported for imported in found if room(imported) == "adapters"}, module
+        assert not {imported.split(".")[0] for imported in found} & set(OF_ADAPTERS[:-1]), module
+    import_without([*OF_ADAPTERS, "ray", "mlflow"], ["isod.adapters", "isod.adapters.common"])
 
 
 def test_results_work_without_ray():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from isod.sampling.catalogue import HEURISTICS, HISTORIES, REDUCTIONS, STRATEGIES
-    from isod.sampling.loader import ImportanceBatchSampler, prefetched
+    from isod.sampling.loader import ImportanceBatchSampler, ImportanceSampler, lag_for
     from isod.sampling.samplers import SAMPLERS, SamplerConfig
     from isod.sampling.schedule import DrawSchedule
     from isod.sampling.scores.reductions import sample_scores
@@ -23,12 +23,13 @@ _HOME = {
     "HEURISTICS": "isod.sampling.catalogue",
     "HISTORIES": "isod.sampling.catalogue",
     "ImportanceBatchSampler": "isod.sampling.loader",
+    "ImportanceSampler": "isod.sampling.loader",
     "ImportanceTable": "isod.sampling.table",
     "REDUCTIONS": "isod.sampling.catalogue",
     "SAMPLERS": "isod.sampling.samplers",
     "STRATEGIES": "isod.sampling.catalogue",
     "SamplerConfig": "isod.sampling.samplers",
-    "prefetched": "isod.sampling.loader",
+    "lag_for": "isod.sampling.loader",
     "sample_scores": "isod.sampling.scores.reductions",
 }
 
@@ -41,9 +42,10 @@ __all__ = [
     "Draw",
     "DrawSchedule",
     "ImportanceBatchSampler",
+    "ImportanceSampler",
     "ImportanceTable",
     "SamplerConfig",
-    "prefetched",
+    "lag_for",
     "sample_scores",
 ]
 

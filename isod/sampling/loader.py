@@ -1,49 +1,92 @@
-"""The importance table in your own PyTorch loop.
+"""The importance table in your own PyTorch loop: samplers for a DataLoader.
 
-    sampler = ImportanceBatchSampler(table, batch_size=128, lag=prefetched(num_workers=4))
-    for images, targets in DataLoader(dataset, batch_sampler=sampler, num_workers=4):
-        ...                                  # losses [128]: one number ≥ 0 per example
-        sampler.update(losses)
+    sampler = ImportanceBatchSampler(table, batch_size=128, lag=lag_for(num_workers=4))
+    for indices, (images, targets) in DataLoader(sampler.indexed(dataset), batch_sampler=sampler, num_workers=4):
+        ...                                  # losses [n]: one number ≥ 0 per example
+        sampler.update(losses, indices)
 
-A DataLoader asks for batches ahead of the one in training: ``num_workers · prefetch_factor`` of them. The sampler
-counts these as its lag, so that the batches are the same with any number of workers that the lag allows for.
+A DataLoader asks for batches ahead of the one in training. The sampler counts these as its lag, so that the batches are
+the same with any number of workers that the lag allows for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Sequence, Sized
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed
+from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import BatchSampler, Dataset, Sampler
 
 from isod.errors import InputError
+from isod.sampling.examples import FloatArray, IntArray, as_numpy, as_tensors
 from isod.sampling.schedule import DrawSchedule
-from isod.sampling.table import Draw, ImportanceTable
+from isod.sampling.table import ImportanceTable
 
 
-def prefetched(num_workers: int, prefetch_factor: int = 2) -> int:
-    """Return how many batches a torch DataLoader draws ahead: the smallest lag that it can work with."""
-    return num_workers * prefetch_factor
+def lag_for(num_workers: int = 0, prefetch_factor: int = 2, *, lookahead: int = 0, accumulation: int = 1) -> int:
+    """Return the smallest lag for a loop: how many batches are asked for beyond the oldest one without scores.
+
+    Args:
+        num_workers, prefetch_factor: of the torch DataLoader, which fetches their product of batches ahead.
+        lookahead: batches that the framework reads ahead of the one in training: 1 with accelerate.
+        accumulation: batches that are fetched, or scored, together: gradient_accumulation_steps in transformers.
+
+    Raises:
+        InputError: a number is out of its range.
+    """
+    if min(num_workers, prefetch_factor, lookahead, accumulation - 1) < 0:
+        raise InputError(
+            f"num_workers, prefetch_factor and lookahead must be ≥ 0 and accumulation ≥ 1, got {num_workers}, "
+            f"{prefetch_factor}, {lookahead} and {accumulation}"
+        )
+    return num_workers * prefetch_factor + lookahead + accumulation - 1
 
 
-class ImportanceBatchSampler(Sampler[list[int]]):
-    """Batches of indices for ``DataLoader(batch_sampler=…)``, drawn from an importance table.
+class IndexedDataset(Dataset[tuple[int, Any]]):
+    """A dataset whose items are (index, item): what ``ImportanceSampler.indexed`` returns."""
 
-    Draw t has seen the scores of steps ≤ t − 1 − lag. Call ``update`` once per batch, before the loop asks for the next
-    one. Iterating again starts with the first batch that has no scores yet, so a loop that was left early, or resumed
-    from ``state_dict`` in another process, skips and repeats nothing.
+    def __init__(self, dataset: Any):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[int, Any]:
+        return index, self.dataset[index]
+
+
+class _Slot(NamedTuple):
+    """One place of one draw."""
+
+    step: int
+    place: int  # within the global batch
+
+
+class ImportanceSampler(Sampler[int]):
+    """Single indices for ``DataLoader(sampler=…, batch_size=…)``, drawn from an importance table.
+
+    Draws hold ``batch_size`` examples per rank. Draw t has seen the scores of steps ≤ t − 1 − lag. An iteration begins
+    with the first example that has no score yet and ends with the epoch, so a loop that was left early, or resumed from
+    ``state_dict`` in another process, skips and repeats nothing.
 
     Under torch.distributed every rank holds an identical table (same arguments, same seed) and gets its own part of
-    one global batch of ``batch_size · world_size`` examples. ``update`` gathers the scores of all ranks.
+    one global batch of ``batch_size · world_size`` examples. ``update`` gathers the scores of all ranks: call it
+    equally often on each. The framework must not shard the sampler again.
 
     Args:
         table: an importance table; its scores mean what you define.
-        batch_size: examples per batch and rank.
-        lag: batches drawn ahead; at least ``prefetched(num_workers, prefetch_factor)`` of the DataLoader.
-        length: batches per iteration; by default the number of full batches of an epoch, at least one.
+        batch_size: examples per draw and rank; that of the loader.
+        lag: batches drawn ahead; at least ``lag_for`` of the loop.
+        drop_last: whether an epoch ends with its last full batch. If not, its last draw is smaller, and with several
+            ranks padded to the same size on each.
+        length: batches of an epoch, all of them full; by default the table's eligible examples decide.
+        endless: whether an iteration runs on after the epoch, for loaders that begin the next epoch while batches are
+            in flight, as ultralytics' does. All draws are full then; the length is that of an epoch.
         rank, world_size: by default those of torch.distributed if it is initialised, else 0 and 1.
 
     Raises:
@@ -56,73 +99,354 @@ class ImportanceBatchSampler(Sampler[list[int]]):
         *,
         batch_size: int,
         lag: int = 0,
+        drop_last: bool = False,
         length: int | None = None,
+        endless: bool = False,
         rank: int | None = None,
         world_size: int | None = None,
     ):
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self.world_size = world_size or (torch.distributed.get_world_size() if distributed else 1)
-        self.rank = rank if rank is not None else (torch.distributed.get_rank() if distributed else 0)
+        self._given_ranks = world_size is not None
+        here, ranks = _distributed()
+        self.world_size = ranks if world_size is None else world_size
+        self.rank = here if rank is None else rank
         if not 0 <= self.rank < self.world_size:
             raise InputError(f"rank must be in 0 … {self.world_size - 1}, got {self.rank}")
         if length is not None and length < 1:
             raise InputError(f"length must be ≥ 1, got {length}")
-        self.batch_size = batch_size
-        self.schedule = DrawSchedule(table, batch_size=batch_size * self.world_size, lag=lag)
-        self.length = length or max(1, table.examples.eligible // (batch_size * self.world_size))
+        if batch_size < 1:
+            raise InputError(f"batch_size must be ≥ 1, got {batch_size}")
+        self.table, self.batch_size, self.drop_last, self.endless = table, batch_size, drop_last, endless
+        examples = -(-table.examples.eligible // self.world_size)  # of an epoch on each rank
+        if length is not None:
+            examples = length * batch_size
+        elif drop_last:
+            examples = max(1, table.examples.eligible // (batch_size * self.world_size)) * batch_size
+        self._examples = examples
+        self.length = -(-examples // batch_size)  # batches of an epoch
+        partial = examples % batch_size and not endless
+        self.schedule = DrawSchedule(
+            table,
+            batch_size=batch_size * self.world_size,
+            lag=lag,
+            epoch=examples * self.world_size if partial else None,
+        )
+        self.skipped = 0  # scores that were not finite and that update(skip_nonfinite=True) left out, on all ranks
+        self._partial: dict[int, FloatArray] = {}  # scores of a step [n], NaN where there is none yet; inf: skipped
+        self._in_flight: defaultdict[int, deque[_Slot]] = defaultdict(deque)  # of each index, in the order of delivery
+        self._resent = False  # whether the loader may hold batches from before an iteration began again
+        self._iteration = 0
 
     def __len__(self) -> int:
-        return self.length
+        return self._examples
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.step, self.step + self.length):
-            if not self.schedule.ready(step):
-                raise InputError(
-                    f"batch {step} was asked for, but only the scores of steps < {self.step} have come: call update() "
-                    f"once per batch, and give the sampler a lag of at least num_workers · prefetch_factor (it is "
-                    f"{self.schedule.lag})"
-                )
-            yield self._mine(self.schedule.draw(step).indices).tolist()
+    def __iter__(self) -> Iterator[int]:
+        for batch in self.batches():
+            yield from batch
+
+    def batches(self) -> Iterator[list[int]]:
+        """Yield this rank's part of each draw, [n] indices, as ``__iter__`` does one by one.
+
+        Raises:
+            InputError: the loader reads further ahead than the lag allows, or two iterations run at once.
+        """
+        self._check_ranks()
+        self._iteration += 1
+        iteration = self._iteration
+        self._forget_batches_in_flight()
+        step = self.step
+        end = (step // self.length + 1) * self.length
+        while self.endless or step < end:
+            if not self.schedule.released(step):
+                if not self.schedule.ready(step):
+                    raise InputError(self._too_far(step))
+                indices, places = self._open(step)
+                for index, place in zip(indices, places, strict=True):
+                    self._in_flight[index].append(_Slot(step, place))
+                if indices:
+                    yield indices
+                if iteration != self._iteration:
+                    raise InputError("a sampler serves one iteration at a time, and a newer one has begun")
+            step += 1
+
+    def _open(self, step: int) -> tuple[list[int], list[int]]:
+        """Return the indices and places of this rank's part of a draw that have no score yet."""
+        indices = self.schedule.draw(step).indices
+        n = len(indices) // self.world_size
+        places = np.arange(self.rank * n, (self.rank + 1) * n)
+        if step in self._partial:
+            places = places[np.isnan(self._partial[step][places])]
+        return indices[places].tolist(), places.tolist()
+
+    def _too_far(self, step: int) -> str:
+        ahead = step - self.step
+        text = (
+            f"the loader asked for batch {step} while batch {self.step} has no scores: it reads {ahead} ahead, and the "
+            f"sampler's lag is {self.schedule.lag}. "
+        )
+        if any(self.schedule.released(later) or later in self._partial for later in range(self.step + 1, step)):
+            return text + (
+                f"Later batches have scores already, so batch {self.step} was left out: the framework shards the "
+                "sampler a second time, or update() was not called for it"
+            )
+        return text + (
+            f"Give it lag=lag_for(num_workers, prefetch_factor, lookahead=…, accumulation=…), which is {ahead} or more "
+            "here, and call update() for every batch"
+        )
 
     @property
     def step(self) -> int:
-        """Number of the batch in training: the first one that has no scores yet."""
+        """Number of the first batch whose scores have not all arrived."""
         return self.schedule.applied
 
-    @property
-    def batch(self) -> Draw:
-        """This rank's part of the batch in training: indices, probabilities, and weights for its losses."""
-        draw = self.schedule.draw(self.step)
-        return Draw(
-            self._mine(draw.indices), self._mine(draw.probabilities), self._mine(draw.weights), draw.step, draw.version
-        )
-
-    def update(self, scores: Tensor) -> None:
-        """Give the batch in training its scores, in the order of its indices.
+    def weights(self, indices: ArrayLike | Tensor) -> Tensor:
+        """Return the weights for the losses of examples that the loader delivered, [n] float32, on the indices' device.
 
         Args:
-            scores: [batch_size], 0 … 10¹⁵, on any device; they are copied to the host once.
+            indices: [n], as for ``update``.
+        """
+        device = indices.device if isinstance(indices, Tensor) else None
+        slots = self._match(_as_indices(indices))
+        weights = [self.schedule.draw(slot.step).weights[slot.place] for slot in slots]
+        return torch.tensor(weights, dtype=torch.float32, device=device)
+
+    def update(
+        self, scores: Tensor, indices: ArrayLike | Tensor | None = None, *, skip_nonfinite: bool = False
+    ) -> None:
+        """Give examples that the loader delivered their scores. It changes nothing if it raises.
+
+        Args:
+            scores: [n], 0 … 10¹⁵, on any device; they are copied to the host once.
+            indices: [n] the examples that these are the scores of, as the loader delivered them: in any order, any
+                number of them, each as often as it was delivered. They may be left out while one batch alone is in
+                flight, as without workers: the scores are then that batch's, in its order.
+            skip_nonfinite: whether examples whose score is NaN or infinite keep their old one and are counted in
+                ``skipped``, for steps that the framework skips because mixed precision overflowed.
 
         Raises:
-            InputError: the shape is wrong, or the table rejects a score.
+            InputError: shapes differ, an example was not delivered or was scored already, the table rejects a score, it
+                is not clear which batch the scores belong to, or another rank failed or scored another batch.
         """
-        if scores.shape != (self.batch_size,):
-            raise InputError(f"update needs {self.batch_size} scores, one per example, got {tuple(scores.shape)}")
-        scores = scores.detach()
-        if self.world_size > 1:
-            parts = [torch.empty_like(scores) for _ in range(self.world_size)]
-            torch.distributed.all_gather(parts, scores.contiguous())
-            scores = torch.cat(parts)
-        draw = self.schedule.draw(self.step)
-        self.schedule.update(self.step, draw.indices, scores.double().cpu().numpy())
+        self._check_ranks()
+        slots: list[_Slot] = []
+        values, fault = np.zeros(0), None
+        try:
+            slots, values = self._matched(scores, indices, skip_nonfinite)
+        except InputError as error:
+            if self.world_size == 1:
+                raise
+            fault = error
+        everywhere = self._gather(slots, values, scores.device, fault) if self.world_size > 1 else (slots, values)
+        for slot in slots:
+            self._take(slot)
+        self._apply(*everywhere)
+
+    def _matched(
+        self, scores: Tensor, indices: ArrayLike | Tensor | None, skip_nonfinite: bool
+    ) -> tuple[list[_Slot], FloatArray]:
+        """Return the place of each score, and the scores, inf where one is skipped."""
+        index = self._only_batch() if indices is None else _as_indices(indices)
+        if scores.shape != index.shape:
+            raise InputError(
+                f"update needs one score per example, {len(index)} here, got shape {list(scores.shape)}"
+                + (": reduce the scores of an image's objects to one number" if scores.numel() > len(index) else "")
+            )
+        slots = self._match(index)
+        values = scores.detach().double().cpu().numpy()
+        finite = np.isfinite(values) if skip_nonfinite else np.ones(len(values), bool)
+        if finite.any():
+            self.table.checked(index[finite], values[finite])
+        return slots, np.where(finite, values, np.inf)
+
+    def _match(self, indices: IntArray) -> list[_Slot]:
+        """Return for each index the oldest place in flight, one after the other if the index occurs again."""
+        seen: Counter[int] = Counter()
+        slots = []
+        for index in indices.tolist():
+            waiting = self._in_flight.get(index, ())
+            if seen[index] >= len(waiting):
+                raise InputError(self._not_in_flight(index))
+            slots.append(waiting[seen[index]])
+            seen[index] += 1
+        return slots
+
+    def _not_in_flight(self, index: int) -> str:
+        if not self._iteration:
+            return (
+                "the loader has not asked this sampler for an example yet: did the framework replace the sampler? "
+                f"(example {index} was to be scored)"
+            )
+        return (
+            f"example {index} is not in flight: this sampler has not handed it out, or it has its score already. Give "
+            "update() the indices that the loader delivered, once each. If the framework replaced the sampler or "
+            "shards it again, keep it from that; if its loader begins an epoch while batches are in flight, use "
+            "endless=True"
+        )
+
+    def _only_batch(self) -> IntArray:
+        """Return the indices of the batch in flight, if it is the only one."""
+        in_flight = sorted((slot, index) for index, slots in self._in_flight.items() for slot in slots)
+        steps = {slot.step for slot, _ in in_flight}
+        if not steps:
+            raise InputError("no batch is in flight that could be scored: call update() once per batch")
+        if len(steps) > 1 or self._resent:
+            raise InputError(
+                f"{len(steps)} batches are in flight"
+                + (", and others were when the loader began again" if self._resent else "")
+                + ": say which examples the scores are of, update(scores, indices). "
+                "DataLoader(sampler.indexed(dataset), …) delivers (indices, items)"
+            )
+        return np.array([index for _, index in in_flight], np.int64)
+
+    def _gather(
+        self, slots: Sequence[_Slot], values: FloatArray, device: torch.device, fault: InputError | None
+    ) -> tuple[list[_Slot], FloatArray]:
+        """Return the places and scores of all ranks.
+
+        Raises:
+            InputError: on every rank, if a rank has a fault or scores other batches than this one.
+        """
+        backend = torch.distributed.get_backend()
+        where = device if backend == "nccl" else torch.device("cpu")
+        counts = torch.empty(self.world_size, dtype=torch.int64, device=where)
+        torch.distributed.all_gather_into_tensor(
+            counts, torch.tensor([-1 if fault else len(slots)], dtype=torch.int64, device=where)
+        )
+        numbers = counts.tolist()
+        if fault:
+            raise fault
+        if min(numbers) < 0:
+            raise InputError(f"rank {numbers.index(-1)} could not use its scores: see its error")
+        mine = torch.zeros(max(numbers), 3, dtype=torch.float64)
+        if slots:
+            mine[: len(slots), :2] = torch.tensor(slots, dtype=torch.float64)  # exact up to 2⁵³
+            mine[: len(slots), 2] = torch.from_numpy(values)
+        parts = torch.empty(self.world_size * max(numbers), 3, dtype=torch.float64, device=where)
+        torch.distributed.all_gather_into_tensor(parts, mine.to(where))
+        rows = parts.cpu().numpy().reshape(self.world_size, -1, 3)
+        steps = [set(part[:n, 0].astype(int).tolist()) for part, n in zip(rows, numbers, strict=True)]
+        for rank, others in enumerate(steps):
+            if others != steps[0]:
+                raise InputError(
+                    f"rank 0 scored batches {sorted(steps[0])} and rank {rank} batches {sorted(others)} in the same "
+                    "update: the framework shards the sampler a second time (see 'Your training loop' in the "
+                    "documentation), or the ranks' loops are out of step"
+                )
+        flat = np.concatenate([part[:n] for part, n in zip(rows, numbers, strict=True)])
+        return [_Slot(int(step), int(place)) for step, place, _ in flat], flat[:, 2]
+
+    def _take(self, slot: _Slot) -> None:
+        """Take a place of this rank out of flight."""
+        index = int(self.schedule.draw(slot.step).indices[slot.place])
+        self._in_flight[index].remove(slot)
+        if not self._in_flight[index]:
+            del self._in_flight[index]
+
+    def _apply(self, slots: Sequence[_Slot], values: FloatArray) -> None:
+        """Note the scores, and hand each batch that is complete to the schedule."""
+        for slot, value in zip(slots, values, strict=True):
+            if slot.step not in self._partial:
+                self._partial[slot.step] = np.full(len(self.schedule.draw(slot.step).indices), np.nan)
+            self._partial[slot.step][slot.place] = value
+        self.skipped += int(np.isinf(values).sum())
+        for step in sorted({slot.step for slot in slots}):
+            if not np.isnan(self._partial[step]).any():
+                scores = self._partial.pop(step)
+                kept = np.isfinite(scores)
+                self.schedule.update(step, self.schedule.draw(step).indices[kept], scores[kept])
+
+    def _forget_batches_in_flight(self) -> None:
+        self._resent = self._resent or bool(self._in_flight)
+        self._in_flight.clear()
+
+    def _check_ranks(self) -> None:
+        ranks = _distributed()[1]
+        if not self._given_ranks and ranks != self.world_size:
+            raise InputError(
+                f"the sampler was built for {self.world_size} processes and torch.distributed now has {ranks}: build "
+                "it after init_process_group"
+            )
+
+    def set_epoch(self, epoch: int) -> None:
+        """No-op: the state says which epoch it is. Frameworks call it."""
+
+    def indexed(self, dataset: Any) -> IndexedDataset:
+        """Return the dataset with items (index, item), so that the loader delivers the indices for ``update``.
+
+        Raises:
+            InputError: the dataset has another length than the table.
+        """
+        self.check_length(dataset)
+        return IndexedDataset(dataset)
+
+    def check_length(self, dataset: Sized) -> None:
+        """Raise InputError if the dataset has another length than the table."""
+        if len(dataset) != self.table.num_examples:
+            raise InputError(
+                f"the dataset has {len(dataset)} examples and the importance table {self.table.num_examples}"
+            )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of table and schedule, the same on every rank."""
-        return self.schedule.state_dict()
+        """Return the state of table and schedule and the scores of unfinished batches, the same on every rank.
+
+        Batches in flight count as not trained: after ``load_state_dict`` they are handed out again.
+        """
+        return self.schedule.state_dict() | {
+            "skipped": self.skipped,
+            "partial": as_tensors({step: scores.copy() for step, scores in self._partial.items()}),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what ``state_dict`` returned. Raises InputError if it belongs to other settings."""
         self.schedule.load_state_dict(state)
+        self.skipped = int(state.get("skipped", 0))
+        self._partial = {int(step): as_numpy(scores).copy() for step, scores in state.get("partial", {}).items()}
+        self._forget_batches_in_flight()
+        self._iteration += 1  # an iteration under way ends with an error
 
-    def _mine(self, values: Any) -> Any:
-        return values[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+
+class ImportanceBatchSampler(BatchSampler):
+    """Batches of indices for ``DataLoader(batch_sampler=…)``: each one is a draw of an ``ImportanceSampler``.
+
+    Args:
+        table, batch_size, lag, drop_last, settings: as of ``ImportanceSampler``, which is the attribute ``sampler``.
+            Its methods are available here too.
+
+    Raises:
+        InputError: a number is out of its range.
+    """
+
+    sampler: ImportanceSampler
+
+    def __init__(
+        self, table: ImportanceTable, *, batch_size: int, lag: int = 0, drop_last: bool = True, **settings: Any
+    ):
+        sampler = ImportanceSampler(table, batch_size=batch_size, lag=lag, drop_last=drop_last, **settings)
+        super().__init__(sampler, batch_size, drop_last)
+        self.update, self.weights, self.indexed = sampler.update, sampler.weights, sampler.indexed
+        self.state_dict, self.load_state_dict = sampler.state_dict, sampler.load_state_dict
+        self.set_epoch, self.check_length = sampler.set_epoch, sampler.check_length
+
+    def __len__(self) -> int:
+        return self.sampler.length
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self.sampler.batches()
+
+    @property
+    def step(self) -> int:
+        """Number of the first batch whose scores have not all arrived."""
+        return self.sampler.step
+
+
+def _distributed() -> tuple[int, int]:
+    """Return rank and world size of torch.distributed; 0 and 1 if it is not initialised."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+def _as_indices(indices: ArrayLike | Tensor) -> IntArray:
+    array = indices.detach().cpu().numpy() if isinstance(indices, Tensor) else np.asarray(indices)
+    if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or not array.size):
+        raise InputError(f"indices must be [n] integers, got {array.dtype} {list(array.shape)}")
+    return array.astype(np.int64, copy=False)

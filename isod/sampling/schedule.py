@@ -34,17 +34,20 @@ class DrawSchedule:
         batch_size: examples per draw.
         lag: how many draws are made ahead of the one in training; ≥ 0.
         steps: draws of the run, so that the table counts none that is not trained on; no end by default.
+        epoch: examples of an epoch, whose last draw is the smaller one that completes it; by default no draw is.
 
     Raises:
-        InputError: batch_size < 1 or lag < 0, or the table cannot draw that many examples.
+        InputError: batch_size < 1, lag < 0 or epoch < 1, or the table cannot draw that many examples.
     """
 
-    def __init__(self, table: Table, *, batch_size: int, lag: int, steps: int | None = None):
+    def __init__(self, table: Table, *, batch_size: int, lag: int, steps: int | None = None, epoch: int | None = None):
         if batch_size < 1:
             raise InputError(f"batch_size must be ≥ 1, got {batch_size}")
         if lag < 0:
             raise InputError(f"lag must be ≥ 0, got {lag}")
-        self.table, self.batch_size, self.lag = table, batch_size, lag
+        if epoch is not None and epoch < 1:
+            raise InputError(f"epoch must be ≥ 1, got {epoch}")
+        self.table, self.batch_size, self.lag, self.epoch = table, batch_size, lag, epoch
         self._steps = float("inf") if steps is None else steps
         self.applied = 0  # updates of steps 0 … applied − 1 are in the table
         self._draws: dict[int, Draw] = {}  # made, and not yet released by their step's update
@@ -54,7 +57,17 @@ class DrawSchedule:
 
     def _make(self, step: int) -> None:
         if step < self._steps:
-            self._draws[step] = self.table.draw(self.batch_size)
+            self._draws[step] = self.table.draw(self._size(step))
+
+    def _size(self, step: int) -> int:
+        if self.epoch is None:
+            return self.batch_size
+        done = step % -(-self.epoch // self.batch_size) * self.batch_size  # examples of this epoch before the step
+        return min(self.batch_size, self.epoch - done)
+
+    def released(self, step: int) -> bool:
+        """Whether the scores of this step have arrived."""
+        return step < self.applied or step in self._waiting
 
     def ready(self, step: int) -> bool:
         """Whether the draw of this step has been made."""
@@ -78,18 +91,23 @@ class DrawSchedule:
         """Hand in the scores of one step: once per step, in any order.
 
         Args:
-            indices, scores: [n], as of ``ImportanceTable.update``.
+            indices, scores: [n], as of ``ImportanceTable.update``; n = 0 releases the step and changes no score.
         Raises:
             InputError: the table rejects the scores, or the step's draw is not made yet or already scored; nothing is
                 changed.
         """
         if step not in self._draws:
             self.draw(step)  # raises InputError with the reason
-        index, score = self.table.checked(indices, scores)
+        if len(np.asarray(indices)):
+            index, score = self.table.checked(indices, scores)
+        else:
+            index, score = np.zeros(0, np.int64), np.zeros(0)
         del self._draws[step]
         self._waiting[step] = (index.copy(), score.copy())
         while self.applied in self._waiting:
-            self.table.update(*self._waiting.pop(self.applied))
+            index, score = self._waiting.pop(self.applied)
+            if len(index):
+                self.table.update(index, score)
             self.applied += 1
             self._make(self.applied + self.lag)
 
@@ -107,6 +125,7 @@ class DrawSchedule:
             "table": self.table.snapshot(),
             "batch_size": self.batch_size,
             "lag": self.lag,
+            "epoch": self.epoch,
             "applied": self.applied,
             "draws": {
                 step: [*copies(draw.indices, draw.probabilities, draw.weights), draw.step, draw.version]
@@ -119,11 +138,11 @@ class DrawSchedule:
         """Restore what ``state_dict`` or ``snapshot`` returned: draws that were not released are the same again.
 
         Raises:
-            InputError: the state has another batch size or lag, or is another table's.
+            InputError: the state has another batch size, lag or epoch, or is another table's.
         """
-        for name in ("batch_size", "lag"):
-            if state[name] != getattr(self, name):
-                raise InputError(f"the saved schedule has {name} {state[name]}, this one {getattr(self, name)}")
+        for name in ("batch_size", "lag", "epoch"):
+            if state.get(name) != getattr(self, name):
+                raise InputError(f"the saved schedule has {name} {state.get(name)}, this one {getattr(self, name)}")
         self.table.load_state_dict(state["table"])
         self.applied = int(state["applied"])
         self._draws = {int(step): _draw(*saved) for step, saved in state["draws"].items()}

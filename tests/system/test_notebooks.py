@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and the per-image losses that one of them shows add up to torchvision's."""
+"""The notebooks run from top to bottom."""
 
 import copy
 from pathlib import Path
@@ -6,8 +6,6 @@ from pathlib import Path
 import nbclient
 import nbformat
 import pytest
-import torch
-from torchvision.models.detection import FCOS
 
 from tests.tracking.full_sweep import write_full_sweep
 from tests.tracking.mlflow_store import GRID, Store
@@ -91,63 +89,3 @@ def texts(notebook):
             if output.output_type == "execute_result" and "image/png" not in output.data:
                 shown.append(output.data["text/plain"])
     return shown
-
-
-def per_image_head() -> type[torch.nn.Module]:
-    """The class as the notebook has it."""
-    cells = [cell.source for cell in nbformat.read(NOTEBOOKS / "torchvision_fcos.ipynb", as_version=4).cells]
-    names: dict = {}
-    exec("import torch\nfrom torchvision.models.detection.fcos import FCOSHead", names)
-    exec(next(source for source in cells if source.startswith("class PerImageHead")), names)
-    return names["PerImageHead"]
-
-
-class Pyramid(torch.nn.Module):
-    """A backbone of one layer per map, instead of a ResNet-50: five maps of strides 8 to 128."""
-
-    out_channels = 64  # the head normalises 32 groups of channels
-
-    def __init__(self):
-        super().__init__()
-        self.layers = torch.nn.ModuleList(torch.nn.Conv2d(3, 64, 1) for _ in range(5))
-
-    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {
-            str(i): layer(torch.nn.functional.adaptive_avg_pool2d(images, max(1, images.shape[-1] // 8 // 2**i)))
-            for i, layer in enumerate(self.layers)
-        }
-
-
-def test_losses_per_image_add_up_to_the_batchs_loss():
-    """Σ max(1, F_i)·loss_i / max(1, ΣF_i) on images with no, one and several objects, F_i from torchvision's matching;
-    the batch's loss is that of torchvision's own head, and each image's is that of a batch of its own.
-    """
-    foreground: list[int] = []  # of the last batch
-
-    class Counting(per_image_head()):
-        def compute_loss(self, targets, head_outputs, anchors, matched_idxs):
-            foreground[:] = [int((matched >= 0).sum()) for matched in matched_idxs]
-            return super().compute_loss(targets, head_outputs, anchors, matched_idxs)
-
-    torch.manual_seed(0)
-    boxes = torch.tensor([[5.0, 5.0, 30.0, 40.0], [20.0, 22.0, 60.0, 62.0], [1.0, 40.0, 20.0, 63.0]])
-    labels = torch.tensor([1, 2, 1])
-    targets = [{"boxes": boxes[:n], "labels": labels[:n]} for n in (0, 1, 3, 2)]
-    images = list(torch.rand(4, 3, 64, 64))
-    head = Counting(in_channels=64, num_anchors=1, num_classes=3)
-    model = FCOS(Pyramid(), num_classes=3, head=head, min_size=64)
-    loss = sum(model(images, targets).values())
-    losses = head.image_losses
-    assert loss.requires_grad
-    assert not losses.requires_grad
-    assert foreground[0] == 0 < min(foreground[1:])
-    assert len(set(foreground)) > 2
-    share = torch.tensor(foreground).clip(min=1) / sum(foreground)
-    assert float((share * losses).sum()) == pytest.approx(loss.item(), rel=1e-5)
-
-    plain = FCOS(Pyramid(), num_classes=3, min_size=64)
-    plain.load_state_dict(model.state_dict())
-    assert sum(plain(images, targets).values()).item() == pytest.approx(loss.item(), rel=1e-6)
-
-    alone = [sum(model([image], [target]).values()) for image, target in zip(images, targets, strict=True)]
-    torch.testing.assert_close(losses, torch.stack(alone), rtol=1e-4, atol=1e-6)

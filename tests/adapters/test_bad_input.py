@@ -1,0 +1,65 @@
+"""What the adapters refuse, before anything is trained."""
+
+import pytest
+from torch import nn
+from torch.utils.data import DataLoader
+
+from isod.errors import InputError
+from isod.sampling import ImportanceBatchSampler, ImportanceTable, lag_for
+from tests.adapters.test_same_draws import Numbers, Tiny, new_table
+
+
+def test_accelerate():
+    accelerate = pytest.importorskip("accelerate", reason="needs the extra accelerate")
+    from isod.adapters.accelerate import prepare_loader
+
+    accelerator = accelerate.Accelerator(cpu=True)
+    with pytest.raises(InputError, match="the loader draws with BatchSampler of RandomSampler"):
+        prepare_loader(accelerator, DataLoader(Numbers(), batch_size=4, shuffle=True))
+    for lag, enough in [(4, False), (5, True)]:
+        sampler = ImportanceBatchSampler(new_table(), batch_size=4, lag=lag)
+        loader = DataLoader(sampler.indexed(Numbers()), batch_sampler=sampler, num_workers=2)
+        if enough:
+            prepare_loader(accelerator, loader)
+        else:
+            with pytest.raises(InputError, match="lag is 4 and this loop needs 5: 2 workers · 2 batches, 1 read ahead"):
+                prepare_loader(accelerator, loader)
+    sampler = ImportanceBatchSampler(new_table(), batch_size=4, lag=lag_for(lookahead=1), rank=0, world_size=2)
+    with pytest.raises(InputError, match="built for 2 processes and the accelerator has 1"):
+        prepare_loader(accelerator, DataLoader(sampler.indexed(Numbers()), batch_sampler=sampler))
+
+
+def test_lightning():
+    pytest.importorskip("lightning.pytorch", reason="needs the extra lightning")
+    from isod.adapters.lightning import ImportanceCallback
+
+    importance = ImportanceCallback(ImportanceTable(19, seed=0))
+    with pytest.raises(InputError, match="20 examples and the importance table 19"):
+        importance.loader(Numbers(), batch_size=4)
+    importance = ImportanceCallback(new_table())
+    importance.loader(Numbers(), batch_size=4)
+    with pytest.raises(InputError, match="training_step must return"):
+        importance.on_train_batch_end(None, None, {"loss": 1.0}, None, 0)
+
+
+def test_transformers(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs the extra transformers")
+    from isod.adapters.transformers import ImageLosses, ImportanceTrainer
+
+    def trainer(table, **arguments):
+        arguments = transformers.TrainingArguments(str(tmp_path), use_cpu=True, report_to=[], **arguments)
+        return ImportanceTrainer(
+            table=table, score=lambda *_: None, model=Tiny(), train_dataset=Numbers(), args=arguments
+        )
+
+    with pytest.raises(InputError, match="auto_find_batch_size to be False"):
+        trainer(new_table(), auto_find_batch_size=True).get_train_dataloader()
+    with pytest.raises(InputError, match="20 examples and the importance table 19"):
+        trainer(ImportanceTable(19, seed=0)).get_train_dataloader()
+    (tmp_path / "checkpoint-1").mkdir()
+    with pytest.raises(InputError, match=r"holds no importance\.pt"):
+        trainer(new_table()).train(resume_from_checkpoint=True)
+    model = nn.Linear(1, 1)
+    model.loss_function = print
+    with pytest.raises(InputError, match="DETR, RT-DETR and D-FINE, not Linear: give score="):
+        ImageLosses(model)
