@@ -41,7 +41,6 @@ DRAW = {
     "correlation": figures.correlation_figure,
     "false positives": figures.false_positive_figure,
     "drawing": figures.drawing_figure,
-    "loss": figures.loss_figure,
     "wrong labels": figures.wrong_label_figure,
 }
 

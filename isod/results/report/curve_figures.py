@@ -113,11 +113,6 @@ def drawing_figure(runs: Runs, samplers: Sequence[str] | None = None) -> Figure:
     return _side_by_side(runs, titles, "share (0 to 1)", samplers)
 
 
-def loss_figure(runs: Runs, samplers: Sequence[str] | None = None) -> Figure:
-    """Draw the training loss of the drawn batches."""
-    return _side_by_side(runs, {"train/loss": "loss of the drawn batches"}, "loss", samplers)
-
-
 def wrong_label_figure(runs: Runs, samplers: Sequence[str] | None = None) -> Figure:
     """Draw the share of draws that went to examples with a planted label error; only demo data has them."""
     titles = {WRONG_LABELS: "draws of examples with a planted label error"}

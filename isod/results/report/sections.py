@@ -190,14 +190,6 @@ FIGURES = (
     ),
     FigureRow(
         "drawing",
-        lambda s: curve_figures.loss_figure(s.runs),
-        "",
-        "Training loss",
-        "The loss of the batches that each sampler drew. A sampler that draws hard examples has a higher one.",
-        lambda s: s.logs("train/loss"),
-    ),
-    FigureRow(
-        "drawing",
         lambda s: curve_figures.wrong_label_figure(s.runs),
         "",
         "Draws of wrong labels",
