@@ -94,7 +94,6 @@ class TrainingConfig:
     lr_decayed_at: float = 1.0  # with schedule cosine: share of the iterations after which the rate is 0
     betas: tuple[float, float] = (0.9, 0.999)  # Adam's decay rates of the two moments
     eps: float = 1e-7  # Adam's epsilon
-    weight_decay: float = 0.0  # Adam's L2 penalty, of every weight
     validate_every: int = 703  # iterations between two validations
     lag: int = 4  # draw t uses the scores of steps up to t - 1 - lag; up to lag batches are read ahead
     flip: bool = False  # mirror each drawn crop with probability 0.5

@@ -126,12 +126,7 @@ class Trainer:
             self.model.compile(dynamic=False)
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.optimizer = torch.optim.Adam(
-            self.model.parameters(),
-            lr=training.lr,
-            betas=training.betas,
-            eps=training.eps,
-            weight_decay=training.weight_decay,
-            fused=True,
+            self.model.parameters(), lr=training.lr, betas=training.betas, eps=training.eps, fused=True
         )
 
     @property

@@ -25,7 +25,7 @@ OTHER = {  # a value for every setting, other than the preset "small" has
     "detector.display_threshold": "0.7", "detector.detections_per_image": "100", "training.iterations": "7",
     "detector.backbone": "resnet50", "detector.pyramid_channels": "64", "detector.anchor_scale": "0.5",
     "detector.proposals": "100", "detector.quality": "iou", "holdout.detector.quality": "iou",
-    "training.warmup": "20", "training.weight_decay": "0.1", "training.ema": "0.99",
+    "training.warmup": "20", "training.ema": "0.99",
     "detector.weights": "some.pt", "holdout.detector.backbone": "resnet34",
     "holdout.detector.pyramid_channels": "32", "holdout.detector.anchor_scale": "2",
     "holdout.detector.proposals": "10", "holdout.detector.weights": "other.pt", "training.regions.method": "lrm",
