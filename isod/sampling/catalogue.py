@@ -110,12 +110,6 @@ HEURISTICS: dict[str, Heuristic] = {
         source="Katharopoulos & Fleuret 2018, eq. 20",
         needs=frozenset({LOGITS}),
     ),
-    "entropy": Heuristic(
-        function=f"{_HEURISTICS}:entropy",
-        summary="entropy of the class probabilities; no box part",
-        source="Settles 2009, §3.1",
-        needs=frozenset({LOGITS}),
-    ),
     "margin": Heuristic(
         function=f"{_HEURISTICS}:margin",
         summary="softplus of the negative margin of the logits",

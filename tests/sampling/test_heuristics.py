@@ -42,7 +42,6 @@ EXPECTED = {
     "bounded_error": ([0.99, 0.5, 0.01], [0.99, 0.5, 0.01]),
     "error_vector_norm": ([1.400071, 0.707107, 0.0141421], [0.99, 0.5, 0.01]),  # √2·(1 − a) with two classes
     "gradient_norm": ([1.400071, 0.707107, 0.0141421], None),
-    "entropy": ([0.0560015, 0.693147, 0.0560015], None),
     "margin": ([4.60517, 0.693147, 0.0100503], [1.298679, 0.693147, 0.318679]),  # −log a with two classes
     "background_aware": ([0.0404054, FLOOR, 0.0404054], [0.0404054, FLOOR, 0.0404054]),
 }
@@ -51,7 +50,6 @@ ORDER = dict.fromkeys(HEURISTICS, (0.01, 0.5, 0.99)) | {
     "asymmetric_uncertainty": (0.5, 0.01, 0.99),
     "uncertainty": (0.5, None),  # the other two tie
     "background_aware": (0.5, None),
-    "entropy": (0.5, None),
     "uncertainty_as_printed": (None, 0.5),
 }
 

@@ -118,16 +118,6 @@ def background_aware(outcome: Outcome) -> Scores:
     return class_scores + false_positive * count * outcome.class_loss.float(), box_scores
 
 
-def entropy(outcome: Outcome) -> Scores:
-    """Return −Σ p·log p of the location's class probabilities, and no box score (Settles 2009, §3.1)."""
-    if outcome.logits is None:
-        raise InputError("this detector's outcome has no logits, which the sampler's heuristic needs")
-    logits = outcome.logits.float()
-    each = logits.sigmoid() if outcome.activation == "sigmoid" else logits.softmax(1)
-    scores = torch.special.entr(each).sum(1)
-    return scores, torch.zeros_like(scores)
-
-
 def _iou(outcome: Outcome) -> Tensor:
     if outcome.iou is None:
         raise InputError("this detector's outcome has no iou, which the sampler's heuristic needs")
