@@ -91,10 +91,12 @@ def configuration(config: DetectorConfig, num_classes: int) -> RTDetrV2Config:
 
 
 def _initialise(network: nn.Module) -> None:
-    """Make the first weights those of RT-DETR's authors.
+    """Draw first weights that a training without pretrained ones can start from.
 
     The library draws most of them, the scales of the batch normalisation too, from N(0, 0.01²), as its users load
-    trained ones: what goes in then hardly comes out. Those of backbone, deformable attention and class scores stay.
+    trained ones: what goes in then hardly comes out. As in the code of RT-DETR's authors, convolutions and
+    normalisation start as torch's own do, boxes as the anchors. Every linear layer starts as Xavier's; theirs do so in
+    part. Backbone, deformable attention and class scores stay as the library draws them.
     """
     for name, module in network.named_modules():
         if any(part in name for part in ("backbone.", "encoder_attn.", "class_embed", "enc_score_head")):
