@@ -129,7 +129,8 @@ def test_an_adapter_needs_no_library_but_its_own_and_nothing_imports_an_adapter(
     for module in set(SOURCES) - set(modules):
         found = imports(module, SOURCES[module])
         assert not {imported for imported in found if room(imported) == "adapters"}, module
-        assert not {imported.split(".")[0] for imported in found} & set(OF_ADAPTERS[:-1]), module
+        others = set(OF_ADAPTERS[:-1]) - ({"transformers"} if module == "isod.detector.detr" else set())
+        assert not {imported.split(".")[0] for imported in found} & others, module
     import_without([*OF_ADAPTERS, "ray", "mlflow"], ["isod.adapters", "isod.adapters.common"])
 
 

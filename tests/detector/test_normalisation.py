@@ -188,5 +188,5 @@ def test_it_is_an_option_of_the_command_line_and_recorded():
     training = run_settings("UIS", "demo", options.assignments)[0].training
     assert training == replace(PRESETS["demo"].training, loss_normalisation="object")
     assert flatten(RunConfig(sampler=SAMPLERS["UIS"], training=training))["training.loss_normalisation"] == "object"
-    with pytest.raises(InputError, match="loss_normalisation must be one of location, object, got 'image'"):
+    with pytest.raises(InputError, match="loss_normalisation must be one of location, object, balanced, got 'image'"):
         TrainingConfig(loss_normalisation="image")

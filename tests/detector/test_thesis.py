@@ -199,7 +199,8 @@ for _ in range(10):
 
 @pytest.mark.parametrize(("height", "width"), [(48, 160), (144, 256), (100, 90)])
 def test_one_map_at_stride_8_for_any_image_size(height, width):
-    logits, offsets = Network(4, TINY, seed=0).eval()(torch.zeros(2, 3, height, width, dtype=torch.uint8))
+    logits, offsets, quality = Network(4, TINY, seed=0).eval()(torch.zeros(2, 3, height, width, dtype=torch.uint8))
+    assert quality is None
     size = (math.ceil(height / 8), math.ceil(width / 8))
     assert logits.shape == (2, 5, *size)
     assert offsets.shape == (2, 4, *size)

@@ -18,6 +18,7 @@ from multiprocessing.synchronize import Event
 from isod.data.prepare.chunk import ChunkStatus
 from isod.data.prepare.journal import Chunk
 from isod.errors import InputError, one_line
+from isod.signals import ctrl_c_waits
 
 
 def in_processes(work: Callable[[Chunk], ChunkStatus], chunks: Sequence[Chunk]) -> Iterator[ChunkStatus]:
@@ -38,7 +39,8 @@ def in_processes(work: Callable[[Chunk], ChunkStatus], chunks: Sequence[Chunk]) 
     started, (reader, writer) = spawn.Event(), spawn.Pipe(duplex=False)
     pool = ProcessPoolExecutor(count, spawn, initializer=_begin_worker, initargs=(started, reader))
     try:
-        with _sigint_blocked():
+        # blocked for the processes; and one that another thread of ours takes waits until each has its instructions
+        with ctrl_c_waits(), _sigint_blocked():
             futures = [pool.submit(work, chunk) for chunk in chunks]
         for future in as_completed(futures):
             yield future.result()
