@@ -1,6 +1,5 @@
 """The detector detr against the library's own loss, its don't-care rule by hand, and its runs."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -14,7 +13,6 @@ import pytest
 import torch
 from torchvision.ops import box_convert, box_iou
 
-from isod.cli.main import main
 from isod.config.settings import DetectorConfig
 from isod.detector.model import build_detector
 from isod.detector.saved import load_model
@@ -383,23 +381,3 @@ def test_a_killed_process_resumes_bit_identically(tiny_store, tmp_path):
     )
     assert "resuming after iteration" in done.stdout
     assert_same_results(whole, halves)
-
-
-@pytest.mark.slow
-def test_it_overfits_eight_images(tmp_path):
-    """143 blood cells of three classes at 160×120: 150 steps of 8 at 1e-3 with cosine, a quarter of the channels."""
-    if not BCCD.exists():
-        pytest.skip("the images of bccd are not here")
-    content = json.loads((BCCD / "train.json").read_text())
-    content["images"] = content["images"][:8]
-    kept = {image["id"] for image in content["images"]}
-    content["annotations"] = [item for item in content["annotations"] if item["image_id"] in kept]
-    labels, store, out = tmp_path / "eight.json", tmp_path / "store", tmp_path / "run"
-    labels.write_text(json.dumps(content))
-    split = [str(BCCD / "images"), str(labels)]
-    assert main(["prepare", "coco", str(store), "--train", *split, "--val", *split, "--resize", "160", "120"]) == 0
-    command = ["train", str(store), "--sampler", "baseline", "--out", str(out), "--device", "cpu", "--batch-size", "8",
-               "--iterations", "150", "--validate-every", "150", "--lr", "1e-3", "--set", "detector.name=detr",
-               "detector.pyramid_channels=64", "training.lr_schedule=cosine", "training.flip=false"]  # fmt: skip
-    assert main(command) == 0
-    assert pd.read_csv(out / "metrics.csv")["mAP"].iloc[-1] >= 0.9
