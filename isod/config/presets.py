@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from isod.config.settings import DetectorConfig, HoldoutConfig, Preset, ResourceConfig, TrainingConfig
 
-_SMALL_DETECTOR = DetectorConfig(width=0.25, blocks=(1, 1, 1, 1))
-_SMALL_HOLDOUT = HoldoutConfig(batch_size=32, detector=DetectorConfig(width=0.125, blocks=(1, 1, 1, 1)))
+# sizes of the thesis's detector, and of the others where detector.name asks for one
+_SMALL_DETECTOR = DetectorConfig(width=0.25, blocks=(1, 1, 1, 1), pyramid_channels=64, anchor_scale=0.5, proposals=64)
+_SMALL_HOLDOUT = HoldoutConfig(batch_size=32, detector=replace(_SMALL_DETECTOR, width=0.125))
 PRESETS: dict[str, Preset] = {
     # two CPU cores, minutes: demo data at an eighth of the far region's size
     "demo": Preset(

@@ -33,6 +33,8 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Scalar]
 
 
 DEFAULTS = flatten(RunConfig(sampler=SamplerConfig(name="")))
+# settings that the thesis's detector does not read; versions that lack them had no other
+OF_OTHER_DETECTORS = ("backbone", "pyramid_channels", "anchor_scale", "proposals")
 CONTENTS = "store.contents"  # beside these: what the run's store holds, in words
 
 
@@ -61,9 +63,10 @@ def changes(before: Mapping[str, object], now: Mapping[str, object]) -> str:
     """Return which settings differ, as "lr was 0.1 and is 0.2, …"; empty if none does.
 
     A setting that an older version did not record is newer than that version, and its default is what that version did.
-    What the store held then is not known, and taken to be the same.
+    What the store held then is not known, and taken to be the same; so is what only other detectors read.
     """
-    known = {**DEFAULTS, CONTENTS: now.get(CONTENTS)}
+    same = {name: now[name] for name in now if name == CONTENTS or name.rpartition(".")[2] in OF_OTHER_DETECTORS}
+    known = {**DEFAULTS, **same}
     newer = {name: known[name] for name in known.keys() & (now.keys() - before.keys())}
     before = newer | current(before)
     names = sorted(name for name in before.keys() | now.keys() if not _same(before.get(name), now.get(name)))

@@ -23,7 +23,7 @@ OTHER = {  # a value for every setting, other than the preset "small" has
     "sampler.horizon": "0.75", "detector.name": "my.detectors:build", "detector.width": "0.5",
     "detector.blocks": "3,4,6,3", "detector.score_floor": "0.02", "detector.nms_threshold": "0.6",
     "detector.display_threshold": "0.7", "detector.detections_per_image": "100", "training.iterations": "7",
-    "detector.backbone": "resnet50", "detector.pyramid_channels": "64", "detector.anchor_scale": "0.5",
+    "detector.backbone": "resnet50", "detector.pyramid_channels": "96", "detector.anchor_scale": "0.25",
     "detector.proposals": "100", "detector.quality": "iou", "holdout.detector.quality": "iou",
     "training.warmup": "20", "training.ema": "0.99",
     "detector.weights": "some.pt", "holdout.detector.backbone": "resnet34",

@@ -68,4 +68,4 @@ def test_a_text_that_is_no_section_is_kept():
 def test_the_old_text_is_what_the_old_version_made():
     """str(asdict(DetectorConfig)) without the fields that are newer."""
     values = ast.literal_eval(OLD_HOLDOUT)
-    assert DetectorConfig(**values) == CONFIG.holdout.detector
+    assert {name: getattr(CONFIG.holdout.detector, name) for name in values} == values

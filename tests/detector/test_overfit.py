@@ -12,7 +12,6 @@ from isod.cli.main import main
 from isod.detector.model import DETECTORS
 
 BCCD = Path(__file__).parents[3] / "shared" / "data" / "bccd"
-SMALL = ["detector.pyramid_channels=64", "detector.proposals=64"]
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +37,6 @@ def test_it_overfits_eight_images(name, eight, tmp_path):
     """300 steps of 8 at 1e-3 with cosine, a quarter of the channels; any seed does."""
     command = ["train", eight, "--sampler", "baseline", "--out", str(tmp_path), "--device", "cpu", "--batch-size", "8",
                "--iterations", "300", "--validate-every", "300", "--lr", "1e-3", "--set", f"detector.name={name}",
-               *SMALL, "training.lr_schedule=cosine", "training.flip=false"]  # fmt: skip
+               "training.lr_schedule=cosine", "training.flip=false"]  # fmt: skip
     assert main(command) == 0
     assert pd.read_csv(tmp_path / "metrics.csv")["mAP"].iloc[-1] >= 0.9

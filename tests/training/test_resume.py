@@ -494,6 +494,9 @@ def test_a_setting_that_is_newer_than_a_checkpoint_was_at_its_default():
     assert changes(old, now | {"training.compiled": True}) == "training.compiled was False and is True"
     assert changes(now, old) == "training.compiled was False and is None"
     assert changes(old, {"training.lr": 0.2}) == "training.lr was 0.1 and is 0.2"
+    small = {"training.lr": 0.1, "detector.pyramid_channels": 64, "holdout.detector.proposals": 9}
+    assert changes(old, small) == ""  # the thesis's detector, which was the only one, reads neither
+    assert changes(small, small | {"detector.pyramid_channels": 96}) != ""
 
 
 def test_a_store_made_anew_in_the_place_of_another_is_noticed(tiny_store, tmp_path):
