@@ -27,13 +27,13 @@ from tests.system.faults.conftest import (
     TABLE,
     TRIAL,
     WORKER,
-    Server,
     all_end,
     assert_recorded,
     grid_command,
     processes,
     start_driver,
 )
+from tests.tracking.mlflow_server import MlflowServer
 from tests.training.tiny_run import UNTIMED
 
 SAMPLERS = ["baseline", "UIS", "LIS-RB"]
@@ -46,7 +46,7 @@ PATIENCE = 900  # seconds for a grid to end once it is left alone
 class Grid:
     """One grid and its driver, which is started again until the grid is finished."""
 
-    def __init__(self, store: str, out: Path, server: Server) -> None:
+    def __init__(self, store: str, out: Path, server: MlflowServer) -> None:
         out.mkdir()
         self.name = out.name
         self.starts = 0
@@ -144,7 +144,7 @@ def main() -> int:
     write_demo(out / "zod", frames=80, seed=0)
     prepare_demo(out / "zod", str(out / "store"), resize=(160, 48))
     ray.shutdown()
-    server = Server(out)
+    server = MlflowServer(f"sqlite:///{out}/server.db", out)
     server.start()
     number = differing = 0
     grid = undisturbed = Grid(str(out / "store"), out / "undisturbed", server)
