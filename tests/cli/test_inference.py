@@ -92,6 +92,7 @@ def change(key, value):
         (change("format_version", 2), "has format version 2, and this isod reads version 1"),
         (change("detector", {"name": "thesus"}), "unknown detector 'thesus'; did you mean 'thesis'?"),
         (change("detector", {"name": "tests.inference.blobs:nothing"}), "cannot be imported"),
+        (change("detector", {"name": "tests.detector.outside:build_nothing"}), "cannot be built (ZeroDivisionError: "),
         (change("detector", {"name": "thesis"}), "do not fit the detector"),
     ],
 )
@@ -117,6 +118,10 @@ def test_a_damaged_preparation_is_a_sentence(place, tiny_store, refused, command
 
 def test_other_classes_than_the_store_are_a_sentence(place, tiny_store, refused):
     assert "the model knows the classes red, green" in refused(*arguments_of("evaluate", place, tiny_store))
+    coco = {"categories": [{"id": 1, "name": "blue"}], "images": [], "annotations": []}
+    (place / "val.json").write_text(json.dumps(coco))
+    sentence = refused(*arguments_of("evaluate", place, place / "val.json"))
+    assert "has the class 'blue', which the model does not know; it knows red, green" in sentence
 
 
 def test_a_source_without_images_is_a_sentence(place, refused):
