@@ -34,7 +34,7 @@ def resolve(what: str, name: str, known: Mapping[str, str]) -> Any:
     except ModuleNotFoundError as error:
         reason = missing(f"{what} {name!r}", error)
         raise InputError(reason or _unimportable(what, name, error)) from None
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
+    except Exception as error:  # whatever the module does as it is imported
         raise InputError(_unimportable(what, name, error)) from None
 
 

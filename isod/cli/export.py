@@ -26,7 +26,8 @@ def add_export_parser(commands: Any) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder of a trained model, such as run/model")
     parser.add_argument("--format", choices=FORMATS, required=True, help="onnx or pt2 (torch.export)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
-    parser.add_argument("--nms", action="store_true", help="end with detections after NMS, not with every location")
+    parser.add_argument("--nms", action="store_true", help="end with detections after NMS, at most "
+                        "detections_per_image of each image, not with every location")  # fmt: skip
     parser.add_argument("--conf", type=float, metavar="X",
                         help="with --nms: least score of a detection (default: score_floor of the model)")  # fmt: skip
     parser.add_argument("--iou", type=float, metavar="X",

@@ -2,17 +2,18 @@
 
 The file takes images [B, 3, H, W] uint8 RGB, where B is free and H, W are those of the training crops, and gives either
 ``scores`` [B, C, L] and ``boxes`` [B, L, 4] (xyxy pixels) of every location, or with NMS the detections of all images,
-one after the other: ``image`` [n] int64 in 0…B−1, ``labels`` [n] int64 in 1…C, ``scores`` [n], ``boxes`` [n, 4]. Those
-of an image are in no order, and there may be more than ``detections_per_image``.
+one image after the other, highest score first and at most ``detections_per_image`` of each: ``image`` [n] int64 in
+0…B−1, ``labels`` [n] int64 in 1…C, ``scores`` [n], ``boxes`` [n, 4].
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ SCORES_AGREE, BOXES_AGREE = 1e-3, 0.1  # largest difference, the boxes' in pixel
 MAY_DIFFER = 0.005  # share of the detections after NMS without a partner: their score or IoU is at a threshold
 OPSET = 18
 
+# Operations that torch.onnx does not know, in others that it does; asserts of transformers use them.
+_NOT_IN_ONNX = {torch.ops.aten._is_all_true.default: lambda values: values.all()}
+
 Arrays = tuple[np.ndarray, ...]
 
 
@@ -48,7 +52,7 @@ class _Candidates(nn.Module):
 
 
 class _Detections(nn.Module):
-    """Candidates, then NMS per image and class, in operations that torch.export can trace."""
+    """Candidates, NMS per image and class, the best of each image, in operations that torch.export can trace."""
 
     def __init__(self, model: Any, config: DetectorConfig) -> None:
         super().__init__()
@@ -67,7 +71,14 @@ class _Detections(nn.Module):
         box64 = torch.cat([box64, box64.new_tensor([[-9e5, -9e5, -8e5, -8e5], [-7e5, -7e5, -6e5, -6e5]])])
         keep = nms(box64, torch.cat([score64, score64.new_zeros(2)]), self.config.nms_threshold)
         kept = torch.zeros_like(box64[:, 0]).index_fill(0, keep, 1.0)[:-2].nonzero()[:, 0]
-        return image[kept], label[kept] + 1, score[kept], box[kept]
+        image, label, score, box = image[kept], label[kept], score[kept], box[kept]
+        order = score.argsort(descending=True, stable=True)
+        order = order[image[order].argsort(stable=True)]
+        image, label, score, box = image[order], label[order], score[order], box[order]
+        counts = (image[:, None] == torch.arange(images.shape[0], device=image.device)).sum(0)  # [B]
+        rank = torch.arange(image.shape[0], device=image.device) - (counts.cumsum(0) - counts)[image]
+        best = (rank < self.config.detections_per_image).nonzero()[:, 0]
+        return image[best], label[best] + 1, score[best], box[best]
 
 
 def export_model(folder: Path | str, path: Path, format: str, *, nms: bool, **settings: Any) -> dict[str, float]:
@@ -114,22 +125,27 @@ def _noise(batch: int, height: int, width: int, *, seed: int) -> Tensor:
     return (images * 85).to(torch.uint8)
 
 
-def _program(module: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+def _program(module: nn.Module, example: Tensor, detector: str) -> torch.export.ExportedProgram:
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), _quiet(), contextlib.redirect_stderr(io.StringIO()):  # a failure prints the graph
             return torch.export.export(
                 module, (example,), dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}}
             )
     except Exception as error:
-        raise InputError(f"the detector cannot be traced by torch.export: {one_line(error)}") from error
+        raise InputError(f"detector {detector!r} cannot be traced by torch.export: {one_line(error)}") from error
 
 
 def _write_pt2(
     path: Path, module: nn.Module, example: Tensor, description: ModelDescription
 ) -> Callable[[Tensor], Arrays]:
     """Write the program; return a function that runs the file."""
-    torch.export.save(_program(module, example), path, extra_files={DESCRIPTION: json.dumps(asdict(description))})
-    loaded = torch.export.load(path).module()
+    torch.export.save(
+        _program(module, example, description.detector.name),
+        path,
+        extra_files={DESCRIPTION: json.dumps(asdict(description))},
+    )
+    with _quiet():
+        loaded = torch.export.load(path).module()
 
     def run(images: Tensor) -> Arrays:
         with torch.no_grad():
@@ -146,13 +162,20 @@ def _write_onnx(
     import onnxruntime
     import onnxscript  # noqa: F401 (torch.onnx needs it, and says so less plainly)
 
-    with _quiet():
-        program = torch.onnx.export(
-            _program(module, example), input_names=["images"], output_names=list(CANDIDATES), dynamo=True,
-            opset_version=OPSET, verbose=False,
-        )  # fmt: skip
-    assert program is not None
-    graph = program.model_proto
+    name = description.detector.name
+    program = _program(module, example, name)
+    try:
+        with _quiet():
+            program = program.run_decompositions(torch.export.default_decompositions() | _NOT_IN_ONNX)
+            written = torch.onnx.export(
+                program, input_names=["images"], output_names=list(CANDIDATES), dynamo=True, opset_version=OPSET,
+                verbose=False,
+            )  # fmt: skip
+    except Exception as error:
+        reason = one_line(error.__cause__ or error)
+        raise InputError(f"detector {name!r} cannot be written as ONNX ({reason}): try --format pt2") from error
+    assert written is not None
+    graph = written.model_proto
     if nms:
         _append_nms(graph, description.detector)
     onnx.helper.set_model_props(graph, {DESCRIPTION: json.dumps(asdict(description))})
@@ -165,33 +188,71 @@ def _write_onnx(
 
 
 def _append_nms(model: Any, config: DetectorConfig) -> None:
-    """Put ONNX's NonMaxSuppression behind scores and boxes; the outputs become those of ``DETECTIONS``."""
+    """Put ONNX's NonMaxSuppression behind scores and boxes, and the best of each image behind that.
+
+    The outputs become those of ``DETECTIONS``. Raises InputError if each class has boxes of its own.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     graph = model.graph
+    if len(graph.output[1].type.tensor_type.shape.dim) != 3:
+        raise InputError(
+            "ONNX has no NMS for a detector that gives each class boxes of its own: leave out --nms, or export with "
+            "--format pt2"
+        )
     names = {"scores": "all_scores", "boxes": "all_boxes"}
     for node in graph.node:
         for field in (node.input, node.output):
             field[:] = [names.get(name, name) for name in field]
     constants: dict[str, np.ndarray] = {
-        "nms_most": np.array([np.iinfo(np.int32).max], np.int64),  # of a class; the caller keeps the best of an image
+        "nms_all": np.array([np.iinfo(np.int32).max], np.int64),  # of a class; the best of an image come later
         "nms_iou": np.array([config.nms_threshold], np.float32),
         "nms_score": np.array([config.score_floor], np.float32),
+        "nms_most": np.array(config.detections_per_image, np.int64),
+        "nms_zero": np.array(0, np.int64),
         "nms_one": np.array(1, np.int64),
-        "nms_columns": np.array([0, 2], np.int64),
-        "nms_column_0": np.array(0, np.int64),
-        "nms_column_1": np.array(1, np.int64),
+        "nms_row": np.array([0], np.int64),
+        "nms_column": np.array([1], np.int64),
+        "nms_places": np.array([0, 2], np.int64),
+        "nms_apart": np.array(2.0, np.float64),
     }
     graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     node = helper.make_node
     graph.node.extend([
-        node("NonMaxSuppression", ["all_boxes", "all_scores", "nms_most", "nms_iou", "nms_score"], ["nms_found"]),
-        node("Gather", ["nms_found", "nms_column_0"], ["image"], axis=1),
-        node("Gather", ["nms_found", "nms_column_1"], ["nms_class"], axis=1),
+        # nms_found, nms_sorted, nms_best: rows (image, class, location)
+        node("NonMaxSuppression", ["all_boxes", "all_scores", "nms_all", "nms_iou", "nms_score"], ["nms_found"]),
+        node("GatherND", ["all_scores", "nms_found"], ["nms_found_scores"]),
+        node("Gather", ["nms_found", "nms_zero"], ["nms_found_images"], axis=1),
+        # by image, and highest score first: 2 · image − score is smallest first
+        node("Cast", ["nms_found_images"], ["nms_image_number"], to=TensorProto.DOUBLE),
+        node("Cast", ["nms_found_scores"], ["nms_found_score"], to=TensorProto.DOUBLE),
+        node("Mul", ["nms_image_number", "nms_apart"], ["nms_image_apart"]),
+        node("Sub", ["nms_image_apart", "nms_found_score"], ["nms_key"]),
+        node("Shape", ["nms_key"], ["nms_count"]),
+        node("TopK", ["nms_key", "nms_count"], ["nms_keys", "nms_order"], largest=0),
+        node("Gather", ["nms_found", "nms_order"], ["nms_sorted"]),
+        node("Gather", ["nms_sorted", "nms_zero"], ["nms_sorted_images"], axis=1),
+        # rank within the image: place − number of detections of the images before it
+        node("Shape", ["all_scores"], ["nms_batch"], start=0, end=1),
+        node("Squeeze", ["nms_batch"], ["nms_images"]),
+        node("Range", ["nms_zero", "nms_images", "nms_one"], ["nms_numbers"]),
+        node("Unsqueeze", ["nms_sorted_images", "nms_column"], ["nms_image_column"]),
+        node("Equal", ["nms_image_column", "nms_numbers"], ["nms_is_of"]),
+        node("Cast", ["nms_is_of"], ["nms_is_of_image"], to=TensorProto.INT64),
+        node("ReduceSum", ["nms_is_of_image", "nms_row"], ["nms_counts"], keepdims=0),
+        node("CumSum", ["nms_counts", "nms_zero"], ["nms_starts"], exclusive=1),
+        node("Gather", ["nms_starts", "nms_sorted_images"], ["nms_start"]),
+        node("Squeeze", ["nms_count"], ["nms_length"]),
+        node("Range", ["nms_zero", "nms_length", "nms_one"], ["nms_place"]),
+        node("Sub", ["nms_place", "nms_start"], ["nms_rank"]),
+        node("Less", ["nms_rank", "nms_most"], ["nms_is_best"]),
+        node("Compress", ["nms_sorted", "nms_is_best"], ["nms_best"], axis=0),
+        node("Gather", ["nms_best", "nms_zero"], ["image"], axis=1),
+        node("Gather", ["nms_best", "nms_one"], ["nms_class"], axis=1),
         node("Add", ["nms_class", "nms_one"], ["labels"]),
-        node("GatherND", ["all_scores", "nms_found"], ["scores"]),  # (image, class, location)
-        node("Gather", ["nms_found", "nms_columns"], ["nms_places"], axis=1),
-        node("GatherND", ["all_boxes", "nms_places"], ["boxes"]),  # (image, location)
+        node("GatherND", ["all_scores", "nms_best"], ["scores"]),
+        node("Gather", ["nms_best", "nms_places"], ["nms_at"], axis=1),
+        node("GatherND", ["all_boxes", "nms_at"], ["boxes"]),  # (image, location)
     ])  # fmt: skip
     del graph.output[:]
     kinds = {"image": TensorProto.INT64, "labels": TensorProto.INT64}
@@ -242,7 +303,7 @@ def _paired(expected: Arrays, got: Arrays) -> tuple[np.ndarray, int]:
     return pairs, max(len(expected[0]), len(got[0])) - len(np.unique(columns))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Within it torch's exporter says nothing of its own workings."""
     before = logging.root.manager.disable

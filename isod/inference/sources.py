@@ -164,18 +164,22 @@ class StoreCrops:
     """The crops of one split of a store, with their objects: boxes are in pixels of the crop."""
 
     split: CropSplit
+    rows: Sequence[int] | None = None  # readable ones; None for all of the split
     cropped = True
 
     def __len__(self) -> int:
-        return len(self.split)
+        return len(self.split if self.rows is None else self.rows)
 
     def frames(self, broken: Broken) -> Iterator[NamedFrame]:
-        rows, sizes, readable = self.split.annotations(), self.split.sizes(), self.split.readable
-        for index, reason in self.split.lost.items():
-            broken.add(f"row {index} ({rows.frame_ids[index]})", reason)
+        rows, sizes, readable = self.split.annotations(), self.split.sizes(), self.split.readable.tolist()
+        if self.rows is None:
+            for index, reason in self.split.lost.items():
+                broken.add(f"row {index} ({rows.frame_ids[index]})", reason)
+        else:
+            readable = self.rows
         tiled = self.split.meta.tiles != (1, 1)
         for start in range(0, len(readable), READ_AT_ONCE):
-            indices = readable[start : start + READ_AT_ONCE].tolist()
+            indices = list(readable[start : start + READ_AT_ONCE])
             images, faults = decode_all(self.split.read_encoded(indices), self.split.meta.crop_size)
             for place, index in enumerate(indices):
                 frame_id, (column, row) = rows.frame_ids[index], rows.tiles[index]

@@ -57,16 +57,17 @@ def preparation_settings(preparation: Mapping[str, Any]) -> PrepareSettings:
     """Return the settings by which the crops that a model was trained on were cut.
 
     Args:
-        preparation: of model.json.
+        preparation: of model.json; without ``min_visible``, which isod did not always write, it is the default's.
     Raises:
         InputError: it says no such thing.
     """
-    roi, tiles, resize = (preparation.get(name) for name in ("roi", "tiles", "resize"))
+    roi, tiles, resize, visible = (preparation.get(name) for name in ("roi", "tiles", "resize", "min_visible"))
     try:
         return PrepareSettings(
             roi=None if roi is None else Region(*roi),
             tiles=None if tiles is None else (tiles[0], tiles[1]),
             resize=None if resize is None else (resize[0], resize[1]),
+            min_visible=PrepareSettings.min_visible if visible is None else visible,
         )
     except (TypeError, IndexError, KeyError):
         raise InputError(f"model.json has the preparation {dict(preparation)!r:.200}, which is damaged") from None

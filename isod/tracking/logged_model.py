@@ -11,6 +11,8 @@ import warnings
 from pathlib import Path
 
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND, NOT_IMPLEMENTED, ErrorCode
 from mlflow.tracking import MlflowClient
 
 from isod.version import source_commit
@@ -45,6 +47,13 @@ def log_detector(client: MlflowClient, experiment_id: str, run_id: str, folder: 
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     return model.model_id
+
+
+def has_no_logged_models(error: Exception) -> bool:
+    """Whether a call failed because the server or store is older than LoggedModels, so that trying again is in vain."""
+    if isinstance(error, MlflowException):
+        return error.error_code in (ErrorCode.Name(ENDPOINT_NOT_FOUND), ErrorCode.Name(NOT_IMPLEMENTED))
+    return isinstance(error, NotImplementedError)
 
 
 def save_pyfunc(folder: Path, out: Path) -> None:

@@ -23,7 +23,7 @@ from isod.config.settings import RunConfig
 from isod.errors import InputError
 from isod.tracking.client import NEWEST, Experiment, children_of, explained, time_limits
 from isod.tracking.deliveries import Deliveries, reason
-from isod.tracking.logged_model import log_detector
+from isod.tracking.logged_model import has_no_logged_models, log_detector
 from isod.tracking.metric_names import mlflow_key
 from isod.training.folder import Row
 from isod.vocabulary import (
@@ -155,6 +155,7 @@ class SweepWriter:
         self._tags = dict(tags)
         self._last_step: dict[str, int] = {}  # trial name → step of the last point that was sent
         self._devices: dict[str, list[str]] = {}  # trial name → what it trained on so far
+        self._logged_models = True  # until MLflow says that it has none
         self._open: set[str] = set()  # names of the trials that have begun and not ended
         self._limits = ExitStack()
         self._limits.enter_context(time_limits())  # of one call; the deliveries are patient
@@ -189,8 +190,7 @@ class SweepWriter:
         def finish() -> None:
             self._client.log_artifact(self._record.runs[name], str(folder / EXAMPLES))
             self._client.log_artifacts(self._record.runs[name], str(folder / MODEL), MODEL)
-            step = max(self._last_step[name], 0)
-            log_detector(self._client, self._experiment_id, self._record.runs[name], folder / MODEL, step=step)
+            self._log_detector(name, folder / MODEL)
             self._end(name, "FINISHED")
 
         self._deliveries.put(name, finish)
@@ -254,6 +254,21 @@ class SweepWriter:
         for first in range(0, len(points), METRICS_PER_CALL):
             self._client.log_batch(self._record.runs[name], metrics=points[first : first + METRICS_PER_CALL])
         self._last_step[name] = step
+
+    def _log_detector(self, name: str, folder: Path) -> None:
+        """Log the LoggedModel; where MLflow has none, the run keeps its folder ``model`` alone."""
+        if not self._logged_models:
+            return
+        step = max(self._last_step[name], 0)
+        try:
+            log_detector(self._client, self._experiment_id, self._record.runs[name], folder, step=step)
+        except Exception as error:
+            if not has_no_logged_models(error):
+                raise
+            self._logged_models = False
+            log.warning(
+                "this MLflow has no LoggedModels (3.0 and later has): each run keeps its folder %s alone", MODEL
+            )
 
     def _end(self, name: str, status: str) -> None:
         self._client.set_terminated(self._record.runs[name], status)

@@ -185,7 +185,7 @@ class Run:
     def describe_model(self) -> ModelDescription:
         """Return what model.json says of the detector that this run trains."""
         meta, training = self.store.meta, self.config.training
-        preparation = {name: meta.settings.get(name) for name in ("source", "roi", "tiles", "resize")}
+        preparation = {name: meta.settings.get(name) for name in ("source", "roi", "tiles", "resize", "min_visible")}
         return ModelDescription(
             detector=replace(self.config.detector, weights=""),  # its own ones lie beside it
             class_names=meta.class_names,

@@ -92,20 +92,36 @@ def change(key, value):
         (change("format_version", 2), "has format version 2, and this isod reads version 1"),
         (change("detector", {"name": "thesus"}), "unknown detector 'thesus'; did you mean 'thesis'?"),
         (change("detector", {"name": "tests.inference.blobs:nothing"}), "cannot be imported"),
+        (change("detector", {"name": "tests.detector.outside:build_nothing"}), "cannot be built (ZeroDivisionError: "),
         (change("detector", {"name": "thesis"}), "do not fit the detector"),
-        (change("preparation", {"roi": "far"}), "preparation"),
-        (change("preparation", {"tiles": [0, 1]}), "tiles is COLUMNS ROWS"),
     ],
 )
 def test_a_damaged_model_is_a_sentence(place, tiny_store, refused, command, damage, message):
-    if command == "export" and "preparation" in message + "preparation" * ("tiles is" in message):
-        pytest.skip("export does not cut frames")
     damage(place / "model")
+    assert message in refused(*arguments_of(command, place, tiny_store))
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])  # export cuts no frames
+@pytest.mark.parametrize(
+    ("preparation", "message"),
+    [
+        ({"roi": "far"}, "preparation"),
+        ({"tiles": [0, 1]}, "tiles is COLUMNS ROWS"),
+        ({"min_visible": 2}, "min_visible must be in [0, 1], got 2"),
+        ({"min_visible": "most"}, "has the preparation {'min_visible': 'most'}, which is damaged"),
+    ],
+)
+def test_a_damaged_preparation_is_a_sentence(place, tiny_store, refused, command, preparation, message):
+    change("preparation", preparation)(place / "model")
     assert message in refused(*arguments_of(command, place, tiny_store))
 
 
 def test_other_classes_than_the_store_are_a_sentence(place, tiny_store, refused):
     assert "the model knows the classes red, green" in refused(*arguments_of("evaluate", place, tiny_store))
+    coco = {"categories": [{"id": 1, "name": "blue"}], "images": [], "annotations": []}
+    (place / "val.json").write_text(json.dumps(coco))
+    sentence = refused(*arguments_of("evaluate", place, place / "val.json"))
+    assert "has the class 'blue', which the model does not know; it knows red, green" in sentence
 
 
 def test_a_source_without_images_is_a_sentence(place, refused):

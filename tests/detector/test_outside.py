@@ -54,9 +54,16 @@ def test_one_loss_per_image_is_enough_for_lis(tiny_store, tmp_path, capfd):
         ),
         (["--set", f"detector.name={OUTSIDE}:nothing"], f"detector '{OUTSIDE}:nothing' cannot be imported"),
         (["--set", "detector.name=thesys"], "unknown detector 'thesys'; did you mean 'thesis'?"),
+        (["--set", f"detector.name={OUTSIDE}:build_nothing"], f"'{OUTSIDE}:build_nothing' cannot be built (ZeroDivisi"),
+        (["--set", "detector.name=half_written:build"], "cannot be imported (name 'unfinished' is not defined)"),
+        (["--set", "detector.weights=other.pt"], "nothing of detector.weights other.pt fits a TinyDetector"),
     ],
 )
-def test_what_it_cannot_do_is_a_sentence(tiny_store, tmp_path, capfd, more, message):
+def test_what_it_cannot_do_is_a_sentence(tiny_store, tmp_path, monkeypatch, capfd, more, message):
+    (tmp_path / "half_written.py").write_text("build = unfinished\n")
+    torch.save({"layer9.weight": torch.ones(3)}, tmp_path / "other.pt")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
     assert train(tiny_store, tmp_path / "run", "build", "--sampler", "LIS", *more) == 2
     said = capfd.readouterr().err
     assert message in said

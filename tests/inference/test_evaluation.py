@@ -11,6 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from isod.cli.main import main
+from isod.data.store.split import CropStore
 from isod.errors import InputError
 from isod.inference.evaluation import evaluate, open_annotated
 from isod.inference.prediction import Predictor
@@ -92,6 +93,21 @@ def test_only_the_region_of_interest_counts(tmp_path):
     assert found.metrics["mAP"] == 1
     assert found.metrics["GT_large/green"] == 1  # 200 of 35·40 pixels
     assert [p["bbox"] for p in found.predictions] == [[30, 20, 20, 10]]
+
+
+@pytest.mark.parametrize(("min_visible", "counted"), [(None, 1), (0.25, 1), (0.75, 1), (0.8, 0)])
+def test_an_object_counts_if_the_region_keeps_as_much_of_it_as_in_the_store(tmp_path, min_visible, counted):
+    """The region begins at x = 35, so it keeps 15 of the green object's 20 columns: 0.75; None: an older model.json."""
+    path = coco_set(tmp_path, RIGHT)
+    visible = {} if min_visible is None else {"min_visible": min_visible}
+    model = save_blobs(tmp_path / "model", roi=[35, 0, 60, 40], **visible)
+    found = evaluate(Predictor(model, confidence=0.01), open_annotated(str(path), NAMES))
+    assert found.objects == counted
+
+
+def test_a_model_remembers_how_much_of_an_object_had_to_be_visible(trained, tiny_store):
+    written = json.loads((trained / "model/model.json").read_text())["preparation"]
+    assert written["min_visible"] == CropStore.open(tiny_store).meta.settings["min_visible"] == 0.25
 
 
 def test_a_store_gives_what_training_measured(trained, tiny_store, tmp_path, capsys):

@@ -4,11 +4,17 @@ import math
 from dataclasses import replace
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND, RESOURCE_DOES_NOT_EXIST
+from mlflow.tracking import MlflowClient
 
 from isod.config.record import flatten
 from isod.errors import InputError
 from isod.tracking.client import Experiment, children_of
+from isod.tracking.logged_model import has_no_logged_models
 from isod.tracking.sweep_writer import SweepRecord, SweepWriter, begin_sweep, require_same_trial, resume_sweep
+from tests.inference.blobs import save_blobs
+from tests.tracking.mlflow_server import MlflowServer, OlderServer
 from tests.tracking.mlflow_store import Store
 from tests.training.tiny_run import tiny_run
 
@@ -64,6 +70,43 @@ def test_a_trial_from_its_start_to_its_files(store, experiment, write, tmp_path)
     assert (whole.info.status, whole.data.params) == ("FINISHED", {"store": "/s"})
     assert (whole.data.tags["isod.sweep"], whole.data.tags["isod.commit"]) == ("grid", "abc")
     assert [file.path for file in store.client.list_artifacts(parent)] == ["sweep.json"]
+
+
+@pytest.mark.slow
+def test_a_server_without_logged_models_gets_everything_else(store, tmp_path, caplog):
+    """A server of before 3.0 answers 404 where LoggedModels are; one line says so, for two trials."""
+    (tmp_path / "examples.parquet").write_bytes(b"examples")
+    save_blobs(tmp_path / "model")
+    with MlflowServer(store.uri, tmp_path) as server, OlderServer(server.uri, "/logged-models") as older:
+        experiment = Experiment(older.uri, MlflowClient(older.uri), store.client.create_experiment("older"))
+        parent = begin_sweep(experiment, "grid", {"store": "/s"}, {}).parent_run_id
+        writer = SweepWriter(experiment, SweepRecord(parent), params={}, tags={})
+        for name in (NAME, "UIS-seed1"):
+            writer.trial_started(name, tiny_run())
+            writer.trial_reported(name, [(6, {"mAP": 0.25})], "")
+            writer.trial_finished(name, tmp_path)
+        assert writer.close("FINISHED", patience=30) == ""
+        for run in children_of(experiment.client, experiment.id, parent):
+            assert run.info.status == "FINISHED"
+            assert [item.path for item in experiment.client.list_artifacts(run.info.run_id)] == [
+                "examples.parquet", "model",
+            ]  # fmt: skip
+    assert [message for message in caplog.messages if "LoggedModels" in message] == [
+        "this MLflow has no LoggedModels (3.0 and later has): each run keeps its folder model alone"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "older"),
+    [
+        (MlflowException("no such address", ENDPOINT_NOT_FOUND), True),
+        (NotImplementedError(), True),
+        (MlflowException("no such experiment", RESOURCE_DOES_NOT_EXIST), False),
+        (ConnectionError(), False),
+    ],
+)
+def test_what_says_that_a_server_has_no_logged_models(error, older):
+    assert has_no_logged_models(error) == older
 
 
 def test_a_trial_that_is_still_open_ends_as_killed(store, write):

@@ -54,10 +54,10 @@ class DenseDetector(nn.Module):
         Args:
             images: [B, 3, H, W] uint8 RGB.
         """
-        batch = normalised(images, self.mean, self.std)
+        batch = normalised(images, self.mean, self.std, one_size=True)
         features = list(self.backbone(batch.tensors).values())
         outputs: dict[str, Tensor] = self.head(features)
-        (anchors, *_) = self.anchor_generator(batch, features)
+        (anchors,) = self.anchor_generator(batch, features)
         return outputs, anchors, [feature.shape[2] * feature.shape[3] for feature in features]
 
     @abstractmethod
@@ -75,7 +75,7 @@ class DenseDetector(nn.Module):
     def decoded(self, outputs: dict[str, Tensor], anchors: Tensor) -> Tensor:
         """Return the predicted boxes, [B, L, 4] float32 xyxy pixels, not clipped."""
         codes = outputs["bbox_regression"]
-        boxes = self.box_coder.decode_single(codes.flatten(0, 1), anchors.repeat(len(codes), 1))
+        boxes = self.box_coder.decode_single(codes.flatten(0, 1), anchors.repeat(codes.shape[0], 1))
         return boxes.view_as(codes)
 
     def chosen(self, outcome: Outcome, terms: LossTerms, predicted: Tensor) -> Tensor | None:

@@ -60,13 +60,17 @@ def pyramid(config: DetectorConfig, *, finest: int) -> BackboneWithFPN:
     )
 
 
-def normalised(images: Tensor, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> ImageList:
+def normalised(
+    images: Tensor, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD, *, one_size: bool = False
+) -> ImageList:
     """Return the images as a backbone takes them, padded to a multiple of 32, never resized.
 
     Args:
         images: [B, 3, H, W] uint8 RGB.
+        one_size: whether the list has one size for all of them, so that anchors are made once and an export of them
+            takes any B.
     """
     height, width = images.shape[2:]
     scale = [images.new_tensor(values, dtype=torch.float32).view(1, 3, 1, 1) * 255 for values in (mean, std)]
     padded = functional.pad((images - scale[0]) / scale[1], (0, -width % MULTIPLE, 0, -height % MULTIPLE))
-    return ImageList(padded, [(height, width)] * len(images))
+    return ImageList(padded, [(height, width)] * (1 if one_size else len(images)))

@@ -16,6 +16,7 @@ import pandas as pd
 import isod
 from isod.errors import InputError
 from isod.results.report.picture import picture_of
+from isod.results.report.prediction_figures import best_model_predictions
 from isod.results.report.sections import lead_figure, report_sections
 from isod.results.statistics.best import best_model, predict_commands
 from isod.results.statistics.consistency import TOP, consistency_table
@@ -132,6 +133,7 @@ def _render(
         triage=_triage_commands(runs),
         best=(best := best_model(runs)),
         predict=predict_commands(runs, best),
+        predictions=best_model_predictions(runs, best),
         guard_sentence=guard_sentence(guard),
         guard=_guard_cells(guard),
         consistency=_consistency_cells(consistency),

@@ -34,11 +34,17 @@ def best_model(runs: Runs) -> BestModel:
     return BestModel(str(found.index[0]), f"{best['sampler']}-seed{best['seed']}", float(best["value"]))
 
 
+def model_folder(runs: Runs, best: BestModel) -> Path | None:
+    """Return the folder of the model; None if it is not on this machine."""
+    address = model_address(runs.tracking_uri, best.run_id)
+    return Path(address) if address is not None and Path(address).is_dir() else None
+
+
 def predict_commands(runs: Runs, best: BestModel) -> list[str]:
     """Return the commands that predict with the model: one, or two where it has to be fetched first."""
-    address = model_address(runs.tracking_uri, best.run_id)
-    if address is not None and Path(address).is_dir():
-        return [f"isod predict {shlex.quote(address)} IMAGES --out predictions"]
+    folder = model_folder(runs, best)
+    if folder is not None:
+        return [f"isod predict {shlex.quote(str(folder))} IMAGES --out predictions"]
     return [
         f"MLFLOW_TRACKING_URI={shlex.quote(runs.tracking_uri)} mlflow artifacts download --run-id {best.run_id} "
         "--artifact-path model --dst-path best",
