@@ -78,7 +78,9 @@ def test_a_server_without_logged_models_gets_everything_else(store, tmp_path, ca
     (tmp_path / "examples.parquet").write_bytes(b"examples")
     save_blobs(tmp_path / "model")
     with MlflowServer(store.uri, tmp_path) as server, OlderServer(server.uri, "/logged-models") as older:
-        experiment = Experiment(older.uri, MlflowClient(older.uri), store.client.create_experiment("older"))
+        experiment = Experiment(
+            older.uri, MlflowClient(older.uri), store.client.create_experiment("older", str(tmp_path))
+        )
         parent = begin_sweep(experiment, "grid", {"store": "/s"}, {}).parent_run_id
         writer = SweepWriter(experiment, SweepRecord(parent), params={}, tags={})
         for name in (NAME, "UIS-seed1"):
