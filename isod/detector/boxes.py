@@ -25,3 +25,8 @@ def paired_iou(boxes: Tensor, targets: Tensor, eps: float = 1e-7) -> tuple[Tenso
     hull = (torch.maximum(x2, u2) - torch.minimum(x1, u1)) * (torch.maximum(y2, v2) - torch.minimum(y1, v1))
     iou = intersection / (union + eps)
     return iou, 1 - iou + (hull - union) / (hull + eps)
+
+
+def centres_of(boxes: Tensor) -> Tensor:
+    """Return x and y of the centre of each box, [..., 2] of [..., 4] xyxy pixels."""
+    return (boxes[..., :2] + boxes[..., 2:]) / 2

@@ -23,6 +23,7 @@ from transformers.models.rt_detr_v2 import modeling_rt_detr_v2
 
 from isod.config.settings import DetectorConfig
 from isod.detector.boxes import paired_iou
+from isod.detector.locations import sigmoid_terms, targets_of
 from isod.detector.model import DetectionLoss
 from isod.detector.thesis.network import IMAGE_MEAN, IMAGE_STD
 from isod.errors import InputError
@@ -139,26 +140,20 @@ def query_losses(
         owner: [B, Q] int64, which of the image's objects each query is matched with, −1 for none.
         scale: [4], width and height of the padded image twice, pixels.
     """
-    matched, place = owner >= 0, owner.clamp(min=0)
-    corners = box_convert(boxes * scale, "cxcywh", "xyxy")
-    goals = objects.boxes.gather(1, place[..., None].expand(-1, -1, 4))  # [B, Q, 4]
-    iou, giou_loss = paired_iou(corners, goals)
-    distance = (boxes - box_convert(goals, "xyxy", "cxcywh") / scale).abs().sum(-1)
+    matched, pixels = owner >= 0, boxes * scale
+    targets = targets_of(objects, owner, pixels[..., :2].detach())
+    iou, giou_loss = paired_iou(box_convert(pixels, "cxcywh", "xyxy"), targets.boxes)
+    distance = (boxes - box_convert(targets.boxes, "xyxy", "cxcywh") / scale).abs().sum(-1)
     box_loss = settings.weight_loss_bbox * distance + settings.weight_loss_giou * giou_loss
     iou, box_loss = torch.where(matched, iou.detach(), 0.0), torch.where(matched, box_loss, 0.0)
 
-    x, y = (boxes * scale)[..., None, :2].detach().unbind(-1)  # [B, Q, 1]
-    x1, y1, x2, y2 = objects.boxes[:, None].unbind(-1)  # [B, 1, M]
-    inside = (x > x1) & (x < x2) & (y > y1) & (y < y2) & objects.dont_care[:, None]
-    care = matched | ~inside.any(-1)
-    labels = torch.where(matched, objects.labels.gather(1, place), 0)
-
-    positive = functional.one_hot(labels, logits.shape[-1] + 1)[..., 1:].to(logits.dtype)  # [B, Q, C]
+    positive, plain = sigmoid_terms(logits.detach(), targets.labels)  # [B, Q, C]
     target = positive * iou[..., None]
     weight = settings.focal_loss_alpha * logits.detach().sigmoid() ** settings.focal_loss_gamma * (1 - positive)
     focal = functional.binary_cross_entropy_with_logits(logits, target, weight + target, reduction="none").sum(-1)
-    plain = functional.binary_cross_entropy_with_logits(logits.detach(), positive, reduction="none").sum(-1)
-    return QueryLosses(labels, care, settings.weight_loss_vfl * focal * care, plain * care, box_loss, iou)
+    care = targets.care
+    class_loss, log_loss = settings.weight_loss_vfl * focal * care, plain.sum(-1) * care
+    return QueryLosses(targets.labels, care, class_loss, log_loss, box_loss, iou)
 
 
 class Detr(nn.Module):

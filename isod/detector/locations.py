@@ -29,7 +29,10 @@ class Targets:
     boxes: Tensor  # [B, …, 4] float32, its box in xyxy pixels; 0 for background
 
 
-def targets_of(objects: Objects, object_index: Tensor, centres: Tensor, undecided: Tensor | None = None) -> Targets:
+UNDECIDED = -2  # in place of an owner: neither object nor background, as torchvision's Matcher has it
+
+
+def targets_of(objects: Objects, owners: Tensor, centres: Tensor) -> Targets:
     """Return the targets of locations whose owners are known.
 
     The class is unknown where a don't-care object owns the location, and where a background location lies inside of a
@@ -37,22 +40,19 @@ def targets_of(objects: Objects, object_index: Tensor, centres: Tensor, undecide
 
     Args:
         objects: tensors of the batch.
-        object_index: [B, L] int64, owner, -1 for none.
+        owners: [B, L] int64, which object owns each location; -1 for background, UNDECIDED for a location that counts
+            nowhere: an anchor between RetinaNet's two IoU thresholds, or padding.
         centres: [B or 1, L, 2] float32, x and y of each location, pixels.
-        undecided: [B, L] bool, unowned locations that are neither object nor background, such as anchors between the
-            two IoU thresholds of RetinaNet.
     """
-    owned = object_index >= 0
-    place = object_index.clamp(min=0)
+    owned = owners >= 0
+    place = owners.clamp(min=0)
     labels = torch.where(owned, objects.labels.gather(1, place), 0)
     boxes = objects.boxes.gather(1, place[..., None].expand(-1, -1, 4)) * owned[..., None]
     x, y = centres[..., None, :].unbind(-1)  # [B or 1, L, 1]
     x1, y1, x2, y2 = objects.boxes[:, None].unbind(-1)  # [B, 1, M]
     hidden = ((x > x1) & (x < x2) & (y > y1) & (y < y2) & objects.dont_care[:, None]).any(-1)
-    care = torch.where(owned, labels > 0, ~hidden)
-    if undecided is not None:
-        care = care & ~(undecided & ~owned)
-    return Targets(object_index, labels, care, boxes)
+    care = torch.where(owned, labels > 0, ~hidden & (owners != UNDECIDED))
+    return Targets(owners.clamp(min=-1), labels, care, boxes)
 
 
 def sigmoid_terms(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,17 +64,6 @@ def sigmoid_terms(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     classes = torch.arange(1, logits.shape[-1] + 1, device=logits.device)
     one_hot = (labels[..., None] == classes).float()
     return one_hot, functional.binary_cross_entropy_with_logits(logits, one_hot, reduction="none")
-
-
-def focal_terms(logits: Tensor, one_hot: Tensor, entropy: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Return the focal loss of each location, its classes summed, [B, L] (Lin et al. 2017, eq. 5).
-
-    Args:
-        logits, one_hot: [B, L, C]; entropy: [B, L, C], their binary cross-entropy.
-    """
-    probability = logits.sigmoid()
-    missed = probability + one_hot - 2 * probability * one_hot  # 1 − p_t
-    return ((alpha * one_hot + (1 - alpha) * (1 - one_hot)) * missed**gamma * entropy).sum(-1)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from isod.data.prepare.region import Region
 from isod.data.prepare.settings import PrepareSettings
 from isod.errors import InputError
 
-AT_SEAM = 4.0  # pixels of the crop: a box that ends this near to a seam may go on behind it
+AT_SEAM = 4.0  # pixels of the crop: a box that ends this near to a seam may continue behind it
 SAME_SPAN = 0.5  # least IoU, along the seam, of two boxes that are the halves of one object
 
 

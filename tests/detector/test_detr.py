@@ -1,9 +1,5 @@
 """The detector detr against the library's own loss, its don't-care rule by hand, and its runs."""
 
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +14,6 @@ from isod.detector.model import build_detector
 from isod.detector.saved import load_model
 from isod.errors import InputError
 from isod.objects import Objects
-from isod.training.folder import RunFolder
 from tests.training.tiny_run import UNTIMED, Reports, run_here, tiny_run, weights_of
 
 pytest.importorskip("transformers", reason="the extra detr is not installed")
@@ -359,25 +354,3 @@ def test_an_interrupted_run_resumes_bit_identically_and_its_model_opens(tiny_sto
     assert description.detector == CONFIG
     assert int(model.steps) == 9
     assert model.detect(torch.zeros(1, 3, 48, 160, dtype=torch.uint8))[0]["boxes"].shape[1] == 4
-
-
-@pytest.mark.slow
-def test_a_killed_process_resumes_bit_identically(tiny_store, tmp_path):
-    """kill -9 of `isod train` with steps behind its last checkpoint."""
-    command = [sys.executable, "-m", "isod", "train", tiny_store, "--sampler", "UIS", "--preset", "demo",
-               "--device", "cpu", "--batch-size", "4", "--iterations", "40", "--validate-every", "4", "--set",
-               "detector.name=detr", "detector.pyramid_channels=32", "resources.checkpoint_share=1"]  # fmt: skip
-    whole, halves = tmp_path / "whole", tmp_path / "halves"
-    subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True, timeout=500)
-    process = subprocess.Popen([*command, "--out", str(halves)], stdout=subprocess.DEVNULL)
-    while not list(halves.glob("checkpoint-*.pt")):
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait(60)
-    assert not RunFolder(halves).finished
-    done = subprocess.run(
-        [*command, "--out", str(halves), "--resume"], check=True, capture_output=True, text=True, timeout=500
-    )
-    assert "resuming after iteration" in done.stdout
-    assert_same_results(whole, halves)

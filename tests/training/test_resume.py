@@ -273,6 +273,11 @@ def test_only_a_gpu_with_a_lag_fetches_early():
             marks=pytest.mark.slow,
             id="faster_rcnn",
         ),
+        pytest.param(
+            ["detector.name=detr", "detector.pyramid_channels=32", "resources.checkpoint_share=1"],
+            marks=pytest.mark.slow,
+            id="detr",
+        ),
     ],
 )
 def test_a_killed_process_goes_on_as_if_nothing_had_been(tiny_store, tmp_path, detector):

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou, clip_boxes_to_image
 
 from isod.config.settings import DetectorConfig, RegionConfig
+from isod.detector.boxes import centres_of
 from isod.detector.inference import suppress
 from isod.detector.locations import LossTerms, Targets, mean_loss, outcome_of, targets_of
 from isod.detector.model import DetectionLoss
 from isod.detector.regions import check_one_stage, region_weights
-from isod.detector.torchvision.pyramid import MEAN, STD, normalised
+from isod.detector.thesis.network import IMAGE_MEAN, IMAGE_STD
+from isod.detector.torchvision.pyramid import normalised
 from isod.objects import Objects
 from isod.outcome import Outcome
-
-UNDECIDED = -2  # of torchvision's Matcher: between the thresholds
 
 
 class DenseDetector(nn.Module):
@@ -31,7 +31,7 @@ class DenseDetector(nn.Module):
     provides = frozenset({"logits", "iou"})
     activation = "sigmoid"
     over: Literal["positives", "image_positives"] = "positives"  # what the loss is divided by; see mean_loss
-    mean, std = MEAN, STD
+    mean, std = IMAGE_MEAN, IMAGE_STD
     # of torchvision's class
     backbone: Any
     head: Any
@@ -62,7 +62,7 @@ class DenseDetector(nn.Module):
 
     @abstractmethod
     def owners(self, objects: Objects, anchors: Tensor, cells: list[int]) -> Tensor:
-        """Return which object owns each anchor, [B, L] int64; -1 for background, -2 for neither."""
+        """Return which object owns each anchor, [B, L] int64; -1 for background, UNDECIDED for neither."""
 
     @abstractmethod
     def terms(self, outputs: dict[str, Tensor], targets: Targets, anchors: Tensor) -> tuple[LossTerms, Tensor]:
@@ -91,8 +91,7 @@ class DenseDetector(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             outputs = {name: value.float() for name, value in outputs.items()}
             owners = self.owners(objects, anchors, cells)
-            centres = (anchors[None, :, :2] + anchors[None, :, 2:]) / 2
-            targets = targets_of(objects, owners.clamp(min=-1), centres, owners == UNDECIDED)
+            targets = targets_of(objects, owners, centres_of(anchors)[None])
             terms, entropy = self.terms(outputs, targets, anchors)
             predicted = self.decoded(outputs, anchors).detach()
             outcome = outcome_of(

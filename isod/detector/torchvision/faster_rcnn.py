@@ -15,8 +15,9 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
 
 from isod.config.settings import DetectorConfig, RegionConfig
+from isod.detector.boxes import centres_of
 from isod.detector.inference import suppress
-from isod.detector.locations import LossTerms, Targets, mean_loss, outcome_of, sum_by_image, targets_of
+from isod.detector.locations import UNDECIDED, LossTerms, Targets, mean_loss, outcome_of, sum_by_image, targets_of
 from isod.detector.model import DetectionLoss
 from isod.detector.regions import region_weights
 from isod.detector.torchvision.dense import box_codes, match_by_iou
@@ -173,8 +174,7 @@ class FasterRcnn(FasterRCNN):
             objectness: [B, A]; codes, anchors: [B, A, 4]; weights: [B].
         """
         owners = torch.stack(match_by_iou(self.rpn.proposal_matcher, objects, list(anchors)))
-        centres = (anchors[..., :2] + anchors[..., 2:]) / 2
-        targets = targets_of(objects, owners.clamp(min=-1), centres, owners < -1)
+        targets = targets_of(objects, owners, centres_of(anchors))
         positive, negative = self._sampled(self.samplers[0], targets)
         sampled = positive | negative
         label = (targets.object_index >= 0).float()
@@ -201,8 +201,8 @@ class FasterRcnn(FasterRCNN):
             annotated, _, dont_care = objects.of(image)
             candidates.append(torch.cat([own, annotated[~dont_care]]))
         boxes, real = padded(candidates)
-        owners, _ = padded(match_by_iou(self.roi_heads.proposal_matcher, objects, candidates), fill=-1)
-        targets = targets_of(objects, owners.clamp(min=-1), centres_of(boxes), ~real)
+        owners, _ = padded(match_by_iou(self.roi_heads.proposal_matcher, objects, candidates), fill=UNDECIDED)
+        targets = targets_of(objects, owners, centres_of(boxes))
         chosen = targets.care
         if self.regions.method != "ohem":
             positive, negative = self._sampled(self.samplers[1], targets)
@@ -212,8 +212,8 @@ class FasterRcnn(FasterRCNN):
         pick = chosen.int().argsort(dim=1, descending=True, stable=True)[:, :places]
         real = torch.arange(places, device=counts.device) < counts[:, None]
         boxes = torch.where(real[..., None], boxes.gather(1, pick[..., None].expand(-1, -1, 4)), boxes.new_tensor(UNIT))
-        owners = torch.where(real, owners.gather(1, pick), -1)
-        return boxes, real, targets_of(objects, owners.clamp(min=-1), centres_of(boxes), ~real)
+        owners = torch.where(real, owners.gather(1, pick), UNDECIDED)
+        return boxes, real, targets_of(objects, owners, centres_of(boxes))
 
     def _second_stage(
         self, maps: dict[str, Tensor], boxes: Tensor, real: Tensor, sizes: list[tuple[int, int]]
@@ -255,11 +255,6 @@ class FasterRcnn(FasterRCNN):
             sum_counts=None,
         )
         return loss, outcome
-
-
-def centres_of(boxes: Tensor) -> Tensor:
-    """Return x and y of the centre of each box, [..., 2]."""
-    return (boxes[..., :2] + boxes[..., 2:]) / 2
 
 
 def padded(items: list[Tensor], fill: float | None = None) -> tuple[Tensor, Tensor]:

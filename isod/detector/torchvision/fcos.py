@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torchvision.models.detection import FCOS
+from torchvision.ops import sigmoid_focal_loss
 
 from isod.config.settings import DetectorConfig
-from isod.detector.boxes import paired_iou
-from isod.detector.locations import LossTerms, Targets, focal_terms, sigmoid_terms
+from isod.detector.boxes import centres_of, paired_iou
+from isod.detector.locations import LossTerms, Targets, sigmoid_terms
 from isod.detector.torchvision.dense import DenseDetector
 from isod.detector.torchvision.pyramid import pyramid, seeded
 from isod.objects import Objects
@@ -37,7 +38,7 @@ class Fcos(DenseDetector, FCOS):
         stride = anchors[:, 2] - anchors[:, 0]  # [L]
         nearest, furthest = stride * 4, stride * 8
         nearest[: cells[0]], furthest[-cells[-1] :] = 0, torch.inf
-        place = (anchors[:, :2] + anchors[:, 2:]) / 2  # [L, 2]
+        place = centres_of(anchors)  # [L, 2]
         corner, opposite = objects.boxes[:, :, None].split(2, dim=-1)  # [B, M, 1, 2]
         off_centre = (place - (corner + opposite) / 2).abs().amax(-1)  # [B, M, L]
         sides = torch.cat([place - corner, opposite - place], dim=-1)  # [B, M, L, 4]
@@ -58,7 +59,7 @@ class Fcos(DenseDetector, FCOS):
         extra = functional.binary_cross_entropy_with_logits(
             outputs["bbox_ctrness"].squeeze(-1), centreness, reduction="none"
         )
-        return LossTerms(focal_terms(logits, one_hot, entropy), box_loss, extra), entropy.sum(-1)
+        return LossTerms(sigmoid_focal_loss(logits, one_hot).sum(-1), box_loss, extra), entropy.sum(-1)
 
     def decoded(self, outputs: dict[str, Tensor], anchors: Tensor) -> Tensor:
         """Return the predicted boxes, [B, L, 4] float32 xyxy pixels, not clipped."""

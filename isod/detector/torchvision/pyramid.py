@@ -15,12 +15,12 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from isod.config.settings import DetectorConfig
+from isod.detector.thesis.network import IMAGE_MEAN, IMAGE_STD
 
 MULTIPLE = 32  # images are padded at the right and below to a multiple of the coarsest stride, as torchvision does
 # the blocks whose output has stride 4, 8, 16 and 32
 RESNET_MAPS = ("layer1", "layer2", "layer3", "layer4")
 MOBILENET_MAPS = ("3", "6", "12", "16")
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's own, of RGB in 0…1
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def pyramid(config: DetectorConfig, *, finest: int) -> BackboneWithFPN:
 
 
 def normalised(
-    images: Tensor, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD, *, one_size: bool = False
+    images: Tensor, mean: tuple[float, ...] = IMAGE_MEAN, std: tuple[float, ...] = IMAGE_STD, *, one_size: bool = False
 ) -> ImageList:
     """Return the images as a backbone takes them, padded to a multiple of 32, never resized.
 

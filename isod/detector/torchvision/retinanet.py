@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.ops import sigmoid_focal_loss
 
 from isod.config.settings import DetectorConfig
-from isod.detector.locations import LossTerms, Targets, focal_terms, sigmoid_terms
+from isod.detector.locations import LossTerms, Targets, sigmoid_terms
 from isod.detector.torchvision.dense import DenseDetector, box_codes, match_by_iou
 from isod.detector.torchvision.pyramid import pyramid, seeded
 from isod.objects import Objects
@@ -42,7 +43,7 @@ class Retina(DenseDetector, RetinaNet):
         logits = outputs["cls_logits"]
         one_hot, entropy = sigmoid_terms(logits, targets.labels)
         box_loss = (outputs["bbox_regression"] - box_codes(self.box_coder, targets, anchors)).abs().sum(-1)
-        return LossTerms(focal_terms(logits, one_hot, entropy), box_loss), entropy.sum(-1)
+        return LossTerms(sigmoid_focal_loss(logits, one_hot).sum(-1), box_loss), entropy.sum(-1)
 
     def scores(self, outputs: dict[str, Tensor]) -> Tensor:
         """Return the class probabilities, [B, L, C]."""
