@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import tempfile
-import warnings
 from pathlib import Path
 
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
@@ -69,20 +68,18 @@ def save_pyfunc(folder: Path, out: Path) -> None:
 
     black = io.BytesIO()
     Image.new("RGB", (64, 48)).save(black, "PNG")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of type hints, which MLflow would make a signature of its own from
-        mlflow.pyfunc.save_model(
-            str(out),
-            python_model=str(CODE),
-            artifacts={NAME: str(folder)},
-            signature=ModelSignature(
-                inputs=Schema([ColSpec(DataType.binary, IMAGE)]),
-                outputs=Schema([
-                    ColSpec(Array(Array(DataType.double)), BOXES),
-                    ColSpec(Array(DataType.double), SCORES),
-                    ColSpec(Array(DataType.string), CLASSES),
-                ]),
-            ),
-            input_example=pd.DataFrame({IMAGE: [black.getvalue()]}),
-            pip_requirements=[f"isod[train]=={isod.__version__}", "mlflow"],
-        )  # fmt: skip
+    mlflow.pyfunc.save_model(
+        str(out),
+        python_model=str(CODE),
+        artifacts={NAME: str(folder)},
+        signature=ModelSignature(
+            inputs=Schema([ColSpec(DataType.binary, IMAGE)]),
+            outputs=Schema([
+                ColSpec(Array(Array(DataType.double)), BOXES),
+                ColSpec(Array(DataType.double), SCORES),
+                ColSpec(Array(DataType.string), CLASSES),
+            ]),
+        ),
+        input_example=pd.DataFrame({IMAGE: [black.getvalue()]}),
+        pip_requirements=[f"isod[train]=={isod.__version__}", "mlflow"],
+    )  # fmt: skip

@@ -21,7 +21,8 @@ class ServedDetector(PythonModel):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.predictor = Predictor(context.artifacts["detector"], device=device)
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+    # without type hints, from which MLflow would make a signature of its own
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """Return one row for each image: boxes, scores, classes.
 
         Raises:

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import warnings
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -16,7 +17,7 @@ import pandas as pd
 import pytest
 
 from isod.cli.main import main
-from isod.tracking.logged_model import log_detector
+from isod.tracking.logged_model import log_detector, save_pyfunc
 from tests.inference.blobs import picture, save_blobs
 from tests.tracking.mlflow_store import Store
 
@@ -32,6 +33,13 @@ def logged(tmp_path, monkeypatch):
         store.client, store.experiment_id, run_id, save_blobs(tmp_path / "blobs", tiles=[2, 2]), step=40
     )
     return store, run_id, model
+
+
+def test_mlflow_has_nothing_to_warn_of(tmp_path):
+    """Deliveries run in a thread, where a warning cannot be silenced: each trial printed two."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        save_pyfunc(save_blobs(tmp_path / "blobs", tiles=[2, 2]), tmp_path / "logged")
 
 
 def folder_of(store, model):
