@@ -28,8 +28,8 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __getitem__(self, keep: np.ndarray) -> Detections:
-        """Return the detections that a mask or an index array selects."""
+    def __getitem__(self, keep: np.ndarray | slice) -> Detections:
+        """Return the detections that a mask, an index array or a slice selects."""
         return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
 
 

@@ -31,7 +31,7 @@ COLOURS = {"truth": "#5cc8ff", "dont-care": "#5cc8ff", "prediction": "#ffa62b"}
 DASHES: dict[str, Literal["-", ":"]] = {"truth": "-", "dont-care": ":", "prediction": "-"}
 NAMES = {"truth": "annotated", "dont-care": "annotated as don't-care", "prediction": "predicted"}
 WIDEST = 400  # pixels of an image in the page
-MOST_WORDS = 30  # boxes of an image; where there are more, words would hide it
+MOST = 30  # predictions of an image that are drawn; an image with more boxes has no words, which would hide it
 WIDTH, FONT = 4.6, 7.5  # of an image, inches; height of words, points
 
 
@@ -52,8 +52,9 @@ def best_model_predictions(runs: Runs, best: BestModel) -> ReportFigure | str:
         partial(prediction_figure, shown, class_names),
         "",
         f"What {best.name} finds",
-        f"Validation images with objects, spread evenly; predictions with score ≥ {confidence:g}. Look for what is "
-        f"annotated and not predicted, and the reverse. Images with more than {MOST_WORDS} boxes have no words.",
+        f"Validation images with objects, spread evenly; of each the predictions with score ≥ {confidence:g}, at most "
+        f"the {MOST} highest. Look for what is annotated and not predicted, and the reverse. Images with more than "
+        f"{MOST} boxes have no words.",
     )
 
 
@@ -68,7 +69,7 @@ def _predicted(folder: Path, store: str) -> tuple[list[tuple[NamedFrame, Detecti
     rows = [row for row in split.readable.tolist() if len(objects.labels[row])] or split.readable.tolist()
     if rows:
         rows = [rows[place] for place in np.unique(np.linspace(0, len(rows) - 1, IMAGES).round().astype(int))]
-    shown = list(predictor.predict(StoreCrops(split, rows), Broken()))
+    shown = [(item, found[:MOST]) for item, found in predictor.predict(StoreCrops(split, rows), Broken())]
     if not shown:
         raise InputError(f"no validation image of {store} can be read")
     return shown, predictor.class_names, predictor.confidence
@@ -77,7 +78,7 @@ def _predicted(folder: Path, store: str) -> tuple[list[tuple[NamedFrame, Detecti
 def prediction_figure(shown: Sequence[tuple[NamedFrame, Detections]], class_names: Sequence[str]) -> Figure:
     """Draw images with what is annotated and what is predicted, in two colours.
 
-    Words that find no free place are left out, as are all of an image with more than ``MOST_WORDS`` boxes.
+    Words that find no free place are left out, as are all of an image with more than ``MOST`` boxes.
     """
     columns = min(COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
@@ -104,7 +105,7 @@ def _marks(item: NamedFrame, found: Detections, names: Sequence[str]) -> list[Ma
     kinds = ["dont-care" if ignored else "truth" for ignored in truth.dont_care] + ["prediction"] * len(found)
     words = ["" if ignored else names[label - 1] for label, ignored in zip(truth.labels, truth.dont_care, strict=True)]
     words += [f"{names[label - 1]} {score:.2f}" for label, score in zip(found.labels, found.scores, strict=True)]
-    if len(words) > MOST_WORDS:
+    if len(words) > MOST:
         words = [""] * len(words)
     boxes = np.concatenate([truth.boxes, found.boxes]).tolist()
     return [
