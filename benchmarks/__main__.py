@@ -66,6 +66,7 @@ ROWS = [
         "--preset small --windows 4 --window 4 --turns 1",
     ),
     Row("whole_run", "--preset thesis --size 1280 384 --windows 8 --window 100 --turns 2", "", needs_gpu=True),
+    Row("loops", "", "--images 32 --size 64 --steps 2 --turns 1"),
     Row("startup", "", "--turns 1 --samplers baseline UIS"),
     Row("prepare", "", "--frames 20 --turns 1"),
     Row("network", "--device cpu --batch 2 --turns 2", "--device cpu --batch 1 --height 64 --width 128 --turns 1"),
