@@ -7,13 +7,14 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow.fs
 
 from isod.data.readers.base import FrameRef
 from isod.data.store.address import filesystem, read_text, write_text
+from isod.data.store.meta import Remark
 from isod.data.store.writer import is_disk_full
 from isod.errors import InputError, one_line
 from isod.files import parse_json
@@ -46,13 +47,15 @@ class ChunkResult:
     lost: dict[int, str]  # index → reason
     counts: dict[str, dict[str, int]]  # class name or DONT_CARE → size → objects
     size: tuple[int, int]  # largest (height, width) of its crops, pixels
+    remarks: dict[str, Remark] = field(default_factory=dict)  # what was done → how often
 
     @classmethod
     def from_json(cls, text: str) -> ChunkResult:
         """Parse a journal entry. Raises ValueError, KeyError, TypeError, AttributeError or IndexError if damaged."""
         fields = parse_json(text)
         lost = {int(index): reason for index, reason in fields["lost"].items()}
-        return cls(fields["fragment"], lost, fields["counts"], (fields["size"][0], fields["size"][1]))
+        remarks = {what: Remark(**values) for what, values in fields.get("remarks", {}).items()}
+        return cls(fields["fragment"], lost, fields["counts"], (fields["size"][0], fields["size"][1]), remarks)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from isod.vocabulary import DONT_CARE, Split
 SHOWN = reprlib.Repr()  # for a wrong value in a message: short, whatever it is
 SHOWN.maxstring = SHOWN.maxother = 200
 OVERHANG = 1.0  # pixels that a box may exceed its image by without being counted: boxes are often rounded
+FOUND = 1000  # folders and files that are looked through for a dataset
 EXPORT_AGAIN = "Export the annotations in COCO's format again."
 
 
@@ -47,7 +49,10 @@ class CocoReader:
     def __init__(
         self,
         train: tuple[str | os.PathLike[str], str | os.PathLike[str]],
-        val: tuple[str | os.PathLike[str], str | os.PathLike[str]],
+        val: tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
+        *,
+        follow_links: bool = False,
+        lenient: bool = False,
     ) -> None:
         """Read and check both jsons; no image is opened.
 
@@ -60,12 +65,12 @@ class CocoReader:
             InputError: a json is wrong, with the file, the entry and the rule; val has a class that train lacks; no
                 image file exists.
         """
-        self._paths = {"train": train, "val": val}
+        self._paths = {"train": train} | ({} if val is None else {"val": val})
         files = {split: CocoFile(Path(images), Path(path)) for split, (images, path) in self._paths.items()}
         self._sha256 = {split: file.sha256 for split, file in files.items()}
         self.class_names = tuple(files["train"].categories.values())
         labels = {name: label for label, name in enumerate(self.class_names, 1)}
-        for name in files["val"].categories.values():
+        for name in files["val"].categories.values() if val else ():
             if name not in labels:
                 raise InputError(
                     f"{files['val'].path} has the class {name!r}, which {files['train'].path} lacks, so that no "
@@ -92,7 +97,7 @@ class CocoReader:
 
     def frames(self, split: Split) -> list[CocoFrameRef]:
         """Return the images of a split, in the order of their ids."""
-        return self._frames[split]
+        return self._frames.get(split, [])
 
 
 class CocoFile:
@@ -276,3 +281,22 @@ def _is_int(value: Any) -> TypeGuard[int]:
 def _is_number(value: Any) -> bool:
     """Whether it is a number that float holds exactly."""
     return isinstance(value, float) or (_is_int(value) and abs(value) < 2**53)
+
+
+def find(path: Path) -> list[list[str]]:
+    """Return the arguments of ``isod prepare coco`` for every pair of jsons that a folder holds, or for a json."""
+    jsons = sorted([*path.glob("*.json"), *path.glob("*/*.json")])[:FOUND] if path.is_dir() else [path]
+    folders = [entry for entry in sorted(path.rglob("*")) if entry.is_dir()][:FOUND] if path.is_dir() else []
+    found: dict[str, list[list[str]]] = {"train": [], "val": []}
+    for file in jsons:
+        try:
+            content = parse_json(read_file(file, MAX_JSON))
+            first = str(content["images"][0]["file_name"])
+            assert isinstance(content["annotations"], list)
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AssertionError):
+            continue
+        places = [file.parent, *folders, file.parent.parent / "images"]
+        images = next((folder for folder in places if "\0" not in first and (folder / first).is_file()), file.parent)
+        split = "val" if re.search("val|test", f"{file.parent.name}/{file.name}") else "train"
+        found[split].append([f"--{split}", str(images), str(file)])
+    return [[*train, *val] for train in found["train"] for val in found["val"] or [["--val-share", "0.2"]]]
