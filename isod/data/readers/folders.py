@@ -20,6 +20,7 @@ from isod.vocabulary import DONT_CARE, SPLITS, Split
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 MAX_LABELS = 2**26  # bytes of one image's labels
+LONGEST = 200  # characters of the id of an image
 MAX_LIST = 2**30  # bytes of a list of images
 OVERHANG = 1.0  # pixels that a box may exceed its image by without being counted: boxes are often rounded
 LEFT_OUT = "boxes left out, as none of their area is inside their image"
@@ -333,7 +334,7 @@ def read_id_list(path: Path, digest: Any) -> list[str]:
     file = LabelFile(path, digest, MAX_LIST)
     ids: dict[str, int] = {}
     for number, (name, *_) in file.rows():
-        if re.search(r"[/\\]", name) or name in (".", "..") or has_control_characters(name):
+        if len(name) > LONGEST or re.search(r"[/\\]", name) or name in (".", "..") or has_control_characters(name):
             file.fail(number, f"{name!r:.100} is not the id of an image", "Write names without folders and endings.")
         if name in ids:
             file.fail(number, f"the id {name!r:.100} is that of line {ids[name]}", "Name each image once.")

@@ -27,6 +27,7 @@ from isod.files import has_control_characters
 from isod.vocabulary import SPLITS, Split
 
 MAX_YAML = 2**24  # bytes
+LONGEST = 1000  # characters of a path in data.yaml or in a list
 FAR_OFF = 1.0  # a value this far outside 0…1 is no share of an image
 LINE = "Write each line as CLASS X Y WIDTH HEIGHT, centre and size as shares of the image, 0 to 1, or as a polygon."
 
@@ -128,10 +129,10 @@ class YoloReader(FolderReader):
         stated = content.get("path")
         if not stated:
             return here
-        if not isinstance(stated, str) or has_control_characters(stated):
+        if not isinstance(stated, str) or len(stated) > LONGEST or has_control_characters(stated):
             self._fail(f"path is {stated!r:.100}", "Make it a folder.")
         base = Path(here, stated)
-        if base.is_dir():
+        if os.path.isdir(base):
             return base.resolve()
         self.notes.append(f"note: {self.path}: its path {stated} does not exist: the folder of the file is used")
         return here
@@ -146,7 +147,7 @@ class YoloReader(FolderReader):
         whole_folders = True
         found: list[tuple[str, Path]] = []  # name within the entry, image
         for entry in entries:
-            if not isinstance(entry, str) or not entry or has_control_characters(entry):
+            if not isinstance(entry, str) or not 0 < len(entry) < LONGEST or has_control_characters(entry):
                 self._fail(f"{split} names {entry!r:.100}", "Name a folder of images, or a text file that lists them.")
             place = self._place(split, entry)
             whole_folders = whole_folders and place.is_dir()
@@ -172,9 +173,9 @@ class YoloReader(FolderReader):
             short = short[3:]
             tried += [Path(self._base, short), Path(here, short)]
         for place in tried:
-            if place.exists():
+            if os.path.exists(place):  # unlike Path.exists, also of a name that is too long
                 return place.resolve()
-        self._fail(f"{split} names {entry!r:.200}, and there is neither a folder nor a file {tried[0].resolve()}",
+        self._fail(f"{split} names {entry!r:.200}, and there is neither a folder nor a file {str(tried[0])[:300]}",
                    "Correct it, or the key path.")  # fmt: skip
 
     def _in_folder(self, folder: Path) -> list[tuple[str, Path]]:
@@ -188,12 +189,12 @@ class YoloReader(FolderReader):
         for number, line in enumerate(file.lines(), 1):
             if not (name := line.strip().replace("\\", "/")):
                 continue
-            if has_control_characters(name) or not name.lower().endswith(IMAGE_SUFFIXES):
+            if len(name) > LONGEST or has_control_characters(name) or not name.lower().endswith(IMAGE_SUFFIXES):
                 file.fail(number, f"{name!r:.200} does not end as an image does",
                           f"Images end in {', '.join(IMAGE_SUFFIXES)}.")  # fmt: skip
             # Only a line that begins with "./" is relative to the list, as in COCO's own lists.
             places = [Path(path.parent, name), Path(self._base, name)]
-            image = Path(os.path.normpath(next((place for place in places if place.is_file()), places[0])))
+            image = Path(os.path.normpath(next((place for place in places if os.path.isfile(place)), places[0])))
             if not self._follow_links and image.is_symlink():
                 require_inside(image.parent, [image])
             found.append((os.path.relpath(image, self._base), image))
