@@ -78,6 +78,7 @@ def run_sweep(sweep: Sweep) -> SweepResult:
     """
     store = CropStore.open(sweep.store)
     check_class_names(store.meta.class_names)
+    store.meta.require_objects(store.uri)
     preset = sweep.preset
     base = RunConfig(
         sampler=sweep.samplers[0], detector=preset.detector, training=preset.training, holdout=preset.holdout

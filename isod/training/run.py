@@ -97,6 +97,7 @@ class Run:
                     str(path))  # fmt: skip
         split = self.store.split("train")
         check_names(self.config)
+        self.store.meta.require_objects(self.store.uri)
         check_examples(self.config, split)
         if note := epoch_note(self.config, split):
             log.info(note)

@@ -19,6 +19,7 @@ from isod.data.readers.folders import LabelledFrame
 from isod.data.store.writer import Row
 from isod.files import MAX_IMAGE, read_file
 
+ODD = "boxes clipped or left out"
 ODD_IN_TURNED = "boxes clipped or left out in pictures with an EXIF orientation"
 
 
@@ -55,7 +56,7 @@ def make_rows(ref: FrameRef, place: int, settings: PrepareSettings) -> list[Row]
             rows.append(Row(index, ref.frame_id, encoded, None, kept, size))
         except FrameError as reason:
             rows.append(_lost_row(ref, index, reason))
-    rows[0] = replace(rows[0], remarks=_remarks(frame, objects))
+    rows[0] = replace(rows[0], remarks=_remarks(ref, frame, objects))
     return rows
 
 
@@ -77,11 +78,14 @@ def read_annotated(ref: FrameRef, settings: PrepareSettings | None = None) -> tu
     return frame(), objects
 
 
-def _remarks(frame: Frame, objects: Annotation) -> dict[str, int]:
+def _remarks(ref: FrameRef, frame: Frame, objects: Annotation) -> dict[str, int]:
     """Return what was done with a frame that a person should know, and how many times."""
-    remarks = {**dict.fromkeys(frame.image.remarks, 1), **objects.remarks}
-    if objects.remarks and {KEPT, TURNED, UNDECIDED} & set(frame.image.remarks):
-        remarks[ODD_IN_TURNED] = sum(objects.remarks.values())
+    told = isinstance(ref, LabelledFrame) and ref.told
+    remarks = {**dict.fromkeys(frame.image.remarks, 1), **({} if told else objects.remarks)}
+    if odd := sum(objects.remarks.values()):
+        remarks[ODD] = odd
+        if {KEPT, TURNED, UNDECIDED} & set(frame.image.remarks):
+            remarks[ODD_IN_TURNED] = odd
     return remarks
 
 

@@ -61,7 +61,7 @@ def decode_image(
             of the needed rows that a decoder only notices at the end, as it has too much data left; a file that is cut
             short does not.
         exif: whether the orientation tag turns the picture. "auto": it does unless the expected size fits the stored
-            pixels alone.
+            pixels alone. A TIFF is always upright.
         lenient: whether a damaged JPEG is kept as far as it decodes.
     Raises:
         FrameError: it does not decode; the message continues a sentence that begins with "its image".
@@ -82,14 +82,12 @@ def decode_image(
             return _upright(pixels, (height, width), turn, keeps, remarks)
         with Image.open(io.BytesIO(data), formats=OTHER_FORMATS) as image:
             _check_pixels(image.height, image.width)
-            tag = 1 if exif == "ignore" else image.getexif().get(ORIENTATION, 1)
+            tag = 1 if exif == "ignore" else _orientation(image)
             turn, remarks = _turn(tag, (image.height, image.width), expected, exif)
             if image.mode.startswith(("I", "F")):
                 raise FrameError(f"has pixels of type {image.mode}: only 8 bits per colour are read")
-            pixels, size = np.asarray(image.convert("RGB")), (image.height, image.width)
-            if size != pixels.shape[:2]:  # TIFF's decoder turns the picture itself
-                return Decoded(pixels, pixels.shape[:2], False, remarks)
-            return _upright(pixels, size, turn, False, remarks)
+            pixels = np.asarray(image.convert("RGB"))
+            return _upright(pixels, (image.height, image.width), turn, False, remarks)
     except (FrameError, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -107,17 +105,17 @@ def image_size(path: str) -> tuple[int, int]:
     """
     try:
         with Image.open(path, formats=OTHER_FORMATS) as image:
-            sideways = image.getexif().get(ORIENTATION) in SIDEWAYS
+            sideways = _orientation(image) in SIDEWAYS
             return (image.width, image.height) if sideways else (image.height, image.width)
     except Exception as error:  # as above
         raise FrameError(f"its image {path} cannot be read: {one_line(error)}") from None
 
 
 def _turn(
-    tag: object, stored: tuple[int, int], expected: tuple[int, int] | None, exif: Exif
+    tag: int, stored: tuple[int, int], expected: tuple[int, int] | None, exif: Exif
 ) -> tuple[Image.Transpose | None, tuple[str, ...]]:
     """Return how a picture is turned, if it is, and why. Raises FrameError unless it then has the expected size."""
-    turn = TURN.get(tag) if isinstance(tag, int) else None
+    turn = TURN.get(tag)
     if turn is None or exif == "ignore":
         _check_size(*stored, expected)
         return None, ()
@@ -141,13 +139,19 @@ def _upright(
     return Decoded(turned, turned.shape[:2], False, remarks)
 
 
+def _orientation(image: Image.Image) -> int:
+    """Return the orientation tag of an open image; 1, upright, of a TIFF, which PIL has turned already."""
+    tag = 1 if image.format == "TIFF" else image.getexif().get(ORIENTATION, 1)
+    return tag if isinstance(tag, int) else 1
+
+
 def _jpeg_orientation(data: bytes, exif: Exif) -> int:
     """Return the orientation tag of a JPEG; 1, upright, if there is none or it is damaged."""
     if exif == "ignore" or b"Exif\0\0" not in data[: 2**17]:
         return 1
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-            return int(image.getexif().get(ORIENTATION, 1))
+            return _orientation(image)
     except Exception:  # as above; a damaged tag is no damage of the picture
         return 1
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from isod.data.prepare.crop import ODD_IN_TURNED
-from isod.data.readers.folders import CLIPPED, LEFT_OUT
+from isod.data.prepare.crop import ODD, ODD_IN_TURNED
 from isod.data.store.meta import META_FILE, StoreMeta
 from isod.vocabulary import DONT_CARE, SIZES, SPLITS
 
@@ -53,17 +52,22 @@ def format_counts(meta: StoreMeta) -> str:
 
 def _remark_lines(meta: StoreMeta) -> list[str]:
     """Say what was done with pictures and boxes."""
-    lines = []
+    lines = [
+        f"note: split {split!r} has no object of any class: it cannot be trained on, and isod train and isod sweep "
+        "reject this store"
+        for split in SPLITS
+        if not meta.objects(split)
+    ]
     for name, remarks in meta.remarks.items():
         for what, found in remarks.items():
             where = f" in {found.frames} frames" if found.count > found.frames else ""
-            if what != ODD_IN_TURNED:
+            if what not in (ODD, ODD_IN_TURNED):
                 lines.append(f"note: {name}: {what}: {found.count}{where}, the first in {found.first}")
-        odd = sum(remarks[what].count for what in (LEFT_OUT, CLIPPED) if what in remarks)
-        if ODD_IN_TURNED in remarks and 2 * remarks[ODD_IN_TURNED].count > odd:
+        if ODD_IN_TURNED in remarks and 2 * remarks[ODD_IN_TURNED].count > remarks[ODD].count:
             lines.append(
-                f"note: {name}: {remarks[ODD_IN_TURNED].count} of these {odd} boxes are in pictures with an EXIF "
-                "orientation: look at some of them, and choose --exif apply or --exif ignore"
+                f"note: {name}: {remarks[ODD_IN_TURNED].count} of the {remarks[ODD].count} boxes that were clipped or "
+                "left out are in pictures with an EXIF orientation: look at some of them, and choose --exif apply or "
+                "--exif ignore"
             )
     return lines
 

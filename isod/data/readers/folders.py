@@ -53,6 +53,7 @@ class LabelledFrame:
     labels: Sequence[int]  # [n], 1…C; 0 for don't-care
     size: tuple[int, int] | None = None  # (height, width), pixels, where the labels say it
     in_shares: bool = False
+    told: bool = False  # whether the reader's notes tell what is done with the boxes
 
     def objects(self) -> Annotation:
         """Return the objects. Reads the image's header where the labels do not say its size."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 from isod.data.store.checksums import NAME, Checksum
 from isod.errors import InputError, one_line
 from isod.files import MAX_PIXELS, parse_json
-from isod.vocabulary import SPLITS
+from isod.vocabulary import DONT_CARE, SPLITS
 
 FORMAT = "isod crop store"
 FORMAT_VERSION = 1
@@ -89,6 +89,19 @@ class StoreMeta:
         lost = sum(map(len, self.lost.values()))
         objects = sum(n for classes in self.counts.values() for sizes in classes.values() for n in sizes.values())
         return f"{self.crops} ({lost} lost), {objects} objects, {len(self.class_names)} classes"
+
+    def objects(self, split: str) -> int:
+        """Return the number of objects of a split, don't-care left out."""
+        return sum(sum(sizes.values()) for name, sizes in self.counts.get(split, {}).items() if name != DONT_CARE)
+
+    def require_objects(self, uri: str) -> None:
+        """Raise InputError if a split has no object: nothing could be learned from it, or measured on it."""
+        for split, use in (("train", "learned"), ("val", "measured")):
+            if self.counts.get(split) and not self.objects(split):
+                raise InputError(
+                    f"split {split!r} of the crop store {uri} has no object of any class, so nothing can be {use}: "
+                    "prepare it again with labels for this split, or with another --roi"
+                )
 
     def to_json(self) -> str:
         """Return the text of store.json."""
