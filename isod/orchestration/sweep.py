@@ -21,6 +21,7 @@ from isod.config.record import CONTENTS, flatten
 from isod.config.settings import Preset, ResourceConfig, RunConfig
 from isod.data.store.split import CropStore
 from isod.errors import InputError
+from isod.files import folder_lock, output_folder
 from isod.messages import messages_to
 from isod.orchestration.cluster import connect, machine
 from isod.orchestration.resources import concurrent_trials, reservation
@@ -74,7 +75,8 @@ def run_sweep(sweep: Sweep) -> SweepResult:
     """Runs every sampler with every seed; a trial that fails is reported and does not stop the others.
 
     Raises:
-        InputError: before anything starts, for a store, setting, tracking URI or cluster that cannot be used.
+        InputError: before anything starts, for a store, setting, tracking URI or cluster that cannot be used, or an
+            output folder that another process writes to.
     """
     store = CropStore.open(sweep.store)
     check_class_names(store.meta.class_names)
@@ -93,7 +95,15 @@ def run_sweep(sweep: Sweep) -> SweepResult:
             log.info(note)
     if base.training.compiled and (shared_by := preset.resources.workers_per_trial) > 1:
         log.info("note: torch.compile is for runs of one process: these, of %d each, train without", shared_by)
-    sweep.out.mkdir(parents=True, exist_ok=True)
+    with folder_lock(output_folder(sweep.out)):
+        return _run_grid(sweep, store, base, grid, configs)
+
+
+def _run_grid(
+    sweep: Sweep, store: CropStore, base: RunConfig, grid: list[dict[str, Any]], configs: list[RunConfig]
+) -> SweepResult:
+    """Run the trials of a sweep whose settings are checked and whose folder is locked."""
+    preset = sweep.preset
     with ThreadPoolExecutor(1) as beside:  # each takes seconds, and Ray's are spent waiting for its processes
         opened = beside.submit(_open_mlflow, sweep)
         connect(sweep.address)
