@@ -87,6 +87,18 @@ def output_folder(path: Path) -> Path:
     return path.resolve()
 
 
+def private_folder(path: str) -> str | None:
+    """Make a folder for temporary files that nobody else can write, and return it; None where that is not to be had."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        status = os.lstat(path)
+        private = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
+        with tempfile.TemporaryFile(dir=path):
+            return path if private else None
+    except OSError:
+        return None
+
+
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
     """Hold the lock of an output folder, which exists: two processes that write to one folder mix their files.

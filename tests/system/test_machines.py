@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import isod
 
 PACKAGE = Path(isod.__file__).parent
@@ -97,3 +99,41 @@ def test_the_commit_is_that_of_isod(tmp_path):
     assert commit() == theirs + "-dirty"  # now it is their copy of isod
     git(root, "commit", "-qm", "vendored")
     assert commit() == git(root, "rev-parse", "HEAD")
+
+
+RAY = """
+import sys, ray
+from isod.orchestration.cluster import connect
+connect(cpus=1)
+print(ray.get(ray.remote(lambda: 6 * 7).remote()), ray._private.worker.global_worker.node.get_session_dir_path())
+"""
+
+
+def test_ray_starts_where_the_folder_for_temporary_files_has_a_long_name(tmp_path):
+    """As Slurm's; and whatever the environment says of clusters and proxies, which a Ray of this machine needs not."""
+    long = tmp_path / ("job-" + "x" * 100)
+    long.mkdir()
+    variables = {"TMPDIR": long, "RAY_ADDRESS": "10.255.255.1:6379", "http_proxy": "http://127.0.0.1:9",
+                 "https_proxy": "http://127.0.0.1:9", "PYTHONPATH": PACKAGE.parent}  # fmt: skip
+    answer, session = python(RAY, cwd=tmp_path, **variables).decode().split()
+    assert answer == "42"
+    assert session.startswith(f"/tmp/isod-ray-{os.getuid()}/session_")
+    shutil.rmtree(session, ignore_errors=True)
+
+
+def test_a_fault_of_rays_start_is_a_sentence(tmp_path, monkeypatch):
+    from isod.errors import InputError
+    from isod.orchestration import cluster
+
+    def init(*arguments, **options):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
+    with pytest.raises(InputError, match=r"^Ray did not start \(OSError: \[Errno 24\] Too many open files\): its logs"):
+        cluster.connect()
+    monkeypatch.setattr(cluster.tempfile, "gettempdir", lambda: "/" + "x" * 90)
+    monkeypatch.setattr(cluster, "private_folder", lambda path: None)
+    with pytest.raises(InputError, match=r"is too long for Ray's sockets: set TMPDIR to one of at most \d+ bytes"):
+        cluster.connect()

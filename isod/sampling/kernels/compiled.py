@@ -6,13 +6,14 @@ Arrays are one-dimensional, nothing allocates more than a batch, and sums are fl
 from __future__ import annotations
 
 import os
-import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numba
+
+from isod.files import private_folder
 
 _njit: Any = numba.njit
 _config: Any = numba.config
@@ -34,23 +35,10 @@ def cached(function: Callable[..., Any], **options: Any) -> Any:
     except RuntimeError as error:  # "no locator available"
         if "cache" not in str(error):
             raise
-    if (folder := _temporary_cache()) is None:
+    if (folder := private_folder(os.path.join(tempfile.gettempdir(), f"isod-numba-{os.getuid()}"))) is None:
         return _njit(**options)(function)
     _config.CACHE_DIR = folder
     return _njit(cache=True, **options)(function)
-
-
-def _temporary_cache() -> str | None:
-    """Return a folder for temporary files that nobody else can write: what is in the cache is executed."""
-    folder = os.path.join(tempfile.gettempdir(), f"isod-numba-{os.getuid()}")
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        status = os.lstat(folder)
-        private = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
-        with tempfile.TemporaryFile(dir=folder):
-            return folder if private else None
-    except OSError:
-        return None
 
 
 def compiled(function: Callable[..., Any]) -> Any:
