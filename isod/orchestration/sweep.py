@@ -28,7 +28,7 @@ from isod.orchestration.resources import concurrent_trials, reservation
 from isod.orchestration.trial import run_config, run_trial, trial_name
 from isod.sampling.samplers import SamplerConfig
 from isod.signals import handlers_kept
-from isod.tracking.metric_names import check_class_names
+from isod.tracking.metric_names import class_tags
 from isod.training.examples import check_examples, check_names, epoch_note
 from isod.version import source_commit
 from isod.vocabulary import COMMIT_TAG, DEMO_TAG, MACHINE_TAG
@@ -79,7 +79,6 @@ def run_sweep(sweep: Sweep) -> SweepResult:
             output folder that another process writes to.
     """
     store = CropStore.open(sweep.store)
-    check_class_names(store.meta.class_names)
     store.meta.require_objects(store.uri)
     preset = sweep.preset
     base = RunConfig(
@@ -126,7 +125,7 @@ def _run_grid(
         trials = {trial_name(params["sampler"].name, params["seed"]): run_config(base, params) for params in grid}
         record = resume_sweep(experiment, sweep.name, settings, tags, trials)
     else:
-        record = begin_sweep(experiment, sweep.name, settings, tags)
+        record = begin_sweep(experiment, sweep.name, settings, {**tags, **class_tags(store.meta.class_names)})
     todo = [p for p in grid if trial_name(p["sampler"].name, p["seed"]) not in record.finished]
     if len(todo) < len(grid):
         log.info("%d of %d runs are finished and not run again", len(grid) - len(todo), len(grid))
@@ -141,7 +140,9 @@ def _run_grid(
         holdout=str(sweep.out / "holdout"),
         resources=preset.resources,
     )
-    writer = SweepWriter(experiment, record, params={"store": sweep.store}, tags=tags)
+    writer = SweepWriter(
+        experiment, record, params={"store": sweep.store}, tags=tags, class_names=store.meta.class_names
+    )
     with messages_to(progress.write_line):
         try:
             if todo:
