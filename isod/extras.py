@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_TRAIN = ("torch", "torchvision", "lance", "pyarrow", "simplejpeg", "PIL", "pandas", "safetensors", "rich")
+_TRAIN = ("torch", "torchvision", "lance", "pyarrow", "simplejpeg", "PIL", "pandas", "safetensors", "rich", "yaml")
 _EVALUATE = ("pycocotools", "matplotlib", "jinja2")
 _GRID = ("ray", "mlflow", "sqlalchemy", "scipy")
 _EXPORT = ("onnx", "onnxscript", "onnxruntime")

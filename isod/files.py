@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import logging
 import os
 import shutil
+import socket
 import stat
 import tempfile
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from isod.errors import InputError
 
+log = logging.getLogger(__name__)
+
+LOCK_FILE = ".isod.lock"  # in an output folder, while a process writes there
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # what a file system without locks answers
 MAX_JSON = 2**31  # bytes of a dataset's or a store's JSON; COCO's own largest has 0.45 · 10⁹
 MAX_IMAGE = 2**29  # bytes of an image file
 MAX_PIXELS = 2**28  # of an image, 268 million: 32 times ZOD's; an image that claims more is rejected
@@ -77,6 +85,64 @@ def output_folder(path: Path) -> Path:
     except OSError as error:
         raise InputError(f"cannot write to the folder {path} ({error.strerror}): choose another --out") from None
     return path.resolve()
+
+
+def private_folder(path: str) -> str | None:
+    """Make a folder for temporary files that nobody else can write, and return it; None where that is not to be had."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        status = os.lstat(path)
+        private = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
+        with tempfile.TemporaryFile(dir=path):
+            return path if private else None
+    except OSError:
+        return None
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of an output folder, which exists: two processes that write to one folder mix their files.
+
+    The kernel frees it when the process ends, however it ends. It holds between the machines that share an NFS or
+    another file system with locks; a file system without locks is not protected, and a warning says so.
+
+    Raises:
+        InputError: another process holds the lock, or the folder is not writable.
+    """
+    path = folder / LOCK_FILE
+    while True:
+        try:
+            # Not the folder itself: NFS locks only what is open for writing.
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        except OSError as error:
+            raise InputError(f"cannot write to the folder {folder} ({error.strerror}): choose another one") from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(file, 200, 0).decode(errors="replace").strip() or "another process"
+            os.close(file)
+            raise InputError(
+                f"{holder} is writing to {folder}: wait until it has ended, or choose another folder"
+            ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                os.close(file)
+                raise
+            log.warning("%s is on a file system without locks: let no other isod write to it", folder)
+            break
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), os.stat(path)):
+                break
+        os.close(file)  # the process that held it has just deleted this file: lock the next one
+    try:
+        with suppress(OSError):  # a full disk
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        yield
+    finally:
+        with suppress(OSError):
+            os.unlink(path)
+        os.close(file)
 
 
 @contextmanager

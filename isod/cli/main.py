@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -88,6 +89,9 @@ def exit_cleanly(program: str, arguments: Sequence[str] | None, action: Callable
     Args:
         arguments: of the command line; None for the process's own.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal of another encoding cannot show every name, or "×"
     with sigterm_as_ctrl_c() as terminated:
         code = _exit_code(program, arguments, action)
         return 143 if code == 130 and terminated else code

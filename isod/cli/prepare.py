@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import Any
 
 from isod.data.prepare.region import Region
-from isod.data.prepare.settings import PrepareSettings
-from isod.data.readers import READERS, build_reader
+from isod.data.prepare.settings import EXIF, PrepareSettings
+from isod.data.readers import BY, READERS, build_reader, find_datasets
 from isod.errors import InputError, unknown
 from isod.plugins import is_outside
 
+AUTO = "auto"
 EXAMPLES = "".join(f"\n  {row.example}" for row in READERS.values())
 FORMATS = "".join(f"\n  {name:<24}{row.summary}" for name, row in READERS.items())
 DESCRIPTION = f"""Cut the frames of a dataset into a crop store, on all cores of this machine or of a Ray cluster.
 
 formats (`isod prepare FORMAT --help` lists the options of one):{FORMATS}
+  auto                    whatever a path holds, if that is clear: `isod prepare auto PATH STORE`
   package.module:function a function that returns your own reader (isod.data.readers.base.Reader)
 
 examples:{EXAMPLES}
@@ -32,7 +35,7 @@ def add_prepare_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="isod prepare FORMAT … STORE …",
     )
-    prepare.add_argument("format", metavar="FORMAT", help=f"{', '.join(READERS)} or package.module:function")
+    prepare.add_argument("format", metavar="FORMAT", help=f"{', '.join(READERS)}, auto or package.module:function")
     prepare.add_argument("rest", nargs=argparse.REMAINDER, metavar="…", help="arguments of the format")
     prepare.set_defaults(run=_prepare)
 
@@ -40,7 +43,7 @@ def add_prepare_parser(commands: Any) -> None:
 def format_parser(name: str) -> argparse.ArgumentParser:
     """Return the parser of what follows the format's name. Raises InputError if there is no such format."""
     if name not in READERS and not is_outside(name):
-        raise unknown("dataset format", name, READERS)
+        raise unknown("dataset format", name, (*READERS, AUTO))
     row = READERS.get(name)
     parser = argparse.ArgumentParser(
         prog=f"isod prepare {name}",
@@ -66,6 +69,16 @@ def format_parser(name: str) -> argparse.ArgumentParser:
                         help="share of a box that must lie in the crop (default %(default)s)")  # fmt: skip
     parser.add_argument("--jpeg-quality", type=int, default=defaults.jpeg_quality, metavar="N",
                         help="1 to 100, for crops that are encoded again (default %(default)s)")  # fmt: skip
+    parser.add_argument("--exif", choices=EXIF, default=defaults.exif,
+                        help="turn pictures as their EXIF orientation says: always (apply), never (ignore), or unless "
+                        "the annotated size fits the stored pixels alone (default %(default)s)")  # fmt: skip
+    names = " and look for images under names that differ a little" if row and row.lenient else ""
+    parser.add_argument("--lenient", action="store_true", help=f"keep damaged JPEGs as far as they decode{names}")
+    parser.add_argument("--val-share", type=float, metavar="X",
+                        help="cut this share of the frames off for validation")  # fmt: skip
+    parser.add_argument("--val-by", choices=BY, default=BY[0],
+                        help="cut frame by frame, or sequence by sequence, so that neighbours stay together (default "
+                        "%(default)s)")  # fmt: skip
     parser.add_argument("--address", metavar="ADDR",
                         help="Ray cluster that does the work (default: the cores of this machine)")  # fmt: skip
     return parser
@@ -74,15 +87,20 @@ def format_parser(name: str) -> argparse.ArgumentParser:
 def _prepare(options: argparse.Namespace) -> None:
     from isod.data.prepare.chunk import MapChunks
     from isod.data.prepare.job import in_processes, prepare
+    from isod.data.readers.validation_part import ValidationPartReader
 
-    name = options.format
-    given = format_parser(name).parse_args(options.rest)
+    name, rest = options.format, options.rest
+    if name == AUTO:
+        name, *rest = _found(rest)
+        print(f"found {READERS[name].summary}: isod prepare {shlex.join([name, *rest])}")
+    given = format_parser(name).parse_args(rest)
     row = READERS.get(name)
     if row is None:
         arguments = _named_values(given.arg)
     else:
         keywords = [flag.lstrip("-").replace("-", "_") for flag in row.arguments]
         arguments = {keyword: getattr(given, keyword) for keyword in keywords}
+        arguments |= {"lenient": given.lenient} if row.lenient else {}
     roi = Region(*given.roi) if given.roi else row.roi if row else None
     settings = PrepareSettings(
         roi=roi,
@@ -90,14 +108,44 @@ def _prepare(options: argparse.Namespace) -> None:
         resize=tuple(given.resize) if given.resize else None,
         min_visible=given.min_visible,
         jpeg_quality=given.jpeg_quality,
+        exif=given.exif,
+        lenient=given.lenient,
     )
     reader = build_reader(name, arguments)
+    if given.val_share is not None:
+        reader = ValidationPartReader(reader, given.val_share, given.val_by)
     map_chunks: MapChunks = in_processes
     if given.address is not None:
         from isod.orchestration.prepare import on_cluster
 
         map_chunks = on_cluster(given.address)
     print(prepare(reader, given.store, settings, map_chunks=map_chunks))
+
+
+def _found(rest: list[str]) -> list[str]:
+    """Return the command line, from the format on, of the one dataset that PATH holds.
+
+    Raises:
+        InputError: there is none, or it is not clear which; with the commands to choose from.
+    """
+    if not rest or rest[0].startswith("-"):
+        raise InputError("isod prepare auto needs a path: isod prepare auto PATH STORE")
+    path, *others = rest
+    found = find_datasets(path)
+    if not found:
+        raise InputError(f"{path} holds no dataset of the formats {', '.join(READERS)}: name the format yourself, see "
+                         "isod prepare --help")  # fmt: skip
+    words = others or ["STORE"]
+    commands = [f"isod prepare {shlex.join([*arguments, *words])}" for arguments in found]
+    if len(found) > 1:
+        raise InputError(f"{path} may be read in {len(found)} ways, choose one: {'; '.join(commands)}")
+    if "--val-share" in found[0] and not any(word.startswith("--val-share") for word in others):
+        raise InputError(f"{path} has no validation split; to cut one off, {commands[0]}")
+    if not others:
+        raise InputError(f"isod prepare auto needs the name of a store, too: {commands[0]}")
+    (arguments,) = found
+    at = arguments.index("--val-share") if "--val-share" in arguments else len(arguments)
+    return [*arguments[:at], *others]
 
 
 def _named_values(words: list[str]) -> dict[str, str]:

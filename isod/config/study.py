@@ -116,7 +116,7 @@ def read_study(path: Path) -> Study:
             range; the message begins with the file's name.
     """
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the study {path} ({error.strerror}): name a TOML file") from None
     except ValueError as error:

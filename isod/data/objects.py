@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,6 +15,7 @@ class Annotation:
     boxes: np.ndarray  # [n, 4] float32, xyxy, pixels
     labels: np.ndarray  # [n] int64, 1…C; 0 for a don't-care object, whose class is unknown
     dont_care: np.ndarray  # [n] bool
+    remarks: Mapping[str, int] = field(default_factory=dict)  # what a reader did with the frame's boxes → how many
 
     @classmethod
     def build(cls, boxes: Sequence[Sequence[float]], labels: Sequence[int], dont_care: Sequence[bool]) -> Annotation:
@@ -36,4 +37,4 @@ class Annotation:
 
     def __getitem__(self, keep: np.ndarray) -> Annotation:
         """Return the objects that a mask or an index array selects."""
-        return Annotation(self.boxes[keep], self.labels[keep], self.dont_care[keep])
+        return Annotation(self.boxes[keep], self.labels[keep], self.dont_care[keep], self.remarks)

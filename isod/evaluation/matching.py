@@ -14,9 +14,11 @@ The class-aware matching and the binary one (class ignored) share the overlaps.
 
 from __future__ import annotations
 
-import numpy as np
-from numba import njit
+from functools import partial
 
+import numpy as np
+
+from isod.sampling.kernels.compiled import cached
 from isod.vocabulary import STRATA
 
 FALSE_POSITIVE, TRUE_POSITIVE, IGNORED = 0, 1, 2
@@ -29,7 +31,7 @@ def verdict_of(packed: np.ndarray, mode: int, stratum: int) -> np.ndarray:
     return (packed >> (2 * (mode * NUM_STRATA + stratum))) & 3
 
 
-@njit(cache=True, nogil=True)
+@partial(cached, nogil=True)
 def match_images(
     boxes: np.ndarray,
     labels: np.ndarray,

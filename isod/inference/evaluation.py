@@ -40,7 +40,7 @@ class AnnotatedData:
     source: Source
     demo: bool = False
     notes: Sequence[str] = ()
-    category_ids: Mapping[int, int] | None = None  # label → category id of a COCO json; None: the label itself
+    category_ids: Mapping[int, int | str] | None = None  # label → category id of a COCO json; None: the label itself
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,15 @@ def open_annotated(
     beside = path.parent / IMAGE_FOLDER
     file = CocoFile(images or (beside if beside.is_dir() else path.parent), path)
     labels = {name: label for label, name in enumerate(class_names, 1)}
-    for name in file.categories.values():
+    categories = file.used_categories()
+    for name in categories.values():
         if name not in labels:
             raise InputError(
                 f"{path} has the class {name!r}, which the model does not know; it knows {', '.join(class_names)}"
             )
     refs = file.frames(labels)
-    ids = {labels[name]: key for key, name in file.categories.items()}
-    free = max(ids.values(), default=0)
+    ids = {labels[name]: key for key, name in file.categories.items() if name in labels}
+    free = max((key for key in ids.values() if isinstance(key, int)), default=0)
     ids |= {label: free + label for label in labels.values() if label not in ids}  # ids that no category has
     return AnnotatedData(str(path), AnnotatedFiles(refs), notes=file.notes(), category_ids=ids)
 
@@ -166,7 +167,7 @@ def _region(item: NamedFrame, roi: Region | None) -> Region:
 
 
 def coco_results(
-    item: NamedFrame, found: Detections, category_ids: Mapping[int, int] | None = None
+    item: NamedFrame, found: Detections, category_ids: Mapping[int, int | str] | None = None
 ) -> list[dict[str, Any]]:
     """Return the detections of a frame in COCO's results format, with the frame's file name besides.
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from isod.data.objects import Annotation
-from isod.data.prepare.crop import Frame, read_frame
+from isod.data.prepare.crop import Frame, read_annotated, read_frame
 from isod.data.prepare.decode import Decoded, decode_image
 from isod.data.readers.base import FrameError
 from isod.data.readers.coco import CocoFrameRef
@@ -36,7 +36,7 @@ class NamedFrame:
 
     name: str  # what its results are called: a relative path with slashes, without suffix; unique
     file_name: str  # what it is called in its source
-    image_id: int  # 1, 2, … in the order of the sources; of a COCO json its own
+    image_id: int | str  # 1, 2, … in the order of the sources; of a COCO json its own
     frame: Frame
     truth: Annotation | None = None  # its objects, pixels of the frame; None where nobody knows
 
@@ -98,7 +98,7 @@ class AnnotatedFiles:
     def frames(self, broken: Broken) -> Iterator[NamedFrame]:
         for ref in self.refs:
             try:
-                frame, objects = read_frame(ref.image_path, ref.size), ref.objects()
+                frame, objects = read_annotated(ref)
             except FrameError as reason:
                 broken.add(ref.frame_id, reason)
                 continue

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import ray
 from ray._private import ray_constants
 
-from isod.errors import InputError
+from isod.errors import InputError, one_line
+from isod.files import private_folder
 from isod.signals import handlers_kept
 from isod.training.device import cpu_model
 
@@ -26,6 +28,8 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 ACCELERATOR = "accelerator_type:"  # what Ray's names of the kinds of GPU begin with
+SOCKET_PATH = 103  # bytes of the path of a Unix socket on every system; Linux allows 107
+LONGEST_SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.12345"
 START_ATTEMPTS = 3  # Ray gives up on its own processes after 30 seconds, which a busy machine may need
 
 
@@ -38,7 +42,7 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
     Args:
         cpus: that a Ray started here may use; None for those of the machine.
     Raises:
-        InputError: nobody answers at the address, or the machine is too busy to start Ray.
+        InputError: nobody answers at the address, or Ray does not start here, for whatever reason it gives.
     """
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
@@ -59,6 +63,8 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
                 "RAY_AUTH_MODE=token in the environment and its ~/.ray/auth_token here"
             ) from None
         return
+    if (short := _short_folder()) is not None:
+        options["_temp_dir"] = short
     for _ in range(START_ATTEMPTS):
         try:
             with _loopback_only(), handlers_kept(signal.SIGTERM):
@@ -66,10 +72,36 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
                 ray.init("local", num_cpus=cpus, include_dashboard=False, **options)
             return
         except Exception as error:  # Ray raises nothing narrower
-            if "timed out during startup" not in str(error):
-                raise
             ray.shutdown()
+            if "timed out during startup" not in str(error):
+                raise InputError(
+                    f"Ray did not start ({type(error).__name__}: {one_line(error)}): its logs are in "
+                    f"{short or _temporary_folder()}/session_latest/logs"
+                ) from error
     raise InputError(f"Ray did not start in {START_ATTEMPTS} attempts: the machine is too busy, try again later")
+
+
+def _temporary_folder() -> str:
+    """Return where Ray puts its sessions by default: RAY_TMPDIR, or the folder ray in the one for temporary files."""
+    return os.path.join(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "ray")
+
+
+def _short_folder() -> str | None:
+    """Return a folder for Ray's sessions where the default one is too long for the sockets in it; else None.
+
+    Raises:
+        InputError: no shorter one is to be had.
+    """
+    default = _temporary_folder()
+    if len(os.fsencode(default)) + len(LONGEST_SOCKET) <= SOCKET_PATH:
+        return None
+    for place in ("/tmp", "/var/tmp", "/dev/shm"):
+        if (folder := private_folder(f"{place}/isod-ray-{os.getuid()}")) is not None:
+            return folder
+    raise InputError(
+        f"the folder for temporary files, {default}, is too long for Ray's sockets: set TMPDIR to one of at most "
+        f"{SOCKET_PATH - len(LONGEST_SOCKET) - len('/ray')} bytes"
+    )
 
 
 @contextmanager

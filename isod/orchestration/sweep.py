@@ -21,13 +21,14 @@ from isod.config.record import CONTENTS, flatten
 from isod.config.settings import Preset, ResourceConfig, RunConfig
 from isod.data.store.split import CropStore
 from isod.errors import InputError
+from isod.files import folder_lock, output_folder
 from isod.messages import messages_to
 from isod.orchestration.cluster import connect, machine
 from isod.orchestration.resources import concurrent_trials, reservation
 from isod.orchestration.trial import run_config, run_trial, trial_name
 from isod.sampling.samplers import SamplerConfig
 from isod.signals import handlers_kept
-from isod.tracking.metric_names import check_class_names
+from isod.tracking.metric_names import class_tags
 from isod.training.examples import check_examples, check_names, epoch_note
 from isod.version import source_commit
 from isod.vocabulary import COMMIT_TAG, DEMO_TAG, MACHINE_TAG
@@ -74,10 +75,11 @@ def run_sweep(sweep: Sweep) -> SweepResult:
     """Runs every sampler with every seed; a trial that fails is reported and does not stop the others.
 
     Raises:
-        InputError: before anything starts, for a store, setting, tracking URI or cluster that cannot be used.
+        InputError: before anything starts, for a store, setting, tracking URI or cluster that cannot be used, or an
+            output folder that another process writes to.
     """
     store = CropStore.open(sweep.store)
-    check_class_names(store.meta.class_names)
+    store.meta.require_objects(store.uri)
     preset = sweep.preset
     base = RunConfig(
         sampler=sweep.samplers[0], detector=preset.detector, training=preset.training, holdout=preset.holdout
@@ -92,7 +94,15 @@ def run_sweep(sweep: Sweep) -> SweepResult:
             log.info(note)
     if base.training.compiled and (shared_by := preset.resources.workers_per_trial) > 1:
         log.info("note: torch.compile is for runs of one process: these, of %d each, train without", shared_by)
-    sweep.out.mkdir(parents=True, exist_ok=True)
+    with folder_lock(output_folder(sweep.out)):
+        return _run_grid(sweep, store, base, grid, configs)
+
+
+def _run_grid(
+    sweep: Sweep, store: CropStore, base: RunConfig, grid: list[dict[str, Any]], configs: list[RunConfig]
+) -> SweepResult:
+    """Run the trials of a sweep whose settings are checked and whose folder is locked."""
+    preset = sweep.preset
     with ThreadPoolExecutor(1) as beside:  # each takes seconds, and Ray's are spent waiting for its processes
         opened = beside.submit(_open_mlflow, sweep)
         connect(sweep.address)
@@ -115,7 +125,7 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         trials = {trial_name(params["sampler"].name, params["seed"]): run_config(base, params) for params in grid}
         record = resume_sweep(experiment, sweep.name, settings, tags, trials)
     else:
-        record = begin_sweep(experiment, sweep.name, settings, tags)
+        record = begin_sweep(experiment, sweep.name, settings, {**tags, **class_tags(store.meta.class_names)})
     todo = [p for p in grid if trial_name(p["sampler"].name, p["seed"]) not in record.finished]
     if len(todo) < len(grid):
         log.info("%d of %d runs are finished and not run again", len(grid) - len(todo), len(grid))
@@ -130,7 +140,9 @@ def run_sweep(sweep: Sweep) -> SweepResult:
         holdout=str(sweep.out / "holdout"),
         resources=preset.resources,
     )
-    writer = SweepWriter(experiment, record, params={"store": sweep.store}, tags=tags)
+    writer = SweepWriter(
+        experiment, record, params={"store": sweep.store}, tags=tags, class_names=store.meta.class_names
+    )
     with messages_to(progress.write_line):
         try:
             if todo:

@@ -46,9 +46,10 @@ def results_command(
     if save is not None:
         save_runs(runs, save)
     guard = guard_table(runs)
-    print(format_table(runs, metric=metric))
+    table = format_table(runs, metric=metric)
+    page = write_report(runs, Path(out))  # before anything is printed, which may fail
+    print(table)
     print(textwrap.fill(guard_sentence(guard), 100))
-    page = write_report(runs, Path(out))
     best = best_model(runs)
     print(f"\n{best.sentence}: {' && '.join(predict_commands(runs, best))}")
     print(f"report: {page}")

@@ -14,6 +14,7 @@ from mlflow.entities import Run
 from isod.errors import InputError
 from isod.tracking.client import explained, open_for_reading, search
 from isod.tracking.histories import read_histories
+from isod.tracking.metric_names import class_names, metric_name
 from isod.tracking.runs import Runs, require_one_grid, require_one_store
 from isod.vocabulary import COMMIT_TAG, DEVICE_TAG, HEADLINE, PARENT_TAG, SWEEP_TAG
 
@@ -49,6 +50,8 @@ def load_runs(tracking_uri: str, experiment: str, sweep: str | None = None) -> R
             raise InputError(f"sweep {name!r} of experiment {experiment!r} has no finished run ({listed})")
         require_one_store(table, name)
         curves = _read_curves(tracking_uri, table, {r.info.run_id: r for r in children})
+    if classes := class_names(parent.data.tags):
+        curves["metric"] = curves["metric"].cat.rename_categories(lambda key: metric_name(key, classes))
     without = table.index[~table.index.isin(curves.loc[curves["metric"] == HEADLINE, "run_id"])]
     if len(without):
         reasons = table.loc[without, ["sampler", "seed"]].assign(status="FINISHED", reason=f"logged no {HEADLINE}")

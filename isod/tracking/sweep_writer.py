@@ -24,7 +24,7 @@ from isod.errors import InputError
 from isod.tracking.client import NEWEST, Experiment, children_of, explained, time_limits
 from isod.tracking.deliveries import Deliveries, reason
 from isod.tracking.logged_model import has_no_logged_models, log_detector
-from isod.tracking.metric_names import mlflow_key
+from isod.tracking.metric_names import EXTREMES, MAX_CLASSES, class_keys, extreme_classes, mlflow_key
 from isod.training.folder import Row
 from isod.vocabulary import (
     COMMIT_TAG,
@@ -32,6 +32,7 @@ from isod.vocabulary import (
     ERROR_TAG,
     EXAMPLES,
     HEADLINE,
+    METRICS,
     MODEL,
     NAME_TAG,
     PARENT_TAG,
@@ -143,16 +144,34 @@ class SweepWriter:
         record: of the sweep; runs that it names are continued.
         params: further parameters of every child (``store`` …).
         tags: of every child (``isod.commit``, ``isod.demo`` …).
+        class_names: of the data. Of more than ``MAX_CLASSES``, MLflow gets the metrics of those with the most and the
+            fewest objects, and each trial's metrics.csv, which has them all.
     """
 
     def __init__(
-        self, experiment: Experiment, record: SweepRecord, *, params: Mapping[str, str], tags: Mapping[str, str]
+        self,
+        experiment: Experiment,
+        record: SweepRecord,
+        *,
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+        class_names: Sequence[str] = (),
     ) -> None:
         self._client = experiment.client
         self._experiment_id = experiment.id
         self._record = record
         self._params = dict(params)
         self._tags = dict(tags)
+        self._keys = class_keys(class_names)
+        self._classes = frozenset(class_names if len(class_names) > MAX_CLASSES else ())
+        if self._classes:
+            log.info(
+                "note: MLflow gets the metrics of the %d classes with the most and the fewest objects, of %d; each "
+                "run's %s has all",
+                2 * EXTREMES,
+                len(class_names),
+                METRICS,
+            )
         self._last_step: dict[str, int] = {}  # trial name → step of the last point that was sent
         self._devices: dict[str, list[str]] = {}  # trial name → what it trained on so far
         self._logged_models = True  # until MLflow says that it has none
@@ -177,10 +196,11 @@ class SweepWriter:
         if device:
             self._deliveries.put(name, partial(self._tag_device, name, device))
         for step, metrics in rows:
+            left_out = self._classes - extreme_classes(metrics) if self._classes else self._classes
             points = [
-                Metric(mlflow_key(key), float(value), now, step)
+                Metric(mlflow_key(key, self._keys), float(value), now, step)
                 for key, value in metrics.items()
-                if math.isfinite(value)
+                if math.isfinite(value) and key.partition("/")[2] not in left_out
             ]
             self._deliveries.put(name, partial(self._log, name, step, points))
 
@@ -189,6 +209,8 @@ class SweepWriter:
 
         def finish() -> None:
             self._client.log_artifact(self._record.runs[name], str(folder / EXAMPLES))
+            if self._classes:
+                self._client.log_artifact(self._record.runs[name], str(folder / METRICS))
             self._client.log_artifacts(self._record.runs[name], str(folder / MODEL), MODEL)
             self._log_detector(name, folder / MODEL)
             self._end(name, "FINISHED")

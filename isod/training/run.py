@@ -19,7 +19,7 @@ from isod.config.settings import ResourceConfig, RunConfig
 from isod.data.store.split import CropSplit, CropStore
 from isod.detector.saved import ModelDescription, save_model
 from isod.errors import InputError, require
-from isod.files import absolute_uri, atomic_write, output_folder
+from isod.files import absolute_uri, atomic_write, folder_lock, output_folder
 from isod.training.checkpoint import Checkpoints
 from isod.training.decode import check_decoder
 from isod.training.examples import TrainingExamples, check_examples, check_names, epoch_note
@@ -82,8 +82,8 @@ class Run:
         """Train in this process alone, from the beginning or, with ``resume``, from the folder's last checkpoint.
 
         Raises:
-            InputError: a batch larger than the data set, a folder that holds another run, or with ``resume`` none; and
-                what ``train`` raises.
+            InputError: a batch larger than the data set, a folder that holds another run or that another process
+                writes to, or with ``resume`` none; and what ``train`` raises.
         """
         path = self.folder.path
         if resume:
@@ -97,15 +97,17 @@ class Run:
                     str(path))  # fmt: skip
         split = self.store.split("train")
         check_names(self.config)
+        self.store.meta.require_objects(self.store.uri)
         check_examples(self.config, split)
         if note := epoch_note(self.config, split):
             log.info(note)
-        output_folder(path)
-        if not resume:
-            with atomic_write(path / CONFIG) as file:
-                file.write_text(json.dumps(self.settings, indent=2) + "\n")
-        configure_process(self.resources.threads)
-        self.train(self.local_stream, reporter)
+        with folder_lock(output_folder(path)):
+            if not resume:
+                require(not self.folder.begun, "--out must be a folder without an earlier run", str(path))
+                with atomic_write(path / CONFIG) as file:
+                    file.write_text(json.dumps(self.settings, indent=2) + "\n")
+            configure_process(self.resources.threads)
+            self.train(self.local_stream, reporter)
 
     def train(self, make_stream: MakeStream, reporter: Reporter) -> None:
         """Train to the end, from the last checkpoint if the folder has one. With a part of each batch, as rank 0.

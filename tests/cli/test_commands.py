@@ -165,7 +165,9 @@ def test_a_box_that_is_nan(refused, coco, tmp_path):
     coco.train["annotations"][1]["bbox"] = [2, float("nan"), 9, 8]
     coco.save()
     sentence = refused(cli.main, *coco.arguments)
-    assert sentence == f"{tmp_path / 'train.json'} is not JSON: NaN is not a JSON number; export the annotations again"
+    column = (tmp_path / "train.json").read_text().index("NaN") + 1  # it has one line
+    place = f"line 1 column {column}; write a number there, or null"
+    assert sentence == f"{tmp_path / 'train.json'} is not JSON: NaN is not a JSON number: {place}"
     text = (tmp_path / "train.json").read_text().replace("NaN", "1e999")
     (tmp_path / "train.json").write_text(text)
     sentence = refused(cli.main, *coco.arguments)
@@ -174,6 +176,7 @@ def test_a_box_that_is_nan(refused, coco, tmp_path):
 
 def test_a_class_in_val_that_train_lacks(refused, coco):
     coco.val["categories"].append({"id": 2, "name": "moose"})
+    coco.val["annotations"][0]["category_id"] = 2
     coco.save()
     sentence = refused(cli.main, *coco.arguments)
     assert "val.json has the class 'moose', which" in sentence

@@ -116,7 +116,13 @@ def test_a_module_that_no_extra_brings_is_an_error_of_its_own(capsys):
 
 def test_every_extra_that_is_named_brings_the_module():
     """By the names of the distributions, where these differ from the modules'."""
-    names = {"lance": "pylance", "PIL": "pillow", "sqlalchemy": "mlflow", "dataclass_wizard": "dataclass-wizard"}
+    names = {
+        "lance": "pylance",
+        "PIL": "pillow",
+        "yaml": "pyyaml",
+        "sqlalchemy": "mlflow",
+        "dataclass_wizard": "dataclass-wizard",
+    }
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for module, extra in EXTRAS.items():
         assert any(line.startswith(names.get(module, module)) for line in extras[extra]), module

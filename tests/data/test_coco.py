@@ -67,6 +67,8 @@ def test_classes_are_matched_by_name(read):
 def test_a_class_that_train_lacks(read):
     val = good()
     val["categories"].append({"id": 9, "name": "cow"})
+    assert read(good(), val).class_names == ("dog", "cat")  # a category without an object is none
+    val["annotations"][0]["category_id"] = 9
     with pytest.raises(
         InputError,
         match=r"val\.json has the class 'cow', which .*train\.json lacks, so that no detector can learn it\. Add",
@@ -101,7 +103,8 @@ BAD = {
     ),
     "crowd": (put("annotations", 0, "iscrowd", 2), r"annotation 1 has iscrowd 2\. Make it 0 or 1"),
     "same annotation id": (put("annotations", 1, "id", 1), r"annotation 1 has the id of an earlier annotation"),
-    "annotation id": (put("annotations", 1, "id", "2"), r"annotation number 1 has the id '2'\. Make it an integer"),
+    "annotation id": (put("annotations", 1, "id", []), r"annotation number 1 has the id \[\]\. Make it an integer"),
+    "ignore": (put("annotations", 0, "ignore", 3), r"annotation 1 has ignore 3\. Make it 0 or 1"),
     "no images": (put("images", []), r'"images" is empty\. Add at least one image'),
     "no classes": (put("categories", []), r'"categories" is empty\. Add at least one category'),
     "images no list": (put("images", {}), r'"images" is not a list of objects\. Export the annotations'),

@@ -1,7 +1,6 @@
 """The prepare job: complete, resumable, never stopped by a bad frame, and clear about bad input."""
 
 import errno
-import fcntl
 import json
 import os
 import re
@@ -34,6 +33,7 @@ from isod.data.readers.coco import CocoReader
 from isod.data.readers.zod import ZodReader
 from isod.data.store.split import CropStore
 from isod.errors import InputError
+from isod.files import LOCK_FILE, folder_lock
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 CHUNKED = PrepareSettings(chunk_frames=3)
@@ -182,14 +182,13 @@ def test_a_chunk_whose_file_did_not_survive_is_made_again(coco, damage):
 
 def test_two_jobs_do_not_make_one_store(coco):
     (coco / "store").mkdir()
-    other = os.open(coco / "store", os.O_RDONLY)
-    fcntl.flock(other, fcntl.LOCK_EX)
-    with pytest.raises(
-        InputError, match=r"another job is making the crop store .*: run this command again when it has ended"
+    with (
+        folder_lock(coco / "store"),
+        pytest.raises(InputError, match=rf"process {os.getpid()} on .* is writing to .*store: wait until it has ended"),
     ):
         run(coco)
-    os.close(other)
     assert not run(coco).complete_before
+    assert not (coco / "store" / LOCK_FILE).exists()
 
 
 def test_a_file_that_cannot_be_opened_for_now_is_no_lost_frame(coco):

@@ -35,7 +35,7 @@ def test_an_outside_reader_end_to_end(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["yolo", "STORE"], "unknown dataset format 'yolo'; choose one of zod, coco"),
+        (["creme", "STORE"], "unknown dataset format 'creme'; choose one of zod, coco, yolo, voc, kitti, auto"),
         (["Zod", "STORE"], "unknown dataset format 'Zod'; did you mean 'zod'?"),
         (["no_such_package:reader", "STORE"], "'no_such_package:reader' cannot be imported (No module named"),
         (["..relative:reader", "STORE"], "'..relative:reader' cannot be imported ("),

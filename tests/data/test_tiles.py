@@ -96,7 +96,9 @@ def test_resize_is_of_each_tile(tmp_path):
 def test_the_image_is_decoded_once(tmp_path, monkeypatch):
     seen = []
     decode = crop_module.decode_image
-    monkeypatch.setattr(crop_module, "decode_image", lambda *rest: seen.append(1) or decode(*rest))
+    monkeypatch.setattr(
+        crop_module, "decode_image", lambda *rest, **options: seen.append(1) or decode(*rest, **options)
+    )
     assert len(make_rows(Ref(written(tmp_path, picture())), 0, TILED)) == 6
     assert len(seen) == 1
 

@@ -12,6 +12,8 @@ from isod.config.record import flatten
 from isod.errors import InputError
 from isod.tracking.client import Experiment, children_of
 from isod.tracking.logged_model import has_no_logged_models
+from isod.tracking.metric_names import class_tags
+from isod.tracking.sweep_reader import load_runs
 from isod.tracking.sweep_writer import SweepRecord, SweepWriter, begin_sweep, require_same_trial, resume_sweep
 from tests.inference.blobs import save_blobs
 from tests.tracking.mlflow_server import MlflowServer, OlderServer
@@ -177,3 +179,39 @@ def test_a_trial_that_began_with_other_settings_is_not_resumed():
     other = replace(config, sampler=replace(config.sampler, floor=0.25))
     with pytest.raises(InputError, match=r"UIS-seed0 .* other settings \(sampler.floor was 0.0 and is 0.25\)"):
         require_same_trial(NAME, before, other)
+
+
+def run_with_classes(store, experiment, tmp_path, names):
+    """Write one trial with a validation of these classes, as a sweep does; returns what reads it, and its files."""
+    folder = tmp_path / "run"
+    (folder / "model").mkdir(parents=True)
+    for file in ("examples.parquet", "model/model.json", "metrics.csv"):
+        (folder / file).write_text("x")
+    parent = begin_sweep(experiment, "grid", {"store": "/s"}, class_tags(names)).parent_run_id
+    writer = SweepWriter(experiment, SweepRecord(parent), params={"store": "/s"}, tags={}, class_names=names)
+    writer.trial_started(NAME, tiny_run())
+    metrics = {"mAP": 0.5}
+    for number, name in enumerate(names, 1):
+        metrics |= {f"AP/{name}": 1 / number, f"GT/{name}": float(number)}
+    writer.trial_reported(NAME, [(6, metrics)], "A100")
+    writer.trial_finished(NAME, folder)
+    assert writer.close("FINISHED", patience=30) == ""
+    (run,) = children_of(store.client, store.experiment_id, parent)
+    files = [file.path for file in store.client.list_artifacts(run.info.run_id)]
+    return load_runs(experiment.tracking_uri, store.client.get_experiment(store.experiment_id).name), files
+
+
+def test_classes_of_any_name_come_back_from_mlflow(store, experiment, tmp_path):
+    names = ["行人", "пешеход", "🚗", "🚌", "a/b", "a<b", "x" * 300]
+    runs, files = run_with_classes(store, experiment, tmp_path, names)
+    assert runs.class_names == names[::-1]
+    assert [runs.last(f"AP/{name}") for name in names] == [1 / number for number in range(1, 8)]
+    assert "metrics.csv" not in files
+
+
+def test_of_1203_classes_mlflow_gets_the_extremes_and_a_table(store, experiment, tmp_path):
+    names = [f"class {number}" for number in range(1, 1204)]
+    runs, files = run_with_classes(store, experiment, tmp_path, names)
+    assert runs.class_names == [f"class {number}" for number in (*range(1203, 1193, -1), *range(10, 0, -1))]
+    assert runs.last("mAP") == 0.5
+    assert "metrics.csv" in files

@@ -132,7 +132,7 @@ def _claim_folder(root: Path, job: dict[str, Any]) -> bool:
         raise InputError(f"{root} is not empty and holds no demo data: name a new folder")
     root.mkdir(parents=True, exist_ok=True)
     _write_text(root / MARKER, text)
-    (root / "README.txt").write_text(README)
+    (root / "README.txt").write_text(README, encoding="utf-8")
     return True
 
 

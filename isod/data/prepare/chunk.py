@@ -12,6 +12,7 @@ from isod.data.prepare.crop import make_rows
 from isod.data.prepare.journal import Chunk, ChunkResult
 from isod.data.prepare.settings import PrepareSettings
 from isod.data.store.address import write_text
+from isod.data.store.meta import Remark, sum_remarks
 from isod.data.store.writer import Row, disk_full_is_bad_input, is_disk_full, write_fragment
 from isod.errors import InputError, one_line
 from isod.vocabulary import DONT_CARE, SIZES, size_codes
@@ -56,6 +57,7 @@ def _write_chunk(uri: str, chunk: Chunk, class_names: Sequence[str], settings: P
             fragment=write_fragment(uri, chunk.split, rows),
             lost={row.index: row.error for row in rows if row.error is not None},
             counts=counts,
+            remarks=sum_remarks(_remarks(row) for row in rows),
             size=(max(row.size[0] for row in rows), max(row.size[1] for row in rows)),
         )
         write_text(uri, chunk.entry, json.dumps(asdict(result)))
@@ -66,6 +68,10 @@ def _write_chunk(uri: str, chunk: Chunk, class_names: Sequence[str], settings: P
             f"cannot write to {uri} ({one_line(error)}): fix that and run the same command again; finished chunks are "
             "kept"
         ) from None
+
+
+def _remarks(row: Row) -> dict[str, Remark]:
+    return {what: Remark(count, 1, row.frame_id) for what, count in row.remarks.items()}
 
 
 def _count(rows: Sequence[Row], class_names: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -11,12 +11,16 @@ from PIL import Image
 
 from isod.data.faults import Fault
 from isod.data.objects import Annotation
-from isod.data.prepare.decode import Decoded, decode_image
+from isod.data.prepare.decode import KEPT, TURNED, UNDECIDED, Decoded, decode_image
 from isod.data.prepare.region import Region, clip, scale
-from isod.data.prepare.settings import PrepareSettings
+from isod.data.prepare.settings import Exif, PrepareSettings
 from isod.data.readers.base import FrameError, FrameRef, file_error
+from isod.data.readers.folders import LabelledFrame
 from isod.data.store.writer import Row
 from isod.files import MAX_IMAGE, read_file
+
+ODD = "boxes clipped or left out"
+ODD_IN_TURNED = "boxes clipped or left out in pictures with an EXIF orientation"
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,7 @@ def make_rows(ref: FrameRef, place: int, settings: PrepareSettings) -> list[Row]
     count = settings.tiles_per_frame
     first = place * count
     try:
-        objects = ref.objects()
-        frame = read_frame(ref.image_path, ref.size, settings.roi)
+        frame, objects = read_annotated(ref, settings)
         regions = crop_regions(frame, settings)
     except FrameError as reason:
         return [_lost_row(ref, first + tile, reason) for tile in range(count)]
@@ -53,19 +56,57 @@ def make_rows(ref: FrameRef, place: int, settings: PrepareSettings) -> list[Row]
             rows.append(Row(index, ref.frame_id, encoded, None, kept, size))
         except FrameError as reason:
             rows.append(_lost_row(ref, index, reason))
+    rows[0] = replace(rows[0], remarks=_remarks(ref, frame, objects))
     return rows
+
+
+def read_annotated(ref: FrameRef, settings: PrepareSettings | None = None) -> tuple[Frame, Annotation]:
+    """Return a frame's image and its objects, fitted to the image where its labels do not say its size.
+
+    Raises:
+        FrameError, InputError: as ``read_frame``, and as ``FrameRef.objects``.
+    """
+    settings = settings or PrepareSettings()
+
+    def frame() -> Frame:
+        return read_frame(ref.image_path, ref.size, settings.roi, exif=settings.exif, lenient=settings.lenient)
+
+    if isinstance(ref, LabelledFrame):
+        read = frame()
+        return read, ref.objects_in(read.image.size)
+    objects = ref.objects()
+    return frame(), objects
+
+
+def _remarks(ref: FrameRef, frame: Frame, objects: Annotation) -> dict[str, int]:
+    """Return what was done with a frame that a person should know, and how many times."""
+    told = isinstance(ref, LabelledFrame) and ref.told
+    remarks = {**dict.fromkeys(frame.image.remarks, 1), **({} if told else objects.remarks)}
+    if odd := sum(objects.remarks.values()):
+        remarks[ODD] = odd
+        if {KEPT, TURNED, UNDECIDED} & set(frame.image.remarks):
+            remarks[ODD_IN_TURNED] = odd
+    return remarks
 
 
 def _lost_row(ref: FrameRef, index: int, reason: FrameError) -> Row:
     return Row(index, ref.frame_id, None, str(reason), Annotation.build([], [], []), (0, 0))
 
 
-def read_frame(image_path: str, expected: tuple[int, int] | None, roi: Region | None = None) -> Frame:
+def read_frame(
+    image_path: str,
+    expected: tuple[int, int] | None,
+    roi: Region | None = None,
+    *,
+    exif: Exif = "ignore",
+    lenient: bool = False,
+) -> Frame:
     """Read and decode an image.
 
     Args:
         expected: (height, width) that the annotation says, pixels; None if it does not.
         roi: the part that is needed; None for all.
+        exif, lenient: as of ``decode_image``.
     Raises:
         FrameError: the image is missing, damaged, or not of the expected size.
         InputError: it cannot be read for a reason that may pass.
@@ -79,7 +120,8 @@ def read_frame(image_path: str, expected: tuple[int, int] | None, roi: Region | 
     except ValueError as error:
         raise FrameError(f"its image {image_path} {error}") from None
     try:
-        return Frame(image_path, data, decode_image(data, expected, None if roi is None else roi.y1))
+        rows = None if roi is None else roi.y1
+        return Frame(image_path, data, decode_image(data, expected, rows, exif=exif, lenient=lenient))
     except FrameError as reason:
         raise FrameError(f"its image {image_path} {reason}") from None
 

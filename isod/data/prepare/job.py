@@ -34,7 +34,7 @@ from isod.data.prepare.settings import PrepareSettings
 from isod.data.readers.base import Reader
 from isod.data.readers.zod import ZodReader
 from isod.data.store.address import filesystem, read_text, write_text
-from isod.data.store.meta import FAULTS_FILE, META_FILE, StoreMeta
+from isod.data.store.meta import FAULTS_FILE, META_FILE, StoreMeta, sum_remarks
 from isod.data.store.split import CropStore
 from isod.data.store.writer import commit, disk_full_is_bad_input
 from isod.errors import InputError, one_line
@@ -77,7 +77,8 @@ def prepare(
         return report
     for split in SPLITS:
         if not frames[split]:
-            raise InputError(f"split {split!r} of the dataset has no frames")
+            cut = "; --val-share 0.2 cuts them off the training split" if split == "val" else ""
+            raise InputError(f"split {split!r} of the dataset has no frames{cut}")
     faults = {split: reader.known_faults(split) for split in SPLITS}
     with disk_full_is_bad_input(uri), exclusive_lock(uri):
         if report := _report_if_finished(uri, job, reader):
@@ -194,6 +195,7 @@ def _commit_splits(
         rows=rows,
         lost=lost,
         counts={split: _sum_counts([result.counts for result in results[split]]) for split in SPLITS},
+        remarks={split: sum_remarks(result.remarks for result in results[split]) for split in SPLITS},
         checksums={split: commit(uri, split, [result.fragment for result in results[split]]) for split in SPLITS},
     )
 

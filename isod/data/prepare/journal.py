@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow.fs
 
 from isod.data.readers.base import FrameRef
 from isod.data.store.address import filesystem, read_text, write_text
+from isod.data.store.meta import Remark
 from isod.data.store.writer import is_disk_full
 from isod.errors import InputError, one_line
-from isod.files import parse_json
+from isod.files import LOCK_FILE, folder_lock, parse_json
 from isod.vocabulary import SPLITS, Split
 
 JOURNAL = "_prepare"
@@ -46,23 +47,25 @@ class ChunkResult:
     lost: dict[int, str]  # index → reason
     counts: dict[str, dict[str, int]]  # class name or DONT_CARE → size → objects
     size: tuple[int, int]  # largest (height, width) of its crops, pixels
+    remarks: dict[str, Remark] = field(default_factory=dict)  # what was done → how often
 
     @classmethod
     def from_json(cls, text: str) -> ChunkResult:
         """Parse a journal entry. Raises ValueError, KeyError, TypeError, AttributeError or IndexError if damaged."""
         fields = parse_json(text)
         lost = {int(index): reason for index, reason in fields["lost"].items()}
-        return cls(fields["fragment"], lost, fields["counts"], (fields["size"][0], fields["size"][1]))
+        remarks = {what: Remark(**values) for what, values in fields.get("remarks", {}).items()}
+        return cls(fields["fragment"], lost, fields["counts"], (fields["size"][0], fields["size"][1]), remarks)
 
 
 @contextmanager
 def exclusive_lock(uri: str) -> Iterator[None]:
-    """Hold a lock on the store's folder: of two jobs at once, the first to end would delete the other's chunks.
+    """Hold the lock of the store's folder: of two jobs at once, the first to end would delete the other's chunks.
 
     Object storage and file systems without locks are not protected.
 
     Raises:
-        InputError: another job of this machine holds the lock.
+        InputError: another job holds the lock.
     """
     files, path = filesystem(uri)
     with suppress(OSError):
@@ -71,19 +74,11 @@ def exclusive_lock(uri: str) -> Iterator[None]:
     if not os.path.isdir(path):
         yield  # object storage, or a path that open_journal rejects
         return
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"another job is making the crop store {uri}: run this command again when it has ended"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
+    if not os.access(path, os.W_OK):
+        yield  # open_journal says why it cannot be written
+        return
+    with folder_lock(Path(path)):
         yield
-    finally:
-        os.close(folder)
 
 
 def open_journal(
@@ -106,7 +101,7 @@ def open_journal(
         if files.get_file_info(path).type == pyarrow.fs.FileType.File:
             raise InputError(f"{uri} is a file: a crop store needs a folder of its own")
         found = files.get_file_info(pyarrow.fs.FileSelector(path, allow_not_found=True))
-        if any(info.base_name != JOURNAL for info in found):
+        if any(info.base_name not in (JOURNAL, LOCK_FILE) for info in found):
             raise InputError(f"{uri} is not empty and holds no crop store: name a new folder")
         size = chunk_frames or _chunk_size(sum(map(len, frames.values())))
         try:

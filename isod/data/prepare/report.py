@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from isod.data.prepare.crop import ODD, ODD_IN_TURNED
 from isod.data.store.meta import META_FILE, StoreMeta
 from isod.vocabulary import DONT_CARE, SIZES, SPLITS
 
@@ -23,7 +24,7 @@ class PrepareReport:
     notes: Sequence[str] = ()  # of the reader
 
     def __str__(self) -> str:
-        lines = [format_counts(self.meta), "", *self.notes, *_lost_lines(self.meta)]
+        lines = [format_counts(self.meta), "", *self.notes, *_remark_lines(self.meta), *_lost_lines(self.meta)]
         if self.complete_before:
             lines.append(f"{self.store} is complete already: {self.meta.crops}")
         else:
@@ -49,14 +50,44 @@ def format_counts(meta: StoreMeta) -> str:
     return "\n".join([title, *lines])
 
 
+def _remark_lines(meta: StoreMeta) -> list[str]:
+    """Say what was done with pictures and boxes."""
+    lines = [
+        f"note: split {split!r} has no object of any class: it cannot be trained on, and isod train and isod sweep "
+        "reject this store"
+        for split in SPLITS
+        if not meta.objects(split)
+    ]
+    for name, remarks in meta.remarks.items():
+        for what, found in remarks.items():
+            where = f" in {found.frames} frames" if found.count > found.frames else ""
+            if what not in (ODD, ODD_IN_TURNED):
+                lines.append(f"note: {name}: {what}: {found.count}{where}, the first in {found.first}")
+        if ODD_IN_TURNED in remarks and 2 * remarks[ODD_IN_TURNED].count > remarks[ODD].count:
+            lines.append(
+                f"note: {name}: {remarks[ODD_IN_TURNED].count} of the {remarks[ODD].count} boxes that were clipped or "
+                "left out are in pictures with an EXIF orientation: look at some of them, and choose --exif apply or "
+                "--exif ignore"
+            )
+    return lines
+
+
 def _lost_lines(meta: StoreMeta) -> list[str]:
+    """List the lost frames, those of the same reason together."""
     total = sum(map(len, meta.lost.values()))
     if not total:
         return ["every frame was read"]
-    shown = [(split, index, reason) for split in SPLITS for index, reason in meta.lost[split].items()][:LISTED]
-    what = "frames could not be read" if meta.tiles == (1, 1) else "tiles of frames could not be read"
+    columns, rows = meta.tiles
+    tiles = columns * rows
+    groups: dict[tuple[str, int, str], list[int]] = {}  # split, frame, reason → rows
+    for split in SPLITS:
+        for index, reason in meta.lost[split].items():
+            groups.setdefault((split, index // tiles, reason), []).append(index)
+    what = "frames could not be read" if tiles == 1 else "tiles of frames could not be read"
     lines = [f"{total} {what}; they keep their index and are never drawn:"]
-    lines += [f"  {split} {index}: {reason}" for split, index, reason in shown]
-    if total > LISTED:
-        lines.append(f"  … and {total - LISTED} more, all in {META_FILE}")
+    for (where, frame, reason), lost in list(groups.items())[:LISTED]:
+        of = "" if tiles == 1 else f" ({'all ' * (len(lost) == tiles)}{len(lost)} tiles)"
+        lines.append(f"  {where} {frame}{of}: {reason}")
+    if len(groups) > LISTED:
+        lines.append(f"  … and {len(groups) - LISTED} more, all in {META_FILE}")
     return [*lines, "  to include them, make them readable, delete the store and prepare it again"]

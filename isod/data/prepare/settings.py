@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from isod.data.prepare.region import Region
 from isod.errors import require
 from isod.files import MAX_PIXELS
 
 MAX_TILES = 1024  # per frame
+Exif = Literal["auto", "apply", "ignore"]  # what decides whether a picture is turned as its orientation tag says
+EXIF: tuple[Exif, ...] = ("auto", "apply", "ignore")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,8 @@ class PrepareSettings:
     resize: tuple[int, int] | None = None  # (width, height) that each crop becomes, so each tile where there are tiles
     min_visible: float = 0.25  # an object stays in a crop if this share of its box's area lies in it
     jpeg_quality: int = 95  # 1…100, where a crop has to be encoded again
+    exif: Exif = "auto"  # whether a picture's orientation tag turns it; see ``decode_image``
+    lenient: bool = False  # whether a damaged JPEG is kept as far as it decodes
     chunk_frames: int | None = None  # frames per unit of work that is redone after an interruption; None: by size
 
     def __post_init__(self) -> None:
@@ -35,6 +39,7 @@ class PrepareSettings:
                     self.resize)  # fmt: skip
         require(0 <= self.min_visible <= 1, "min_visible must be in [0, 1]", self.min_visible)
         require(1 <= self.jpeg_quality <= 100, "jpeg_quality must be in 1…100", self.jpeg_quality)
+        require(self.exif in EXIF, f"exif must be one of {', '.join(EXIF)}", self.exif)
         require(self.chunk_frames is None or self.chunk_frames >= 1, "chunk_frames must be ≥ 1", self.chunk_frames)
 
     @property
@@ -51,4 +56,7 @@ class PrepareSettings:
             "resize": None if self.resize is None else list(self.resize),
             "min_visible": self.min_visible,
             "jpeg_quality": self.jpeg_quality,
+            # not in the stores of an earlier isod, which can still be resumed
+            **({} if self.exif == "auto" else {"exif": self.exif}),
+            **({"lenient": True} if self.lenient else {}),
         }

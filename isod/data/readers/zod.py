@@ -213,3 +213,9 @@ class ZodReader:
 
         project = AnnotationProject.OBJECT_DETECTION
         return frame.info.annotations[project].filepath if frame.is_annotated(project) else None
+
+
+def find(path: Path) -> list[list[str]]:
+    """Return the arguments of ``isod prepare zod`` for every version that a folder holds."""
+    held = [name for name in VERSIONS if (path / f"trainval-frames-{name}.json").is_file()]
+    return [[str(path), "--version", name] for name in held]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 from isod.data.store.checksums import NAME, Checksum
 from isod.errors import InputError, one_line
 from isod.files import MAX_PIXELS, parse_json
-from isod.vocabulary import SPLITS
+from isod.vocabulary import DONT_CARE, SPLITS
 
 FORMAT = "isod crop store"
 FORMAT_VERSION = 1
@@ -33,6 +34,25 @@ SCHEMA = pa.schema(
 )
 
 
+@dataclass(frozen=True)
+class Remark:
+    """How often something was done with annotations or pictures."""
+
+    count: int
+    frames: int
+    first: str  # frame
+
+
+def sum_remarks(parts: Iterable[Mapping[str, Remark]]) -> dict[str, Remark]:
+    """Add up remarks; the first frame is that of the first part that has the remark."""
+    total: dict[str, Remark] = {}
+    for part in parts:
+        for what, remark in part.items():
+            before = total.get(what, Remark(0, 0, remark.first))
+            total[what] = Remark(before.count + remark.count, before.frames + remark.frames, before.first)
+    return total
+
+
 @dataclass(frozen=True, kw_only=True)
 class StoreMeta:
     """What store.json says about a crop store."""
@@ -46,6 +66,7 @@ class StoreMeta:
     lost: dict[str, dict[int, str]]  # split → index → why the row has no image
     counts: dict[str, dict[str, dict[str, int]]]  # split → class name or "dont_care" → size → objects (Table 4.2)
     checksums: dict[str, dict[str, Checksum]] = field(default_factory=dict)  # split → file of its Lance dataset
+    remarks: dict[str, dict[str, Remark]] = field(default_factory=dict)  # split → what was done → how often
     format_version: int = FORMAT_VERSION
 
     @property
@@ -68,6 +89,19 @@ class StoreMeta:
         lost = sum(map(len, self.lost.values()))
         objects = sum(n for classes in self.counts.values() for sizes in classes.values() for n in sizes.values())
         return f"{self.crops} ({lost} lost), {objects} objects, {len(self.class_names)} classes"
+
+    def objects(self, split: str) -> int:
+        """Return the number of objects of a split, don't-care left out."""
+        return sum(sum(sizes.values()) for name, sizes in self.counts.get(split, {}).items() if name != DONT_CARE)
+
+    def require_objects(self, uri: str) -> None:
+        """Raise InputError if a split has no object: nothing could be learned from it, or measured on it."""
+        for split, use in (("train", "learned"), ("val", "measured")):
+            if self.counts.get(split) and not self.objects(split):
+                raise InputError(
+                    f"split {split!r} of the crop store {uri} has no object of any class, so nothing can be {use}: "
+                    "prepare it again with labels for this split, or with another --roi"
+                )
 
     def to_json(self) -> str:
         """Return the text of store.json."""
@@ -100,6 +134,8 @@ class StoreMeta:
             fields["crop_size"] = tuple(fields["crop_size"])
             fields["lost"] = {s: {int(i): why for i, why in lost.items()} for s, lost in fields["lost"].items()}
             fields["checksums"] = fields.pop(CHECKSUMS_KEY, {})
+            fields["remarks"] = {split: {what: Remark(**values) for what, values in remarks.items()}
+                                 for split, remarks in fields.get("remarks", {}).items()}  # fmt: skip
             meta = cls(**fields)
             meta._check()
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -129,6 +165,10 @@ class StoreMeta:
             holds(all(0 <= index < count and isinstance(why, str) for index, why in self.lost[split].items()), "lost")
         counts = [n for classes in self.counts.values() for sizes in classes.values() for n in sizes.values()]
         holds(all(_is_int(n, 0) for n in counts), "counts")
+        remarks = [remark for of_split in self.remarks.values() for remark in of_split.values()]
+        holds(
+            all(_is_int(r.count, 0) and _is_int(r.frames, 0) and isinstance(r.first, str) for r in remarks), "remarks"
+        )
         holds(self.checksums.keys() <= self.rows.keys(), CHECKSUMS_KEY)
         for name, sums in (item for files in self.checksums.values() for item in files.items()):
             holds(bool(NAME.fullmatch(name)) and len(sums) == 2 and all(_is_int(n, 0) for n in sums), CHECKSUMS_KEY)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.fs
@@ -34,6 +34,7 @@ class Row:
     error: str | None  # why it was lost
     objects: Annotation  # crop pixels; none if lost
     size: tuple[int, int]  # (height, width) of the crop, pixels; (0, 0) if lost
+    remarks: Mapping[str, int] = field(default_factory=dict)  # what was done with the frame → how often; not stored
 
 
 def write_fragment(uri: str, split: Split, rows: Sequence[Row]) -> str:

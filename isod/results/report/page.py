@@ -15,6 +15,7 @@ import pandas as pd
 
 import isod
 from isod.errors import InputError
+from isod.files import folder_lock
 from isod.results.report.picture import picture_of
 from isod.results.report.prediction_figures import best_model_predictions
 from isod.results.report.sections import lead_figure, report_sections
@@ -55,13 +56,14 @@ def write_report(runs: Runs, out: Path) -> Path:
     page = _render(runs, table, guard, consistency, examples)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        as_written(table).to_csv(out / "speedup.csv")
-        guard.to_csv(out / "guard.csv", index=False)
-        consistency.to_csv(out / "consistency.csv")
-        (out / "speedup.json").write_text(
-            json.dumps(_as_json(runs, as_written(table), guard, consistency), indent=2) + "\n", encoding="utf-8"
-        )
-        (out / "report.html").write_text(page, encoding="utf-8")
+        with folder_lock(out):
+            as_written(table).to_csv(out / "speedup.csv")
+            guard.to_csv(out / "guard.csv", index=False)
+            consistency.to_csv(out / "consistency.csv")
+            (out / "speedup.json").write_text(
+                json.dumps(_as_json(runs, as_written(table), guard, consistency), indent=2) + "\n", encoding="utf-8"
+            )
+            (out / "report.html").write_text(page, encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write the report into {out}: {error.strerror or error}") from error
     return out / "report.html"

@@ -18,8 +18,11 @@ from isod.data.objects import Annotation
 from isod.data.prepare.crop import make_rows
 from isod.data.prepare.decode import decode_image
 from isod.data.prepare.settings import PrepareSettings
-from isod.data.readers.base import FrameError
+from isod.data.readers.base import FrameError, Reader
 from isod.data.readers.coco import CocoReader
+from isod.data.readers.kitti import KittiReader
+from isod.data.readers.voc import VocReader
+from isod.data.readers.yolo import YoloReader
 from isod.data.readers.zod import ZodFrameRef, ZodReader
 from isod.data.store.address import write_text
 from isod.data.store.crops import decode_into
@@ -27,6 +30,8 @@ from isod.data.store.meta import StoreMeta
 from isod.data.store.split import CropStore
 from isod.data.store.writer import Row, commit, write_fragment
 from isod.errors import InputError
+from isod.vocabulary import SPLITS
+from tests.data.written_formats import made_set, write_kitti, write_voc, write_yolo
 from tests.system.fuzz.mutate import NASTY, damaged, damaged_json
 
 
@@ -71,6 +76,87 @@ def coco(folder: Path) -> Target:
         "".join(reader.class_names).encode()
 
     return Target([json.dumps(good).encode()], read, mutate=damaged_json)
+
+
+def _read_all(reader: Reader, settings: PrepareSettings) -> None:
+    """Go through every frame of a reader, as the job does."""
+    for split in SPLITS:
+        for place, ref in enumerate(reader.frames(split)):
+            for row in make_rows(ref, place, settings):
+                assert np.isfinite(row.objects.boxes).all()
+                assert row.objects.boxes.min(initial=0) >= 0
+    json.dumps([reader.settings, list(reader.notes)]).encode()
+    "".join(reader.class_names).encode()
+
+
+def yolo_yaml(folder: Path) -> Target:
+    """data.yaml, and a list of images."""
+    root = folder / "set"
+    write_yolo(root, made_set(2, 2))
+    (root / "images/train/out").symlink_to("/etc")
+    (root / "train.txt").write_text("images/train/000000.jpg\n")
+
+    def read(data: bytes) -> None:
+        (root / "data.yaml").write_bytes(data)
+        _read_all(YoloReader(root / "data.yaml"), PrepareSettings())
+
+    seeds = [
+        (root / "data.yaml").read_bytes(),
+        b"train: [images/train]\nval: ../images/val\nnames:\n  0: bike\n  1: car\n  2: person\nkpt_shape: [0, 3]\n",
+        b"path: .\ntrain: train.txt\nval: images/val\nnc: 3\nnames: ['a', \"b\", c]\n",
+    ]
+    return Target(seeds, read)
+
+
+def yolo_labels(folder: Path) -> Target:
+    """The label file of an image, or a list of images."""
+    root = folder / "set"
+    write_yolo(root, made_set(2, 2))
+    seed = (root / "labels/train/000000.txt").read_bytes()
+    listing = root / "train.txt"
+    yaml = (root / "data.yaml").read_text()
+
+    def read(data: bytes) -> None:
+        is_list = data.startswith(b"images")
+        listing.write_bytes(data if is_list else b"images/train/000000.jpg")
+        (root / "data.yaml").write_text(yaml.replace("images/train", "train.txt") if is_list else yaml)
+        (root / "labels/train/000000.txt").write_bytes(seed if is_list else data)
+        _read_all(YoloReader(root), PrepareSettings(resize=(16, 8)))
+
+    polygons = b"1 0.1 0.2 0.3 0.4 0.5 0.6\n0 0 0 1 0 1 1 0 1\n"
+    return Target([seed, polygons, b"images/train/000000.jpg\nimages/train/000001.jpg\n"], read)
+
+
+def voc(folder: Path) -> Target:
+    """The XML file of an image, or a list of ids."""
+    root = folder / "set"
+    write_voc(root, made_set(2, 2, dont_care=True))
+    path, ids = root / "Annotations/000000.xml", root / "ImageSets/Main/train.txt"
+    seeds = [path.read_bytes(), ids.read_bytes()]
+
+    def read(data: bytes) -> None:
+        is_list = data.startswith(b"0")
+        path.write_bytes(seeds[0] if is_list else data)
+        ids.write_bytes(data if is_list else seeds[1])
+        _read_all(VocReader(root), PrepareSettings())
+
+    return Target(seeds, read)
+
+
+def kitti(folder: Path) -> Target:
+    """The label file of an image, or a list of ids."""
+    root = folder / "set"
+    write_kitti(root, made_set(2, 2))
+    path, ids = root / "training/label_2/000000.txt", root / "ImageSets/train.txt"
+    seeds = [path.read_bytes(), ids.read_bytes()]
+
+    def read(data: bytes) -> None:
+        is_list = data.startswith(b"0")
+        path.write_bytes(seeds[0] if is_list else data)
+        ids.write_bytes(data if is_list else seeds[1])
+        _read_all(KittiReader(root, max_occluded=1), PrepareSettings())
+
+    return Target(seeds, read)
 
 
 def zod_listing(folder: Path) -> Target:
@@ -123,7 +209,7 @@ def image(folder: Path) -> Target:
 
     def read(data: bytes) -> None:
         for rows in (None, 8):
-            pixels, size, _ = decode_image(data, None, rows)
+            pixels, size, _, _ = decode_image(data, None, rows)
             assert pixels.shape[1:] == (size[1], 3)
             assert min(8, size[0]) <= len(pixels) <= size[0]
             assert pixels.dtype == np.uint8
@@ -280,6 +366,10 @@ def command(folder: Path) -> Target:
 
 READERS: dict[str, Callable[[Path], Target]] = {
     "coco": coco,
+    "yolo-yaml": yolo_yaml,
+    "yolo-labels": yolo_labels,
+    "voc": voc,
+    "kitti": kitti,
     "zod-listing": zod_listing,
     "zod-annotation": zod_annotation,
     "image": image,
