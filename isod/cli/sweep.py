@@ -130,7 +130,8 @@ def run(study: Study, options: argparse.Namespace, store_from_images: StoreFromI
     images: Path | None = getattr(options, "images", None)
     size = options.preset or study.preset or ("small" if options.store else "demo")
     study = replace(study, settings=[*study.settings, *options.assignments])
-    preset = replace(choose_preset(size), **override(sections_of(choose_preset(size)), study.settings))
+    preset = choose_preset(size)
+    preset = replace(preset, **override(sections_of(preset, study.settings), study.settings))
     preset.resources.check_batch(preset.training.batch_size)
     samplers = study.choose(options.samplers)
     seeds = study.seeds or preset.seeds if options.seeds is None else options.seeds

@@ -40,7 +40,7 @@ def add_train_parser(commands: Any) -> None:
 
 def run_settings(sampler: str, preset: str, assignments: list[Assignment]) -> tuple[RunConfig, ResourceConfig]:
     """Return the settings of a run: those of the sampler and the preset, with the assignments."""
-    sections = {"sampler": choose_sampler(sampler), **sections_of(choose_preset(preset))}
+    sections = {"sampler": choose_sampler(sampler), **sections_of(choose_preset(preset), assignments)}
     changed = override(sections, assignments)
     resources = changed.pop("resources")
     return RunConfig(**changed), resources

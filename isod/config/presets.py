@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from isod.config.settings import DetectorConfig, HoldoutConfig, Preset, ResourceConfig, TrainingConfig
 
@@ -44,3 +46,7 @@ PRESETS: dict[str, Preset] = {
         seeds=10,
     ),
 }
+
+# Settings of TrainingConfig under which any other detector trains, where the thesis's has others: each has the loss of
+# its library, at a learning rate that suits them all.
+OTHER_DETECTORS_TRAINING: Mapping[str, Any] = {"lr": 1e-3, "loss_normalisation": "location"}

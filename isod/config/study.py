@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from isod.config.overrides import Assignment, assignments_in, override, values_of
-from isod.config.presets import PRESETS
-from isod.config.settings import Preset, TrainingConfig
+from isod.config.presets import OTHER_DETECTORS_TRAINING, PRESETS
+from isod.config.settings import DetectorConfig, Preset, TrainingConfig
 from isod.errors import InputError, require, unknown
 from isod.sampling.samplers import SAMPLERS, SamplerConfig
 
@@ -181,6 +181,15 @@ def _sampler(name: str, table: Any, where: str) -> tuple[SamplerConfig, dict[str
     return sampler, {key.removeprefix(f"{own}."): value for key, value in values.items()}
 
 
-def sections_of(preset: Preset) -> dict[str, Any]:
-    """Return what ``--set`` and a study's tables change: the sections of a preset by name."""
-    return {name: getattr(preset, name) for name in SECTIONS}
+def sections_of(preset: Preset, assignments: Iterable[Assignment] = ()) -> dict[str, Any]:
+    """Return what ``--set`` and a study's tables change: the sections of a preset by name.
+
+    Args:
+        assignments: what will be assigned to them. Where that names another detector than the thesis's, the sections
+            are those of other detectors (``OTHER_DETECTORS_TRAINING``).
+    """
+    sections = {name: getattr(preset, name) for name in SECTIONS}
+    named = [str(assignment.value) for assignment in assignments if assignment.name == "detector.name"]
+    if named and named[-1] != DetectorConfig.name:
+        sections["training"] = replace(preset.training, **OTHER_DETECTORS_TRAINING)
+    return sections

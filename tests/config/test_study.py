@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from isod.cli.main import main
-from isod.config.overrides import override
+from isod.config.overrides import override, parse_assignment
 from isod.config.presets import PRESETS
+from isod.config.settings import TrainingConfig
 from isod.config.study import Study, read_study, sections_of, under
 from isod.errors import InputError
 from isod.sampling.samplers import SAMPLERS
@@ -139,3 +140,13 @@ def test_a_value_out_of_range_is_found_with_the_preset_and_the_command_line(stud
 def test_no_such_file(tmp_path):
     with pytest.raises(InputError, match=r"cannot read the study .*none.toml \(No such file or directory\)"):
         read_study(tmp_path / "none.toml")
+
+
+def test_a_preset_leaves_another_detector_the_loss_of_its_library():
+    preset = replace(PRESETS["small"], training=TrainingConfig(lr=0.5, loss_normalisation="object", warmup=9))
+    thesis = sections_of(preset, [parse_assignment("detector.width=0.5")])["training"]
+    other = sections_of(preset, [parse_assignment("detector.name=fcos")])["training"]
+    assert (thesis.lr, thesis.loss_normalisation) == (0.5, "object")
+    assert (other.lr, other.loss_normalisation, other.warmup) == (1e-3, "location", 9)
+    again = [parse_assignment(text) for text in ("detector.name=fcos", "detector.name=thesis")]
+    assert sections_of(preset, again)["training"] == preset.training  # the last one counts

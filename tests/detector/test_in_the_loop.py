@@ -15,7 +15,7 @@ from isod.sampling.samplers import SAMPLERS
 from isod.vocabulary import MODEL
 from tests.training.tiny_run import run_here, tiny_run, weights_of
 
-SMALL = DetectorConfig(width=0.125, blocks=(1, 1, 1, 1), pyramid_channels=32, anchor_scale=0.25, proposals=16)
+SMALL = DetectorConfig(width=0.125, blocks=(1, 1, 1, 1), pyramid_channels=64, anchor_scale=0.25, proposals=16)
 
 
 @pytest.mark.parametrize("name", DETECTORS)

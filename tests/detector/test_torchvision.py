@@ -35,7 +35,7 @@ LABELS = [np.array([1, 3, 2]), np.array([2]), np.array([], np.int64)]
 
 
 def config(name: str, **changes) -> DetectorConfig:
-    return DetectorConfig(name=name, pyramid_channels=32, proposals=40, **changes)
+    return DetectorConfig(name=name, pyramid_channels=64 if name == "fcos" else 32, proposals=40, **changes)
 
 
 def built(name: str, **changes):
@@ -246,3 +246,13 @@ def test_what_a_detector_does_not_take_is_refused():
         configure_loss(built("faster_rcnn"), TrainingConfig(), sum_counts=lambda counts: counts)
     with pytest.raises(InputError, match="loss_normalisation"):
         configure_loss(built("fcos"), TrainingConfig(loss_normalisation="object"))
+
+
+def test_fcos_needs_two_channels_in_each_group_that_it_normalises():
+    narrow = DetectorConfig(name="fcos", pyramid_channels=32)
+    with pytest.raises(InputError, match="pyramid_channels must be ≥ 64, got 32"):
+        build_detector(narrow, 3, seed=0)
+    model = built("fcos").train()  # a crop whose coarsest map has one cell, alone in its batch
+    one = Objects.from_lists(BOXES[:1], LABELS[:1]).to(torch.device("cpu"))
+    terms, _ = model.loss(images(1)[:, :, :64, :64], one)
+    assert torch.isfinite(terms.class_loss)

@@ -267,7 +267,7 @@ def test_only_a_gpu_with_a_lag_fetches_early():
     "detector",
     [
         ["detector.width=0.125"],
-        pytest.param(["detector.name=fcos", "detector.pyramid_channels=32"], marks=pytest.mark.slow, id="fcos"),
+        pytest.param(["detector.name=fcos", "detector.pyramid_channels=64"], marks=pytest.mark.slow, id="fcos"),
         pytest.param(
             ["detector.name=faster_rcnn", "detector.pyramid_channels=32", "detector.proposals=16"],
             marks=pytest.mark.slow,

@@ -13,6 +13,7 @@ from isod.detector.boxes import centres_of, paired_iou
 from isod.detector.locations import LossTerms, Targets, sigmoid_terms
 from isod.detector.torchvision.dense import DenseDetector
 from isod.detector.torchvision.pyramid import pyramid, seeded
+from isod.errors import require
 from isod.objects import Objects
 
 
@@ -26,6 +27,9 @@ class Fcos(DenseDetector, FCOS):
     center_sampling_radius: float  # torchvision's own, 1.5
 
     def __init__(self, config: DetectorConfig, num_classes: int) -> None:
+        # of a single number, which a group of one channel is on a map of one cell, a normalisation leaves nothing
+        require(config.pyramid_channels >= 64, "fcos normalises its channels in 32 groups: detector.pyramid_channels "
+                "must be ≥ 64", config.pyramid_channels)  # fmt: skip
         FCOS.__init__(self, pyramid(config, finest=8), num_classes)
         self.config = config
 
