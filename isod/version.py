@@ -9,6 +9,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+HERE = Path(__file__).resolve()
+
 
 @cache
 def source_commit() -> str:
@@ -17,20 +19,28 @@ def source_commit() -> str:
     It is the git commit of this checkout, with ``-dirty`` after changes. Where git does not track isod's own files, as
     in an environment inside somebody else's repository, it is the commit that isod was installed from, or its version.
     """
-    here = Path(__file__).resolve()
-    git = ["git", "-C", str(here.parent)]
-    # A hook of another repository has variables that point there.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-
-    def ask(*words: str) -> str:
-        done = subprocess.run([*git, *words], capture_output=True, text=True, check=True, env=environment)
-        return done.stdout.strip()
-
     try:
-        ask("ls-files", "--error-unmatch", "--", here.name)
-        return ask("rev-parse", "HEAD") + ("-dirty" if ask("status", "--porcelain", "-uno") else "")
+        _git("ls-files", "--error-unmatch", "--", HERE.name)
+        return _git("rev-parse", "HEAD") + ("-dirty" if _git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return _installed()
+
+
+@cache
+def source_branch() -> str:
+    """Return the git branch of this checkout; "" where git does not track isod's own files, or on no branch."""
+    try:
+        _git("ls-files", "--error-unmatch", "--", HERE.name)
+        return _git("branch", "--show-current")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _git(*words: str) -> str:
+    """Run git where isod's files are, whatever a hook of another repository has put into the environment."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    git = ["git", "-C", str(HERE.parent), *words]
+    return subprocess.run(git, capture_output=True, text=True, check=True, env=environment).stdout.strip()
 
 
 def _installed() -> str:

@@ -6,7 +6,9 @@ A flag is a row of a table: its name, and the field that it sets. Help text and 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from isod.config.fields import settings_in
@@ -101,6 +103,20 @@ def add_settings(parser: argparse.ArgumentParser, flags: Mapping[str, str]) -> N
         metavar="FIELD=VALUE",
         help="set any field by its dotted name, such as training.eps=1e-8; `isod settings` lists them",
     )
+
+
+OUT = Path("out")  # where a sweep leaves its results, and the other commands look for them
+
+
+def choose_tracking(options: argparse.Namespace, out: Path = OUT) -> str:
+    """Return MLflow's address: the option's, else the environment's, else the database of a sweep's folder."""
+    database = f"sqlite:///{out.resolve() / 'mlflow.db'}"
+    return str(options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or database)
+
+
+def choose_experiment(options: argparse.Namespace) -> str | None:
+    """Return the experiment that the option names, else the environment's; None if neither names one."""
+    return options.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or None
 
 
 def choose_sampler(name: str) -> SamplerConfig:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from isod.cli.options import examples
+from isod.cli.options import OUT, choose_experiment, choose_tracking, examples
 
 
 def add_results_parser(commands: Any) -> None:
@@ -17,12 +17,16 @@ def add_results_parser(commands: Any) -> None:
         help="print the speed-up table of a sweep and write its report",
         description="Read the runs of a sweep from MLflow, print its speed-up table, and write an HTML report.",
         **examples(
-            "isod results --tracking-uri sqlite:///out/mlflow.db --experiment sweep-demo-store-1000-160x48 --out report"
+            "isod results                    # of the sweep that started last",
+            "isod results --tracking-uri sqlite:///out/mlflow.db --experiment sweep-demo-store-1000-160x48",
         ),
     )
-    parser.add_argument("--tracking-uri", required=True, metavar="URI", help="MLflow's, as given to `isod sweep`")
-    parser.add_argument("--experiment", required=True, metavar="NAME", help="MLflow experiment of the sweep")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the report")
+    parser.add_argument("--tracking-uri", metavar="URI",
+                        help="MLflow's (default: MLFLOW_TRACKING_URI, else the database in out/)")  # fmt: skip
+    parser.add_argument("--experiment", metavar="NAME",
+                        help="of the sweep (default: MLFLOW_EXPERIMENT_NAME, else that of the last one)")  # fmt: skip
+    parser.add_argument("--out", type=Path, default=OUT / "report", metavar="DIR",
+                        help="folder for the report (default: %(default)s)")  # fmt: skip
     parser.add_argument("--sweep", metavar="RUN_ID", help="parent run of the sweep (default: the one started last)")
     parser.add_argument("--metric", default="mAP", metavar="NAME",
                         help="metric of the printed table, such as AP_small/Animal (default: %(default)s)")  # fmt: skip
@@ -41,8 +45,8 @@ def results(options: argparse.Namespace) -> int:
 
     try:
         results_command(
-            options.tracking_uri,
-            options.experiment,
+            choose_tracking(options),
+            choose_experiment(options),
             options.out,
             sweep=options.sweep,
             metric=options.metric,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from isod.cli.main import exit_cleanly
-from isod.cli.options import SWEEP_FLAGS, add_settings, choose_preset, examples
+from isod.cli.options import OUT, SWEEP_FLAGS, add_settings, choose_experiment, choose_preset, choose_tracking, examples
 from isod.config.overrides import override
 from isod.config.presets import PRESETS
 from isod.config.study import Study, read_study, sections_of
@@ -104,14 +104,19 @@ def add_sweep_options(parser: argparse.ArgumentParser, study: Study, *, images: 
     )
     parser.add_argument("--first-seed", type=int, default=0, metavar="K",
                         help="run seeds K … K+N-1 instead, those that another machine does not run")  # fmt: skip
-    parser.add_argument("--tracking-uri", metavar="URI", help="MLflow's (default: a database in the --out folder)")
+    parser.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow's (default: MLFLOW_TRACKING_URI, else a database in the --out folder)",
+    )
     parser.add_argument("--experiment", metavar="NAME",
-                        help=f"MLflow experiment (default: {experiment_prefix(study)}-STORE)")  # fmt: skip
+                        help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else "
+                             f"{experiment_prefix(study)}-STORE)")  # fmt: skip
     parser.add_argument("--address", metavar="ADDR",
                         help="Ray cluster to run on, such as auto (default: start Ray on this machine)")  # fmt: skip
     parser.add_argument("--resume", action="store_true",
                         help="resume the sweep that started last with these settings in the --out folder")  # fmt: skip
-    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR",
+    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR",
                         help="folder for all results (default: %(default)s)")  # fmt: skip
     add_settings(parser, SWEEP_FLAGS)
 
@@ -158,7 +163,7 @@ def run(study: Study, options: argparse.Namespace, store_from_images: StoreFromI
         check_gpus_here(preset.resources)
     out = output_folder(options.out)
     store = options.store
-    tracking_uri = options.tracking_uri or f"sqlite:///{out / 'mlflow.db'}"
+    tracking_uri = choose_tracking(options, out)
     if not store:
         from isod.tracking.client import check_tracking
 
@@ -169,7 +174,7 @@ def run(study: Study, options: argparse.Namespace, store_from_images: StoreFromI
         else:
             store = demo_store(out, options.demo_frames)
     store = absolute_uri(store)
-    experiment = options.experiment or f"{experiment_prefix(study)}-{Path(store).name}"
+    experiment = choose_experiment(options) or f"{experiment_prefix(study)}-{Path(store).name}"
     logger.info("%d samplers × %d seeds, %d iterations each", len(samplers), seeds, preset.training.iterations)
     result = run_sweep(
         Sweep(
@@ -197,10 +202,14 @@ def run(study: Study, options: argparse.Namespace, store_from_images: StoreFromI
     code = 1 if result.failed or result.unfinished or result.undelivered else 0
     if not result.finished:
         return code  # there is nothing to compare
+    # MLflow and Matplotlib: a sweep does not wait for them to begin
     from isod.results.command import results_command
-    from isod.tracking.client import is_server  # MLflow and Matplotlib: a sweep does not wait for them to begin
+    from isod.tracking.client import is_server
+    from isod.tracking.published import publish_results
 
-    results_command(tracking_uri, experiment, out / "report", sweep=result.parent_run_id)
+    page, table = results_command(tracking_uri, experiment, out / "report", sweep=result.parent_run_id)
+    if undelivered := publish_results(tracking_uri, result.parent_run_id, page.parent, table):
+        print(f"the report is not in MLflow ({undelivered})", file=sys.stderr)
     server = is_server(tracking_uri)
     print(f"compare runs: {tracking_uri if server else f'mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}'}")
     return code

@@ -109,6 +109,8 @@ def _run_grid(
         experiment = opened.result()
     from isod.orchestration.mlflow_callback import MLflowCallback
     from isod.orchestration.progress import ProgressView
+    from isod.tracking.context import run_context
+    from isod.tracking.dataset import store_input
     from isod.tracking.sweep_writer import SweepWriter, begin_sweep, resume_sweep
 
     concurrent = _concurrency(sweep, len(grid))
@@ -116,16 +118,19 @@ def _run_grid(
 
     shared = {key: value for key, value in flatten(base).items() if not key.startswith(("sampler.", "training.seed"))}
     tags = {
+        **run_context(),
         COMMIT_TAG: source_commit(),
         DEMO_TAG: str(store.meta.demo).lower(),
         MACHINE_TAG: machine(),
     }
+    dataset = store_input(store)
     settings = {"store": sweep.store, CONTENTS: store.meta.contents, **shared}
     if sweep.resume:
         trials = {trial_name(params["sampler"].name, params["seed"]): run_config(base, params) for params in grid}
         record = resume_sweep(experiment, sweep.name, settings, tags, trials)
     else:
-        record = begin_sweep(experiment, sweep.name, settings, {**tags, **class_tags(store.meta.class_names)})
+        begun = {**tags, **class_tags(store.meta.class_names)}
+        record = begin_sweep(experiment, sweep.name, settings, begun, dataset)
     todo = [p for p in grid if trial_name(p["sampler"].name, p["seed"]) not in record.finished]
     if len(todo) < len(grid):
         log.info("%d of %d runs are finished and not run again", len(grid) - len(todo), len(grid))
@@ -141,7 +146,12 @@ def _run_grid(
         resources=preset.resources,
     )
     writer = SweepWriter(
-        experiment, record, params={"store": sweep.store}, tags=tags, class_names=store.meta.class_names
+        experiment,
+        record,
+        params={"store": sweep.store},
+        tags=tags,
+        class_names=store.meta.class_names,
+        dataset=dataset,
     )
     with messages_to(progress.write_line):
         try:

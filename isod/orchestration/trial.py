@@ -5,6 +5,7 @@ Torch is imported where a trial runs: a driver on the CPU, which needs this file
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from isod.messages import messages_to
 from isod.orchestration.stream import RayStream
 from isod.training.device import device_name
 from isod.training.folder import Row, RunFolder
+from isod.vocabulary import HEADLINE
 
 
 def run_config(base: RunConfig, params: dict[str, Any]) -> RunConfig:
@@ -64,13 +66,15 @@ class TuneReporter:
     """Reports a trial's validations to Tune, each with the messages that came since the last one.
 
     A report is ``{"iteration": …, "rows": [(iteration, metrics), …], "said": [message, …], "device": name, "failed":
-    reason}``: one row, or after a restart first all those of the earlier attempt.
+    reason, "mAP": that of the last row}``: one row, or after a restart first all those of the earlier attempt. Tune's
+    own tools read ``mAP``.
     """
 
     def __init__(self) -> None:
         self.device = ""  # what the trial trains on
         self.messages: list[str] = []
         self._iteration = 0
+        self._headline = math.nan
 
     def report(self, metrics: dict[str, float], iteration: int) -> None:
         self.send([(iteration, metrics)])
@@ -86,7 +90,10 @@ class TuneReporter:
         """Report rows and the messages so far."""
         self._iteration = rows[-1][0] if rows else self._iteration
         said, self.messages[:] = self.messages[:], []
-        tune.report({"iteration": self._iteration, "rows": rows, "said": said, "device": self.device, "failed": failed})
+        report = {"iteration": self._iteration, "rows": rows, "said": said, "device": self.device, "failed": failed}
+        if rows:
+            self._headline = rows[-1][1].get(HEADLINE, math.nan)
+        tune.report({**report, HEADLINE: self._headline})
 
 
 def run_trial(

@@ -21,22 +21,23 @@ class RegressionError(Exception):
 
 def results_command(
     tracking_uri: str,
-    experiment: str,
+    experiment: str | None,
     out: Path | str,
     sweep: str | None = None,
     metric: str = HEADLINE,
     fail_on_regression: bool = False,
     save: Path | None = None,
-) -> Path:
+) -> tuple[Path, str]:
     """Print the speed-up table and what got worse, write the report into a folder, and print where it is.
 
     Args:
-        tracking_uri, experiment, sweep: as ``load_runs`` takes them; the sweep that started last if not given.
+        tracking_uri, experiment, sweep: as ``load_runs`` takes them; of what is not given, that of the sweep that
+            started last.
         metric: of the printed table; the report has its own.
         save: folder for the runs and their curves as Parquet files, see ``save_runs``.
         fail_on_regression: whether a stratum that got worse, by the guard's rule, is an error.
     Returns:
-        The path of report.html.
+        The path of report.html, and the printed table with what got worse.
     Raises:
         InputError: no runs to read or compare, a folder that cannot be written, a metric that is not logged or of which
             less is better; with ``fail_on_regression`` also if the guard has no tolerance.
@@ -48,8 +49,8 @@ def results_command(
     guard = guard_table(runs)
     table = format_table(runs, metric=metric)
     page = write_report(runs, Path(out))  # before anything is printed, which may fail
+    table = f"{table}\n{textwrap.fill(guard_sentence(guard), 100)}"
     print(table)
-    print(textwrap.fill(guard_sentence(guard), 100))
     best = best_model(runs)
     print(f"\n{best.sentence}: {' && '.join(predict_commands(runs, best))}")
     print(f"report: {page}")
@@ -58,4 +59,4 @@ def results_command(
             raise InputError(f"--fail-on-regression cannot judge these runs. {guard_sentence(guard)}")
         if worse := regressions(guard):
             raise RegressionError("\n".join(worse))
-    return page
+    return page, table

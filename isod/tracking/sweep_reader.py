@@ -10,16 +10,17 @@ from collections import Counter
 
 import pandas as pd
 from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
 
 from isod.errors import InputError
-from isod.tracking.client import explained, open_for_reading, search
+from isod.tracking.client import NEWEST, explained, open_for_reading, search
 from isod.tracking.histories import read_histories
 from isod.tracking.metric_names import class_names, metric_name
 from isod.tracking.runs import Runs, require_one_grid, require_one_store
 from isod.vocabulary import COMMIT_TAG, DEVICE_TAG, HEADLINE, PARENT_TAG, SWEEP_TAG
 
 
-def load_runs(tracking_uri: str, experiment: str, sweep: str | None = None) -> Runs:
+def load_runs(tracking_uri: str, experiment: str | None = None, sweep: str | None = None) -> Runs:
     """Read one sweep from MLflow.
 
     Only FINISHED runs enter; failed, killed and running ones are listed in ``left_out``, and so is a run that was
@@ -27,7 +28,7 @@ def load_runs(tracking_uri: str, experiment: str, sweep: str | None = None) -> R
 
     Args:
         tracking_uri: as MLflow takes it, e.g. ``sqlite:////path/mlflow.db`` or ``http://host:5000``.
-        experiment: its name.
+        experiment: its name; None for that of the sweep that was started last.
         sweep: run id of the parent to read; None for the one that was started last.
     Raises:
         InputError: store unreadable or unreachable, no such experiment or sweep, no finished run, or runs that cannot
@@ -35,6 +36,8 @@ def load_runs(tracking_uri: str, experiment: str, sweep: str | None = None) -> R
     """
     client = open_for_reading(tracking_uri)
     with explained(tracking_uri):
+        if experiment is None:
+            experiment = last_experiment(client, tracking_uri)
         found = client.get_experiment_by_name(experiment)
         if found is None or found.lifecycle_stage != "active":
             names = ", ".join(sorted(e.name for e in client.search_experiments())) or "none"
@@ -71,6 +74,15 @@ def load_runs(tracking_uri: str, experiment: str, sweep: str | None = None) -> R
         curves=curves.drop(columns="run_id").reset_index(drop=True),
         left_out=left_out,
     )
+
+
+def last_experiment(client: MlflowClient, tracking_uri: str) -> str:
+    """Return the name of the experiment of the sweep that was started last. Raises InputError if there is none."""
+    names = {item.experiment_id: item.name for item in client.search_experiments()}
+    last = client.search_runs(list(names), f"tags.`{SWEEP_TAG}` != ''", max_results=1, order_by=NEWEST) if names else []
+    if not last:
+        raise InputError(f"{tracking_uri} has no sweep yet: run `isod sweep`, or name another --tracking-uri")
+    return names[last[0].info.experiment_id]
 
 
 def _choose_sweep(runs: list[Run], experiment: str, sweep: str | None) -> Run:

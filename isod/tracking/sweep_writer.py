@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import Metric, Param, RunInfo
+from mlflow.entities import DatasetInput, Metric, Param, RunInfo
 from mlflow.tracking import MlflowClient
 
 from isod.config.record import changes, current, flatten
@@ -56,9 +56,17 @@ class SweepRecord:
     finished: set[str] = field(default_factory=set)  # names of the trials that are complete
 
 
-def begin_sweep(experiment: Experiment, name: str, settings: Mapping[str, Any], tags: Mapping[str, str]) -> SweepRecord:
+def begin_sweep(
+    experiment: Experiment,
+    name: str,
+    settings: Mapping[str, Any],
+    tags: Mapping[str, str],
+    dataset: DatasetInput | None = None,
+) -> SweepRecord:
     """Create the parent run. Its parameters, and its file sweep.json, are ``settings``: what all trials share.
 
+    Args:
+        dataset: what they train on; see ``isod.tracking.dataset``.
     Raises:
         InputError: the store refuses the run or the file; every trial would end with a file that cannot be delivered.
     """
@@ -66,6 +74,7 @@ def begin_sweep(experiment: Experiment, name: str, settings: Mapping[str, Any], 
     with explained(experiment.tracking_uri):
         parent = client.create_run(experiment.id, tags={NAME_TAG: name, SWEEP_TAG: name, **tags}).info
         _log_params(client, parent.run_id, settings)
+        _log_input(client, parent.run_id, dataset)
         try:
             _log_settings(client, parent, settings)
         except InputError:
@@ -146,6 +155,7 @@ class SweepWriter:
         tags: of every child (``isod.commit``, ``isod.demo`` …).
         class_names: of the data. Of more than ``MAX_CLASSES``, MLflow gets the metrics of those with the most and the
             fewest objects, and each trial's metrics.csv, which has them all.
+        dataset: what every trial trains on.
     """
 
     def __init__(
@@ -156,12 +166,14 @@ class SweepWriter:
         params: Mapping[str, str],
         tags: Mapping[str, str],
         class_names: Sequence[str] = (),
+        dataset: DatasetInput | None = None,
     ) -> None:
         self._client = experiment.client
         self._experiment_id = experiment.id
         self._record = record
         self._params = dict(params)
         self._tags = dict(tags)
+        self._dataset = dataset
         self._keys = class_keys(class_names)
         self._classes = frozenset(class_names if len(class_names) > MAX_CLASSES else ())
         if self._classes:
@@ -256,6 +268,7 @@ class SweepWriter:
             runs[name] = self._client.create_run(self._experiment_id, tags=tags).info.run_id
         run_id = runs[name]
         _log_params(self._client, run_id, {**self._params, **trial_params(config)})
+        _log_input(self._client, run_id, self._dataset)
         self._client.update_run(run_id, status="RUNNING")
         known = self._client.get_run(run_id).data
         if ERROR_TAG in known.tags:  # of an attempt that was resumed
@@ -311,3 +324,8 @@ def _log_params(client: MlflowClient, run_id: str, values: Mapping[str, Any]) ->
     params = [Param(key, str(value)) for key, value in values.items()]
     for first in range(0, len(params), PARAMS_PER_CALL):
         client.log_batch(run_id, params=params[first : first + PARAMS_PER_CALL])
+
+
+def _log_input(client: MlflowClient, run_id: str, dataset: DatasetInput | None) -> None:
+    if dataset is not None:
+        client.log_inputs(run_id, [dataset])

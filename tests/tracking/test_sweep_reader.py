@@ -12,11 +12,13 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from isod.cli.main import main
 from isod.errors import InputError
 from isod.results import format_table, load_runs, results_command, save_runs, saved_runs, speedup_table, write_report
 from isod.results.report import curve_figures
 from isod.results.report.page import gain_sentence, headline
 from isod.results.report.style import LOOKS, look_of
+from tests.tracking.full_sweep import write_full_sweep
 from tests.tracking.mlflow_store import GRID, SPEED, Store
 
 
@@ -187,7 +189,7 @@ def test_looks_are_the_samplers_own():
 
 
 def test_report(store, tmp_path, capsys):
-    page = results_command(store.uri, store.experiment, tmp_path / "new" / "folder")
+    page, _ = results_command(store.uri, store.experiment, tmp_path / "new" / "folder")
     assert "speed-up" in capsys.readouterr().out
     html = page.read_text(encoding="utf-8")
     assert html.count("DEMO") > 3
@@ -294,3 +296,38 @@ def test_nowhere_to_write(runs, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write the report into"):
         write_report(runs, tmp_path / "file")
+
+
+def test_without_a_name_it_is_the_sweep_that_started_last(tmp_path):
+    older, newer = Store(tmp_path, "older"), Store(tmp_path, "newer")
+    older.run(older.sweep(start=1_000), "UIS", 0)
+    newer.run(newer.sweep(start=2_000), "LIS", 0)
+    assert load_runs(older.uri).experiment == "newer"
+    older.run(older.sweep(start=3_000), "UIS", 0)
+    assert load_runs(older.uri).experiment == "older"
+
+
+def test_a_store_without_a_sweep_says_so(tmp_path):
+    empty = Store(tmp_path)
+    with pytest.raises(InputError, match=r"has no sweep yet: run `isod sweep`, or name another --tracking-uri"):
+        load_runs(empty.uri)
+
+
+def test_results_and_triage_find_the_last_sweep(tmp_path, monkeypatch, capsys):
+    """In the folder where `isod sweep` ran, or where MLFLOW_TRACKING_URI leads."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["results"]) == 2
+    assert "there is no MLflow database at sqlite:///" in capsys.readouterr().err
+    (tmp_path / "out").mkdir()
+    store = Store(tmp_path / "out")
+    write_full_sweep(store, ["baseline", "UIS"], seeds=1, grid=GRID[::4])
+    assert main(["results"]) == 0
+    assert "report: out/report/report.html" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path / "out")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
+    assert main(["results", "--out", "elsewhere"]) == 2
+    assert "has no experiment 'another'; it has: " in capsys.readouterr().err
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    assert main(["triage"]) == 2  # as the runs of this test name a store that is not there
+    assert "/data/store" in capsys.readouterr().err

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from isod.errors import InputError
 from isod.tracking.run_reader import model_address
 from isod.tracking.runs import Runs
 from isod.vocabulary import HEADLINE
@@ -32,6 +33,14 @@ def best_model(runs: Runs) -> BestModel:
     best = last.loc[last["value"].idxmax()]
     found = runs.runs[(runs.runs["sampler"] == best["sampler"]) & (runs.runs["seed"] == best["seed"])]
     return BestModel(str(found.index[0]), f"{best['sampler']}-seed{best['seed']}", float(best["value"]))
+
+
+def scoring_runs(runs: Runs) -> Runs:
+    """Return the runs of samplers that score examples. Raises InputError if there is none."""
+    scores = ~runs.runs["sampler"].isin(runs.scoreless)
+    if not scores.any():
+        raise InputError(f"no run of sweep {runs.sweep!r} scores examples: name a run with --run")
+    return replace(runs, runs=runs.runs[scores], curves=runs.curves[~runs.curves["sampler"].isin(runs.scoreless)])
 
 
 def model_folder(runs: Runs, best: BestModel) -> Path | None:

@@ -12,22 +12,31 @@ from isod.data.store.split import CropStore
 from isod.detector.model import DetectorModel
 from isod.detector.saved import load_model
 from isod.errors import InputError
+from isod.results.statistics.best import best_model, scoring_runs
 from isod.results.triage.page import summary, write_sheet
 from isod.results.triage.sheet import make_sheet
 from isod.tracking.run_reader import RecordedRun, read_run
+from isod.tracking.sweep_reader import load_runs
 from isod.vocabulary import OLD_MODEL
 
 log = logging.getLogger(__name__)
 
 
 def triage_command(
-    tracking_uri: str, run: str, store: str, out: Path | str, *, experiment: str | None = None, top: int = 100
+    tracking_uri: str,
+    run: str | None,
+    store: str | None,
+    out: Path | str,
+    *,
+    experiment: str | None = None,
+    top: int = 100,
 ) -> Path:
     """Write the contact sheet and its CSV into a folder, and print what is in them.
 
     Args:
-        run: an MLflow run id, or the name of a run (``UIS-seed0``) if there is one of that name.
-        store: the crop store that the run trained on.
+        run: an MLflow run id, or the name of a run (``UIS-seed0``) if there is one of that name; None for the one with
+            the highest mAP among those of the last sweep that score.
+        store: the crop store that the run trained on; None for the one that the run names.
         experiment: where to look for the run; None looks everywhere.
         top: how many examples the sheet shows.
     Returns:
@@ -38,9 +47,16 @@ def triage_command(
     """
     if top < 1:
         raise InputError(f"--top must be ≥ 1, got {top}")
-    crops = CropStore.open(store)
+    if run is None:
+        runs = load_runs(tracking_uri, experiment)
+        run = best_model(scoring_runs(runs)).run_id
+    crops = None if store is None else CropStore.open(store)
     with tempfile.TemporaryDirectory() as folder:
         found = read_run(tracking_uri, run, Path(folder), experiment)
+        if crops is None:
+            if "store" not in found.params:
+                raise InputError(f"run {found.name!r} does not say which crop store it trained on: give --store")
+            crops = CropStore.open(found.params["store"])
         require_same_data(found, crops)
         detector, threshold = (None, 0.0) if found.model is None else open_model(found.model, crops)
     if found.old_model:
