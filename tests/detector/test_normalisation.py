@@ -65,17 +65,39 @@ def test_objects_and_background_count_alike_by_hand():
     assert by_object.box_loss.item() == pytest.approx((1 - 64 / 512) / 2, rel=1e-5)
     assert outcome.class_loss[0, 3].item() == pytest.approx(4.0, rel=1e-5)  # the maps stay what they are
     balanced, _ = detection_loss(logits, offsets, image, normalisation="balanced")
-    assert balanced.class_loss.item() == pytest.approx((1 + 4) / 2 + 2, rel=1e-5)
+    objects_part = 3 / (3 + math.sqrt(7))  # 9 locations of objects, 7 of background
+    assert balanced.class_loss.item() == pytest.approx(objects_part * 2.5 + (1 - objects_part) * 2, rel=1e-5)
     assert balanced.box_loss.item() == pytest.approx((1 - 64 / 512) / 2, rel=1e-5)
 
 
 def test_the_background_does_not_fade_beside_many_objects():
-    # two images: 1, 4 and background 2; background 6 alone. Objects (1 + 4)/2, background (2 + 6)/2
+    # two images: 1, 4 and background 2 on 7 locations; background alone on 16. Objects (1 + 4)/2 on 9 locations
     logits = torch.cat([maps_by_region(1.0, 4.0, 2.0), maps_by_region(6.0, 6.0, 6.0)])
     images = objects([(LARGE, 1), (SMALL, 2)], [])
     empty = torch.log_softmax(logits[1], 0)[0]  # log of the background's probability
     balanced, _ = detection_loss(logits, torch.ones(2, 4, 4, 4), images, normalisation="balanced")
-    assert balanced.class_loss.item() == pytest.approx(2.5 + (2 - empty.mean().item()) / 2, rel=1e-5)
+    objects_part = 3 / (3 + math.sqrt(23))
+    background = (7 * 2 - empty.sum().item()) / 23
+    expected = objects_part * 2.5 + (1 - objects_part) * background
+    assert balanced.class_loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("normalisation", ["location", "object", "balanced"])
+def test_the_shares_of_two_ranks_add_up_to_the_loss_of_the_batch(normalisation):
+    logits, offsets = random_maps(2)
+    images = [[(LARGE, 1), (SMALL, 2)], [(SMALL, 0)]]
+    whole, _ = detection_loss(logits, offsets, objects(*images), normalisation=normalisation)
+    seen: list[torch.Tensor] = []  # the counts of either rank, class and box; then their sum
+
+    def part(rank: int, sum_counts) -> torch.Tensor:
+        loss, _ = detection_loss(logits[rank : rank + 1], offsets[rank : rank + 1], objects(images[rank]),
+                                 normalisation=normalisation, sum_counts=sum_counts)  # fmt: skip
+        return torch.stack([loss.class_loss, loss.box_loss])
+
+    for rank in (0, 1):
+        part(rank, lambda counts: seen.append(counts) or counts)
+    parts = [part(rank, lambda counts: seen[0] + seen[1]) for rank in (0, 1)]
+    torch.testing.assert_close(sum(parts), torch.stack([whole.class_loss, whole.box_loss]))
 
 
 def test_the_predicted_quality_is_the_iou_by_hand():

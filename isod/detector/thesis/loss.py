@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,15 +17,21 @@ from isod.detector.thesis.targets import assign_targets, decode_boxes
 from isod.objects import Objects
 from isod.outcome import Outcome
 
-Groups = list[tuple[Tensor | float, Tensor]]  # weights of the locations, and what their weighted sum is divided by
+
+class Group(NamedTuple):
+    """Locations whose losses are averaged."""
+
+    weights: Tensor | float  # [B, h, w] float32, or a number: what the loss of each location is multiplied by
+    divisor: Tensor  # [] int64: what the weighted sum is divided by
+    locations: Tensor  # [] int64: how many they are; a group's part in the whole is in proportion to the root
 
 
-def count_locations(counted: Tensor, object_index: Tensor, num_objects: int) -> Groups:
+def count_locations(counted: Tensor, object_index: Tensor, num_objects: int) -> list[Group]:
     """Every location counts as one: eq. 4.1. Arguments and result as of ``count_objects``."""
-    return [(1.0, counted.sum())]
+    return [Group(1.0, counted.sum(), counted.sum())]
 
 
-def count_objects(counted: Tensor, object_index: Tensor, num_objects: int) -> Groups:
+def count_objects(counted: Tensor, object_index: Tensor, num_objects: int) -> list[Group]:
     """Every object counts as one, however many locations it owns, and so does the background of every image.
 
     Location x of object o in image b gets 1/n(b, o), n(b, o) being how many of its locations count, so that a part of
@@ -41,23 +48,30 @@ def count_objects(counted: Tensor, object_index: Tensor, num_objects: int) -> Gr
         object_index: [B, h, w] int64, owner of the location, −1 for the background.
         num_objects: M, most objects of an image.
     Returns:
-        One group: what each location's loss is multiplied by, [B, h, w] float32 or a number, and what the weighted sum
-        is divided by, [] int64. The means of several groups add up.
+        The groups whose means are the loss.
     """
     weights, counts = _object_shares(counted, object_index, num_objects)
-    return [(weights, (counts > 0).sum())]
+    objects = (counts > 0).sum()
+    return [Group(weights, objects, objects)]
 
 
-def count_balanced(counted: Tensor, object_index: Tensor, num_objects: int) -> Groups:
-    """The mean of object means, plus the mean over the images of their background's means.
+def count_balanced(counted: Tensor, object_index: Tensor, num_objects: int) -> list[Group]:
+    """Every object counts as one, every location of the background counts as one, and neither side drowns the other.
 
-    As ``count_objects``, but that the background does not fade where an image has many objects.
+    With P locations of K objects and Q locations of background that count in the batch, a part of the loss is
+
+        f/K · Σ_b w_b · Σ_o (1/n(b, o)) · Σ_{x ∈ o} ℓ(x)  +  (1 − f)/Q · Σ_b w_b · Σ_{x ∈ background} ℓ(x),
+
+    f = √P / (√P + √Q): between eq. 4.1, where the objects have P/(P + Q) of the loss, and equal halves. Objects of any
+    size train alike, as with ``count_objects``, while many small objects leave the background its part, and an image
+    without objects does not silence those of the others.
     """
     weights, counts = _object_shares(counted, object_index, num_objects)
     owned = object_index >= 0
+    background = counted & ~owned
     return [
-        (weights * owned, (counts[:, :num_objects] > 0).sum()),
-        (weights * ~owned, (counts[:, num_objects] > 0).sum()),
+        Group(weights * owned, (counts[:, :num_objects] > 0).sum(), (counted & owned).sum()),
+        Group(background, background.sum(), background.sum()),
     ]
 
 
@@ -70,7 +84,7 @@ def _object_shares(counted: Tensor, object_index: Tensor, num_objects: int) -> t
 
 
 EVERY_REGION = RegionConfig()
-NORMALISATIONS: dict[str, Callable[[Tensor, Tensor, int], Groups]] = {
+NORMALISATIONS: dict[str, Callable[[Tensor, Tensor, int], list[Group]]] = {
     "location": count_locations,
     "object": count_objects,
     "balanced": count_balanced,
@@ -103,8 +117,9 @@ def detection_loss(
         example_weights: [B], multiplies both parts of each image's loss (1/(N·p) of the draw); None for ones.
         normalisation: a key of NORMALISATIONS. The outcome, and so the sample scores, do not depend on it.
         regions: which locations train; the outcome does not depend on it either.
-        sum_counts: where these images are a part of a larger batch, makes the counts [2] int64 of the part those of the
-            whole: either loss is then this part's share of the batch's, and the shares of all parts add up to it.
+        sum_counts: where these images are a part of a larger batch, makes the counts [groups, 2] int64 of the part
+            those of the whole: either loss is then this part's share of the batch's, and the shares of all parts add up
+            to it.
     """
     logits, offsets = logits.float(), offsets.float()
     targets = assign_targets(objects, (logits.shape[2], logits.shape[3]))
@@ -135,18 +150,19 @@ def detection_loss(
     normalise, num_objects = NORMALISATIONS[normalisation], objects.boxes.shape[1]
     class_groups = normalise(care, targets.object_index, num_objects)
     box_groups = normalise(positive, targets.object_index, num_objects)
-    counts = torch.stack([count for _, count in (*class_groups, *box_groups)])
-    divisors = (counts if sum_counts is None else sum_counts(counts)).clamp(min=1)
+    counts = torch.stack([torch.stack([group.divisor, group.locations]) for group in (*class_groups, *box_groups)])
+    counts = counts if sum_counts is None else sum_counts(counts)
 
-    def mean(loss: Tensor, groups: Groups, divisors: Tensor) -> Tensor:
-        parts = [(loss * shares).sum() / count for (shares, _), count in zip(groups, divisors, strict=True)]
-        return parts[0] if len(parts) == 1 else sum(parts[1:], parts[0])
+    def mean(loss: Tensor, groups: list[Group], counts: Tensor) -> Tensor:
+        roots = counts[:, 1].sqrt()
+        means = torch.stack([(loss * group.weights).sum() for group in groups]) / counts[:, 0].clamp(min=1)
+        return (means * (roots / roots.sum().clamp(min=1))).sum()
 
     split = len(class_groups)
-    mean_class = mean(class_loss * class_factors, class_groups, divisors[:split])
-    mean_box = mean(box_loss * positive * factors, box_groups, divisors[split:])
+    mean_class = mean(class_loss * class_factors, class_groups, counts[:split])
+    mean_box = mean(box_loss * positive * factors, box_groups, counts[split:])
     if quality is None:
         return DetectionLoss(mean_class, mean_box), outcome
     quality_loss = functional.binary_cross_entropy_with_logits(quality.float(), iou.detach(), reduction="none")
-    extra = mean(quality_loss * positive * factors, box_groups, divisors[split:])
+    extra = mean(quality_loss * positive * factors, box_groups, counts[split:])
     return DetectionLoss(mean_class, mean_box, extra), outcome
