@@ -11,7 +11,7 @@ EXTRAS = (
     | dict.fromkeys(_EVALUATE, "evaluate")
     | dict.fromkeys(_GRID, "grid")
     | dict.fromkeys(_EXPORT, "export")
-    | {"av": "video", "transformers": "detr", "zod": "zod", "dataclass_wizard": "zod"}
+    | {"av": "video", "shtab": "completion", "transformers": "detr", "zod": "zod", "dataclass_wizard": "zod"}
 )
 
 

@@ -22,6 +22,7 @@ from isod.signals import sigterm_as_ctrl_c
 
 COMMANDS = (
     "demo", "prepare", "samplers", "settings", "train", "sweep", "results", "triage", "predict", "evaluate", "export",
+    "doctor", "completion",
 )  # fmt: skip
 
 
