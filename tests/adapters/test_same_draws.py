@@ -141,7 +141,7 @@ class Tiny(nn.Module):
         return {"loss": (self.layer(content) - labels).square().mean(), "content": content}
 
 
-def train_with_transformers(folder, table, *, accumulation=2, resume=None, **arguments):
+def train_with_transformers(folder, table, *, accumulation=2, resume=None, times=1, **arguments):
     from transformers import TrainingArguments
 
     from isod.adapters.transformers import ImportanceTrainer
@@ -163,7 +163,8 @@ def train_with_transformers(folder, table, *, accumulation=2, resume=None, **arg
             dataloader_num_workers=WORKERS, report_to=[], disable_tqdm=True, logging_strategy="no", **settings,
         ),
     )  # fmt: skip
-    trainer.train(resume_from_checkpoint=resume)
+    for _ in range(times):
+        trainer.train(resume_from_checkpoint=resume)
     return batches
 
 
@@ -171,6 +172,14 @@ def test_transformers(tmp_path):
     pytest.importorskip("transformers", reason="needs the extra transformers")
     table = new_table()
     check(train_with_transformers(tmp_path, table), lag_for(WORKERS, lookahead=1, accumulation=2), table)
+
+
+def test_transformers_trains_again(tmp_path):
+    pytest.importorskip("transformers", reason="needs the extra transformers")
+    table = new_table()
+    batches = train_with_transformers(tmp_path, table, accumulation=1, times=2, num_train_epochs=2)
+    assert batches == expected(lag_for(WORKERS, lookahead=1), epochs=4)
+    assert_scores_are_of_their_examples(table)
 
 
 @pytest.mark.parametrize("ignore_data_skip", [False, True])
