@@ -187,11 +187,14 @@ def test_the_same_loops_find_the_fault_of_the_sampler_before():
 
 
 def test_the_sampler_before_in_an_endless_loader():
-    """Two workers, so 4 batches in flight when the epoch of 5 batches begins again: these are drawn a second time."""
+    """Two workers: 4 batches are in flight when the epoch of 10 batches ends, and are drawn a second time.
+
+    From then on each batch has the scores of the one that was delivered 4 later.
+    """
     table = ImportanceTable(20, sampler=SAMPLERS["UIS"], seed=0)
-    sampler = WithoutIndices(table, batch_size=4, lag=4)
+    sampler = WithoutIndices(table, batch_size=2, lag=4)
     loader, wrong = EndlessLoader(Indices(20), sampler, num_workers=2), 0
-    for _ in range(8):
+    for _ in range(4):
         for indices in loader:
             wrong += indices.tolist() != sampler.schedule.draw(sampler.schedule.applied).indices.tolist()
             sampler.update(scores_of(indices), indices)
