@@ -189,7 +189,7 @@ def test_the_same_loops_find_the_fault_of_the_sampler_before():
 def test_the_sampler_before_in_an_endless_loader():
     """Two workers: 4 batches are in flight when the epoch of 10 batches ends, and are drawn a second time.
 
-    From then on each batch has the scores of the one that was delivered 4 later.
+    From then on each batch is given the scores of the one 4 before it.
     """
     table = ImportanceTable(20, sampler=SAMPLERS["UIS"], seed=0)
     sampler = WithoutIndices(table, batch_size=2, lag=4)
