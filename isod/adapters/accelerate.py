@@ -4,8 +4,9 @@
     accelerator.register_for_checkpointing(sampler)
     for indices, batch in loader:
         ...
-        sampler.update(losses, indices)
+        sampler.update(losses, indices, skip_nonfinite=accelerator.scaler is not None)
 
+With fp16, accelerate's GradScaler skips the steps whose gradients overflow: the last argument skips their scores too.
 accelerate reads one batch ahead, so ``lag=lag_for(num_workers, lookahead=1)``. Its own ``prepare`` would shard the
 sampler a second time: every rank would skip examples that the table has drawn for it.
 """

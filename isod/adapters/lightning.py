@@ -46,6 +46,7 @@ class ImportanceCallback(Callback):
         """Return a loader of (indices, items), with the lag that it needs.
 
         With several processes, call it in the module's ``train_dataloader``, where torch.distributed is initialised.
+        When called again, as Lightning does to reload the loader, the new loader resumes where the old one was left.
 
         Args:
             settings: of the DataLoader, such as ``collate_fn``, which is given (index, item) pairs.
@@ -53,6 +54,8 @@ class ImportanceCallback(Callback):
             InputError: the dataset has another length than the table.
         """
         lag = lag_for(num_workers, prefetch_factor or 2)
+        if self.sampler is not None:
+            self._saved = self.sampler.state_dict()
         self.sampler = ImportanceBatchSampler(self.table, batch_size=batch_size, drop_last=drop_last, lag=lag)
         if self._saved is not None:
             self.sampler.load_state_dict(self._saved)
@@ -65,13 +68,20 @@ class ImportanceCallback(Callback):
             **settings,
         )
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Raise InputError if Lightning is going to shard the sampler a second time."""
+        if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+            raise InputError(
+                "the sampler gives every process its part already: set Trainer(use_distributed_sampler=False)"
+            )
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raise InputError if the Trainer does not train from this callback's loader, or shards it."""
         loader = trainer.train_dataloader
         if self.sampler is None or getattr(loader, "batch_sampler", None) is not self.sampler:
             raise InputError(
                 "the Trainer does not draw with this callback's sampler: give it ImportanceCallback.loader(…) as its "
-                "only training loader, and Trainer(use_distributed_sampler=False)"
+                "only training loader"
             )
 
     def on_train_batch_end(

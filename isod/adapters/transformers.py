@@ -78,6 +78,7 @@ class ImportanceTrainer(Trainer):
                 )
         workers, prefetch = self.args.dataloader_num_workers, self.args.dataloader_prefetch_factor
         accumulation = self.args.gradient_accumulation_steps
+        former = self.importance
         self.importance = sampler = ImportanceBatchSampler(
             self.table,
             batch_size=self.args.per_device_train_batch_size,
@@ -85,6 +86,8 @@ class ImportanceTrainer(Trainer):
             lag=lag_for(workers, prefetch or 2, lookahead=LOOKAHEAD, accumulation=accumulation),
         )
         skipped = 0
+        if self._resume_from is None and former is not None:  # trains again: what was in flight is handed out first
+            sampler.load_state_dict(former.state_dict())
         if self._resume_from is not None:
             sampler.load_state_dict(torch.load(self._resume_from, weights_only=True))
             skipped = 0 if self.args.ignore_data_skip else sampler.step % len(sampler)
@@ -109,11 +112,17 @@ class ImportanceTrainer(Trainer):
         """Compute the Trainer's loss and, of a training batch, update the table."""
         indices = inputs.pop(INDICES, None)
         if indices is None:
+            if model.training:
+                raise InputError(
+                    "a training batch says no indices: the loader of get_train_dataloader was replaced, or a class "
+                    "before ImportanceTrainer makes its own"
+                )
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         given = dict(inputs)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         assert self.importance is not None
-        self.importance.update(self.score(outputs, given), indices, skip_nonfinite=self.args.fp16)
+        scaler = self.accelerator.scaler is not None  # it skips the steps whose gradients overflow
+        self.importance.update(self.score(outputs, given), indices, skip_nonfinite=scaler)
         return (loss, outputs) if return_outputs else loss
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:

@@ -88,7 +88,10 @@ def importance_trainer(*, seed: int, base: type[DetectionTrainer] = DetectionTra
 
         def run_callbacks(self, event: str) -> None:
             if event == "on_train_batch_end":
-                assert self.importance is not None
+                if self.importance is None:
+                    raise InputError(
+                        "the training loader is not that of importance_trainer: a class derived from it makes its own"
+                    )
                 assert self.image_losses is not None
                 indices = [self._index_of[file] for file in self._files]
                 scaler = self.scaler.is_enabled()  # it skips the steps whose gradients overflow

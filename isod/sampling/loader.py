@@ -328,7 +328,7 @@ class ImportanceSampler(Sampler[int]):
             if others != steps[0]:
                 raise InputError(
                     f"rank 0 scored batches {sorted(steps[0])} and rank {rank} batches {sorted(others)} in the same "
-                    "update: the framework shards the sampler a second time (see 'Your training loop' in the "
+                    "update: the framework shards the sampler a second time (see 'The exact rule' in the "
                     "documentation), or the ranks' loops are out of step"
                 )
         flat = np.concatenate([part[:n] for part, n in zip(rows, numbers, strict=True)])

@@ -1,6 +1,7 @@
 """What the adapters refuse, before anything is trained."""
 
 import pytest
+import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -30,7 +31,7 @@ def test_accelerate():
 
 
 def test_lightning():
-    pytest.importorskip("lightning.pytorch", reason="needs the extra lightning")
+    lightning = pytest.importorskip("lightning.pytorch", reason="needs the extra lightning")
     from isod.adapters.lightning import ImportanceCallback
 
     importance = ImportanceCallback(ImportanceTable(19, seed=0))
@@ -40,23 +41,37 @@ def test_lightning():
     importance.loader(Numbers(), batch_size=4)
     with pytest.raises(InputError, match="training_step must return"):
         importance.on_train_batch_end(None, None, {"loss": 1.0}, None, 0)
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    for scores, message in [(torch.ones(9), "objects to one number"), (torch.full((4,), torch.nan), "finite")]:
+        indices = next(iter(importance.sampler))
+        with pytest.raises(InputError, match=message):
+            importance.on_train_batch_end(trainer, None, {"loss": 1.0, "scores": scores}, (indices, None), 0)
 
 
 def test_transformers(tmp_path):
     transformers = pytest.importorskip("transformers", reason="needs the extra transformers")
     from isod.adapters.transformers import ImageLosses, ImportanceTrainer
 
-    def trainer(table, **arguments):
-        arguments = transformers.TrainingArguments(str(tmp_path), use_cpu=True, report_to=[], **arguments)
-        return ImportanceTrainer(
-            table=table, score=lambda *_: None, model=Tiny(), train_dataset=Numbers(), args=arguments
+    def trainer(table, *, kind=ImportanceTrainer, score=None, **arguments):
+        arguments = transformers.TrainingArguments(
+            str(tmp_path / "out"), use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="no", **arguments
         )
+        return kind(table=table, score=score or print, model=Tiny(), train_dataset=Numbers(), args=arguments)
+
+    class Replaced(ImportanceTrainer):
+        def get_train_dataloader(self):
+            return transformers.Trainer.get_train_dataloader(self)
+
+    with pytest.raises(InputError, match="says no indices: the loader of get_train_dataloader was replaced"):
+        trainer(new_table(), kind=Replaced).train()
+    with pytest.raises(InputError, match="objects to one number"):
+        trainer(new_table(), score=lambda outputs, inputs: torch.ones(30)).train()
 
     with pytest.raises(InputError, match="auto_find_batch_size to be False"):
         trainer(new_table(), auto_find_batch_size=True).get_train_dataloader()
     with pytest.raises(InputError, match="20 examples and the importance table 19"):
         trainer(ImportanceTable(19, seed=0)).get_train_dataloader()
-    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "out" / "checkpoint-1").mkdir(parents=True)
     with pytest.raises(InputError, match=r"holds no importance\.pt"):
         trainer(new_table()).train(resume_from_checkpoint=True)
     model = nn.Linear(1, 1)

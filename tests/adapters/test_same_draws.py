@@ -86,6 +86,9 @@ def train_with_lightning(table, *, max_epochs=EPOCHS, resume=None, foreign_loade
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=1e-6)
 
+        def train_dataloader(self):
+            return importance.loader(Numbers(), batch_size=BATCH, num_workers=WORKERS, persistent_workers=True)
+
     module, importance = Module(), ImportanceCallback(table)
     settings = dict(enable_checkpointing=False, callbacks=[importance]) | arguments
     settings["callbacks"] = [importance, *arguments.get("callbacks", [])]
@@ -93,9 +96,7 @@ def train_with_lightning(table, *, max_epochs=EPOCHS, resume=None, foreign_loade
         max_epochs=max_epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False, **settings,
     )  # fmt: skip
-    loader = importance.loader(Numbers(), batch_size=BATCH, num_workers=WORKERS, persistent_workers=True)
-    if foreign_loader:
-        loader = DataLoader(importance.sampler.indexed(Numbers()), batch_size=BATCH, shuffle=True)
+    loader = DataLoader(Numbers(), batch_size=BATCH, shuffle=True) if foreign_loader else None
     trainer.fit(module, loader, ckpt_path=resume, weights_only=False)
     return module.batches
 
@@ -104,8 +105,17 @@ def test_lightning():
     pytest.importorskip("lightning.pytorch", reason="needs the extra lightning")
     table = new_table()
     check(train_with_lightning(table, accumulate_grad_batches=2), lag_for(WORKERS), table)
-    with pytest.raises(InputError, match="use_distributed_sampler=False"):
+    with pytest.raises(InputError, match="does not draw with this callback's sampler"):
         train_with_lightning(new_table(), foreign_loader=True)
+
+
+def test_lightning_reloads_the_loader():
+    """A loader made again in the middle of training hands out what was in flight."""
+    pytest.importorskip("lightning.pytorch", reason="needs the extra lightning")
+    table = new_table()
+    batches = train_with_lightning(table, reload_dataloaders_every_n_epochs=1, max_epochs=3)
+    assert batches == expected(lag_for(WORKERS), epochs=3)
+    assert_scores_are_of_their_examples(table)
 
 
 def test_lightning_resumes_in_the_middle_of_an_epoch(tmp_path):
@@ -131,7 +141,7 @@ class Tiny(nn.Module):
         return {"loss": (self.layer(content) - labels).square().mean(), "content": content}
 
 
-def train_with_transformers(folder, table, *, accumulation=2, resume=None, **arguments):
+def train_with_transformers(folder, table, *, accumulation=2, resume=None, times=1, **arguments):
     from transformers import TrainingArguments
 
     from isod.adapters.transformers import ImportanceTrainer
@@ -153,7 +163,8 @@ def train_with_transformers(folder, table, *, accumulation=2, resume=None, **arg
             dataloader_num_workers=WORKERS, report_to=[], disable_tqdm=True, logging_strategy="no", **settings,
         ),
     )  # fmt: skip
-    trainer.train(resume_from_checkpoint=resume)
+    for _ in range(times):
+        trainer.train(resume_from_checkpoint=resume)
     return batches
 
 
@@ -161,6 +172,14 @@ def test_transformers(tmp_path):
     pytest.importorskip("transformers", reason="needs the extra transformers")
     table = new_table()
     check(train_with_transformers(tmp_path, table), lag_for(WORKERS, lookahead=1, accumulation=2), table)
+
+
+def test_transformers_trains_again(tmp_path):
+    pytest.importorskip("transformers", reason="needs the extra transformers")
+    table = new_table()
+    batches = train_with_transformers(tmp_path, table, accumulation=1, times=2, num_train_epochs=2)
+    assert batches == expected(lag_for(WORKERS, lookahead=1), epochs=4)
+    assert_scores_are_of_their_examples(table)
 
 
 @pytest.mark.parametrize("ignore_data_skip", [False, True])

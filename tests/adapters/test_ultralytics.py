@@ -11,7 +11,9 @@ from isod.sampling.samplers import SAMPLERS
 from tests.adapters.test_same_draws import BATCH, EPOCHS, SIZE, check
 from tests.sampling.loops import assert_scores_are_of_their_examples, scores_of
 
-pytest.importorskip("ultralytics", reason="needs ultralytics (AGPL-3.0), which no extra of isod installs")
+pytest.importorskip("ultralytics", reason="needs the extra ultralytics (AGPL-3.0)")
+from ultralytics.models.yolo.detect import DetectionTrainer
+
 from isod.adapters.ultralytics import ImageLosses, importance_trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -47,6 +49,7 @@ def trainer_for(data, *, model="yolov8n.yaml", observe=lambda trainer, content: 
 
         def preprocess_batch(self, batch):
             batch = super().preprocess_batch(batch)
+            self.images = batch["img"]
             self.content = (batch["img"].mean((1, 2, 3)) * 255 / STEP).round().long().cpu().tolist()
             observe(self, self.content)
             return batch
@@ -61,7 +64,8 @@ def trainer_for(data, *, model="yolov8n.yaml", observe=lambda trainer, content: 
 
 def test_the_same_draws_and_each_score_reaches_its_image(data, monkeypatch):
     batches = []
-    trainer = trainer_for(data, observe=lambda trainer, content: batches.append(content))
+    # its loader is reset 5 epochs before the end, with batches in flight
+    trainer = trainer_for(data, observe=lambda trainer, content: batches.append(content), close_mosaic=5)
     monkeypatch.setattr(ImageLosses, "scores", lambda self: scores_of(batches[-1]))
     trainer.train()
     assert trainer.train_loader.num_workers == 2
@@ -128,6 +132,44 @@ def test_resuming(data):
     resumed.train()
     assert len(batches) % 5 == 0
     assert resumed.importance.step == 15
+
+
+@pytest.mark.parametrize("skips", [True, False])
+def test_an_overflow_is_skipped_with_its_step(data, skips):
+    """Normalisation over the batch carries an overflow of image 7 to the three images beside it."""
+    beside = []
+
+    def overflow(trainer, content):
+        if 7 in content:
+            trainer.images[content.index(7)] = 3e38
+            beside.extend(content)
+
+    trainer = trainer_for(data, observe=overflow, epochs=1, nbs=BATCH)
+    if not skips:
+        with pytest.raises(InputError, match="finite"):
+            trainer.train()
+        return
+
+    def give_scaler(trainer):  # ultralytics has no mixed precision on a CPU
+        trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+
+    trainer.add_callback("on_train_start", give_scaler)
+    trainer.train()
+    table = trainer.importance.table
+    assert trainer.importance.skipped == BATCH
+    assert sorted(beside) == [i for i in range(SIZE) if table.last_step[i] == -1]
+    assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+
+
+def test_a_loader_of_a_derived_trainer(data):
+    class Replaced(importance_trainer(seed=0)):
+        def get_dataloader(self, *args, **kwargs):
+            return DetectionTrainer.get_dataloader(self, *args, **kwargs)
+
+    trainer = trainer_for(data, epochs=1)
+    trainer = Replaced(overrides=vars(trainer.args))
+    with pytest.raises(InputError, match="a class derived from it makes its own"):
+        trainer.train()
 
 
 def test_images_may_not_be_mixed(data):

@@ -204,6 +204,44 @@ def test_resuming_in_the_middle_of_an_epoch_with_batches_in_flight(workers):
     assert head + train(second, 17, size=38, num_workers=workers) == whole
 
 
+def train_until_killed(folder):
+    """Train 30 batches with workers, and save after each one what a resume needs."""
+    torch.set_num_threads(1)
+    sampler, batches = batch_sampler(38, sampler="LIS", seed=1, drop_last=False, lag=4), []
+    if (saved := folder / "saved.pt").exists():
+        state, batches = torch.load(saved, weights_only=True)
+        sampler.load_state_dict(state)
+    while len(batches) < 30:
+        for indices in DataLoader(Indices(38), batch_sampler=sampler, num_workers=2):
+            batches.append(indices.tolist())
+            sampler.update(scores_of(indices), indices)
+            torch.save((sampler.state_dict(), batches), folder / "new.pt")
+            (folder / "new.pt").replace(saved)
+            if len(batches) == 30:
+                break
+
+
+@pytest.mark.slow
+def test_killed_processes_skip_and_repeat_nothing(tmp_path):
+    kills, rng = 0, np.random.default_rng(0)
+    while True:
+        process = multiprocessing.get_context("fork").Process(target=train_until_killed, args=(tmp_path,))
+        process.start()
+        process.join(rng.random() * (1 + kills / 4))  # the longer, the slower the machine
+        if process.exitcode is not None:
+            break
+        process.kill()
+        process.join()
+        kills += 1
+        assert kills < 200
+    assert process.exitcode == 0
+    assert kills > 0
+    state, batches = torch.load(tmp_path / "saved.pt", weights_only=True)
+    whole = batch_sampler(38, sampler="LIS", seed=1, drop_last=False, lag=4)
+    assert batches == train(whole, 30, size=38)
+    assert torch.equal(state["table"]["score"], whole.state_dict()["table"]["score"])
+
+
 def test_scores_without_indices_where_one_batch_alone_is_in_flight():
     sampler = batch_sampler(lag=4)
     for indices in DataLoader(Indices(), batch_sampler=sampler):

@@ -1,7 +1,8 @@
 """Random loops: every score reaches the example that it was made of, or an error comes.
 
 A loop may do everything wrong: too small a lag, batches that are never scored, scored twice or without indices, an
-endless loader, iterations left early, a second loader, a kill and a resume. Scores are made of the examples themselves.
+endless loader, iterations left early, a second loader, a resume, or a kill after which it resumes from an older state.
+Scores are made of the examples themselves.
 """
 
 import os
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 from isod.errors import InputError
 from isod.sampling import ImportanceBatchSampler, ImportanceSampler, ImportanceTable
 from isod.sampling.samplers import SAMPLERS
+from isod.sampling.schedule import DrawSchedule
 from tests.sampling.loops import EndlessLoader, Indices, assert_scores_are_of_their_examples, scores_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWarning")
@@ -45,7 +47,7 @@ actions = st.lists(
             "reverse": st.booleans(),
             "forget": st.integers(0, 12),  # the batch that is not scored; of most iterations, none
             "twice": st.integers(0, 12),  # the batch that is scored twice
-            "then": st.sampled_from(["again", "again", "new loader", "resume", "resume into another"]),
+            "then": st.sampled_from(["again", "again", "new loader", "resume", "resume into another", "killed"]),
         }
     ),
     min_size=1,
@@ -85,13 +87,13 @@ def new_loader(loop, sampler):
     return (EndlessLoader if loop["endless_loader"] else DataLoader)(dataset, batch_sampler=sampler, **more)
 
 
-def run(loop, plan):
+def run(loop, plan, new_sampler=new_sampler):
     """Return (batches scored, whether the loop ended without an error); fail if a score is another example's."""
     table, sampler = new_sampler(loop)
     loader, scored = new_loader(loop, sampler), 0
     try:
         for action in plan:
-            held = Held(sampler)
+            held, older = Held(sampler), sampler.state_dict()
             for number, indices in enumerate(loader):
                 held.indices += indices.tolist()
                 if number == action["forget"]:
@@ -104,9 +106,9 @@ def run(loop, plan):
                 assert_scores_are_of_their_examples(table)
                 if number + 1 == action["batches"]:
                     break
-            if action["then"].startswith("resume"):
-                state = sampler.state_dict()
-                if action["then"] == "resume into another":
+            if action["then"] in ("resume", "resume into another", "killed"):
+                state = older if action["then"] == "killed" else sampler.state_dict()
+                if action["then"] != "resume":
                     table, sampler = new_sampler(loop)
                 sampler.load_state_dict(state)
             if action["then"] != "again":
@@ -118,7 +120,7 @@ def run(loop, plan):
     return scored, True
 
 
-def fuzz(max_examples):
+def fuzz(max_examples, run=run):
     counts = np.zeros(3, int)
 
     @settings(
@@ -138,6 +140,65 @@ def test_random_loops():
     tried, scored, fine = fuzz(120)
     assert scored > tried / 2
     assert 0 < fine < tried
+
+
+class WithoutIndices:
+    """The sampler of isod 0.1.0: scores are those of the oldest batch without any, whatever the loader delivered."""
+
+    def __init__(self, table, batch_size, lag):
+        self.batch_size, self.length = batch_size, max(1, table.num_examples // batch_size)
+        self.schedule = DrawSchedule(table, batch_size=batch_size, lag=lag)
+        self.state_dict, self.load_state_dict = self.schedule.state_dict, self.schedule.load_state_dict
+
+    def __len__(self):
+        return self.length
+
+    def __iter__(self):
+        for step in range(self.schedule.applied, self.schedule.applied + self.length):
+            if not self.schedule.ready(step):
+                raise InputError("batch was asked for too early")
+            yield self.schedule.draw(step).indices.tolist()
+
+    def update(self, scores, indices=None):
+        if scores.shape != (self.batch_size,):
+            raise InputError("update needs batch_size scores")
+        draw = self.schedule.draw(self.schedule.applied)
+        self.schedule.update(self.schedule.applied, draw.indices, scores.double().numpy())
+
+
+def test_the_same_loops_find_the_fault_of_the_sampler_before():
+    silent = 0
+
+    def new_sampler(loop):
+        table = ImportanceTable(loop["size"], sampler=SAMPLERS[loop["sampler"]], seed=1, run_length=1000)
+        return table, WithoutIndices(table, loop["batch_size"], loop["lag"])
+
+    def count(loop, plan):
+        nonlocal silent
+        try:
+            return run(loop | {"single": False}, plan, new_sampler)
+        except AssertionError:
+            silent += 1
+            return 0, False
+
+    tried, _, _ = fuzz(120, count)
+    print(f"{tried} loops, {silent} gave an example another's score without an error")
+    assert silent > 5
+
+
+def test_the_sampler_before_in_an_endless_loader():
+    """Two workers: 4 batches are in flight when the epoch of 10 batches ends, and are drawn a second time.
+
+    From then on each batch is given the scores of the one 4 before it.
+    """
+    table = ImportanceTable(20, sampler=SAMPLERS["UIS"], seed=0)
+    sampler = WithoutIndices(table, batch_size=2, lag=4)
+    loader, wrong = EndlessLoader(Indices(20), sampler, num_workers=2), 0
+    for _ in range(4):
+        for indices in loader:
+            wrong += indices.tolist() != sampler.schedule.draw(sampler.schedule.applied).indices.tolist()
+            sampler.update(scores_of(indices), indices)
+    assert wrong == 30
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 The ranks go in step, so that no rank waits for one that failed. One of them may do everything wrong: leave a batch out,
 score one twice, score the other's examples; or a framework shards the sampler a second time. Loops read ahead, are left
-early, and go on in another process with the state that rank 0 saved.
+early, and resume in another process from the state that rank 0 saved: the last one, or after a kill an older one.
 """
 
 import io
@@ -36,7 +36,7 @@ actions = st.lists(
             "swap": never_or_at,
             "overflow": never_or_at,
             "shard": st.sampled_from([*[False] * 15, True]),
-            "then": st.sampled_from(["again", "again", "resume", "resume into another"]),
+            "then": st.sampled_from(["again", "again", "resume", "resume into another", "killed"]),
         }
     ),
     min_size=1,
@@ -117,13 +117,14 @@ def run(rank, loop, plan):
     try:
         sampler = new_sampler(loop)[1].sampler
         for action in plan:
+            older = sampler.state_dict()
             updates += iterate(rank, sampler, action)
             check(sampler.table)
             if action["then"] == "resume":
                 sampler.load_state_dict(sampler.state_dict())
-            elif action["then"] == "resume into another":
+            elif action["then"] in ("resume into another", "killed"):
                 file = io.BytesIO()
-                torch.save(sampler.state_dict(), file)
+                torch.save(older if action["then"] == "killed" else sampler.state_dict(), file)
                 saved = of_all_ranks(file.getvalue())[0]
                 sampler = new_sampler(loop)[1].sampler
                 sampler.load_state_dict(torch.load(io.BytesIO(saved), weights_only=True))
