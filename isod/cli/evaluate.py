@@ -41,7 +41,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from isod.data.prepare.progress import progress_bar
     from isod.detector.saved import describe_model
     from isod.errors import require
-    from isod.files import output_folder
+    from isod.files import folder_lock, output_folder
     from isod.inference.evaluation import COCO_METRICS, evaluate, open_annotated, write_evaluation
     from isod.inference.prediction import Predictor, note_on_source
     from isod.results.evaluation.page import ap_table, number, text_table, write_page
@@ -60,10 +60,11 @@ def evaluate(options: argparse.Namespace) -> None:
     if note := note_on_source(predictor.description, data.source):
         print(f"note: {note}")
     out = output_folder(options.out)
-    with progress_bar(len(data.source), shown=True, what="evaluating") as advance:
-        result = evaluate(predictor, data, threshold=options.conf, advance=advance)
-    write_evaluation(result, out)
-    page = write_page(result, predictor.description, options.model, out)
+    with folder_lock(out):
+        with progress_bar(len(data.source), shown=True, what="evaluating") as advance:
+            result = evaluate(predictor, data, threshold=options.conf, advance=advance)
+        write_evaluation(result, out)
+        page = write_page(result, predictor.description, options.model, out)
     print(text_table(ap_table(result)))
     print("  ".join(f"{name} {number(result.metrics[name])}" for name in COCO_METRICS))
     print(f"page: {page}, metrics.json and predictions.json beside it")

@@ -52,7 +52,7 @@ def predict(options: argparse.Namespace) -> None:
     """Predict on every frame and write what was asked for."""
     from isod.data.prepare.progress import progress_bar
     from isod.errors import InputError, require
-    from isod.files import output_folder
+    from isod.files import folder_lock, output_folder
     from isod.inference.prediction import Predictor, note_on_source
     from isod.inference.sources import Broken, open_sources
     from isod.inference.writers import CocoJson, Pictures, Writer, YoloText
@@ -73,25 +73,26 @@ def predict(options: argparse.Namespace) -> None:
     if note := note_on_source(predictor.description, source):
         print(f"note: {note}")
     out = output_folder(options.out)
-    writers: list[Writer] = []
-    if options.pictures:
-        writers.append(Pictures(out / "pictures", predictor.class_names))
-    if options.save_txt:
-        writers.append(YoloText(out / "labels", confidence=options.save_conf))
-    if options.save_json:
-        writers.append(CocoJson(out / "predictions.json"))
-    broken, done, boxes = Broken(), 0, 0
-    with progress_bar(frames or None, shown=True, what="predicting") as advance:
-        for item, found in predictor.predict(source, broken):
-            for writer in writers:
-                writer.write(item, found)
-            done, boxes = done + 1, boxes + len(found)
-            advance(1)
-    if not done:
-        first = next(iter(broken.reasons.values()), "it has none")
-        raise InputError(f"no frame of {', '.join(options.sources)} can be read; the first one: {first}")
-    for writer in writers:
-        writer.close()
+    with folder_lock(out):
+        writers: list[Writer] = []
+        if options.pictures:
+            writers.append(Pictures(out / "pictures", predictor.class_names))
+        if options.save_txt:
+            writers.append(YoloText(out / "labels", confidence=options.save_conf))
+        if options.save_json:
+            writers.append(CocoJson(out / "predictions.json"))
+        broken, done, boxes = Broken(), 0, 0
+        with progress_bar(frames or None, shown=True, what="predicting") as advance:
+            for item, found in predictor.predict(source, broken):
+                for writer in writers:
+                    writer.write(item, found)
+                done, boxes = done + 1, boxes + len(found)
+                advance(1)
+        if not done:
+            first = next(iter(broken.reasons.values()), "it has none")
+            raise InputError(f"no frame of {', '.join(options.sources)} can be read; the first one: {first}")
+        for writer in writers:
+            writer.close()
     print(f"{boxes} objects on {done} frames, score ≥ {predictor.confidence:g}: {out}")
     print_broken(broken.reasons)
 

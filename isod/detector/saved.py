@@ -29,7 +29,7 @@ class ModelDescription:
     detector: DetectorConfig
     class_names: tuple[str, ...]  # classes 1…C
     crop_size: tuple[int, int]  # (height, width) of its training crops, pixels
-    preparation: dict[str, Any] = field(default_factory=dict)  # of those crops: roi, tiles, resize, min_visible
+    preparation: dict[str, Any] = field(default_factory=dict)  # of those crops: roi, tiles, resize, min_visible, exif
     demo: bool = False  # trained on synthetic stand-in data
     commit: str = "unknown"  # of the isod that trained it
     run: dict[str, Any] = field(default_factory=dict)  # sampler, seed and iterations

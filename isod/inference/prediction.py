@@ -77,7 +77,8 @@ class Predictor:
     def predict(self, source: Source, broken: Broken | None = None) -> Iterator[tuple[NamedFrame, Detections]]:
         """Yield each frame of a source, in order, with its detections in pixels of the whole frame.
 
-        Frames are cut as the model's training frames were; the crops of a store are taken as they are. Which crops
+        Frames are turned by their EXIF orientation, and cut, as the model's training frames were; the crops of a store
+        are taken as they are. Boxes of a turned picture are in pixels of the upright one. Which crops
         share a forward pass changes a score by float noise alone.
 
         Args:
@@ -85,7 +86,7 @@ class Predictor:
         """
         broken = Broken() if broken is None else broken
         settings = PrepareSettings() if source.cropped else self.preparation
-        return self._joined(self._cut(source.frames(broken), settings, broken))
+        return self._joined(self._cut(source.frames(broken, self.preparation.exif), settings, broken))
 
     def _cut(self, frames: Iterable[NamedFrame], settings: PrepareSettings, broken: Broken) -> Iterator[_Pending]:
         for item in frames:

@@ -14,6 +14,7 @@ from typing import Protocol
 from isod.data.objects import Annotation
 from isod.data.prepare.crop import Frame, read_annotated, read_frame
 from isod.data.prepare.decode import Decoded, decode_image
+from isod.data.prepare.settings import Exif, PrepareSettings
 from isod.data.readers.base import FrameError
 from isod.data.readers.coco import CocoFrameRef
 from isod.data.store.crops import decode_all
@@ -62,8 +63,12 @@ class Source(Protocol):
         """Return the number of frames, as far as it is known."""
         ...
 
-    def frames(self, broken: Broken) -> Iterator[NamedFrame]:
-        """Yield the frames that can be read, and add the others to ``broken``."""
+    def frames(self, broken: Broken, exif: Exif = "auto") -> Iterator[NamedFrame]:
+        """Yield the frames that can be read, and add the others to ``broken``.
+
+        Args:
+            exif: whether the orientation tag of an image file turns it, as of ``decode_image``.
+        """
         ...
 
 
@@ -77,10 +82,10 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.files)
 
-    def frames(self, broken: Broken) -> Iterator[NamedFrame]:
+    def frames(self, broken: Broken, exif: Exif = "auto") -> Iterator[NamedFrame]:
         for number, (name, path) in enumerate(self.files, 1):
             try:
-                yield NamedFrame(name, path.name, number, read_frame(str(path), None))
+                yield NamedFrame(name, path.name, number, read_frame(str(path), None, exif=exif))
             except FrameError as reason:
                 broken.add(str(path), reason)
 
@@ -95,10 +100,10 @@ class AnnotatedFiles:
     def __len__(self) -> int:
         return len(self.refs)
 
-    def frames(self, broken: Broken) -> Iterator[NamedFrame]:
+    def frames(self, broken: Broken, exif: Exif = "auto") -> Iterator[NamedFrame]:
         for ref in self.refs:
             try:
-                frame, objects = read_annotated(ref)
+                frame, objects = read_annotated(ref, PrepareSettings(exif=exif))
             except FrameError as reason:
                 broken.add(ref.frame_id, reason)
                 continue
@@ -115,11 +120,11 @@ class ImageBytes:
     def __len__(self) -> int:
         return len(self.files)
 
-    def frames(self, broken: Broken) -> Iterator[NamedFrame]:
+    def frames(self, broken: Broken, exif: Exif = "auto") -> Iterator[NamedFrame]:
         for number, data in enumerate(self.files, 1):
             name = f"image {number}"
             try:
-                yield NamedFrame(name, name, number, Frame(name, data, decode_image(data, None)))
+                yield NamedFrame(name, name, number, Frame(name, data, decode_image(data, None, exif=exif)))
             except FrameError as reason:
                 broken.add(name, f"it {reason}")
 
@@ -142,7 +147,7 @@ class Video:
         except (av.FFmpegError, IndexError) as error:
             raise InputError(f"{self.path} is not a video that can be read ({one_line(error)})") from None
 
-    def frames(self, broken: Broken) -> Iterator[NamedFrame]:
+    def frames(self, broken: Broken, exif: Exif = "auto") -> Iterator[NamedFrame]:
         import av
 
         number = 0
@@ -170,7 +175,7 @@ class StoreCrops:
     def __len__(self) -> int:
         return len(self.split if self.rows is None else self.rows)
 
-    def frames(self, broken: Broken) -> Iterator[NamedFrame]:
+    def frames(self, broken: Broken, exif: Exif = "auto") -> Iterator[NamedFrame]:
         rows, sizes, readable = self.split.annotations(), self.split.sizes(), self.split.readable.tolist()
         if self.rows is None:
             for index, reason in self.split.lost.items():
@@ -203,8 +208,8 @@ class Several:
     def __len__(self) -> int:
         return sum(map(len, self.sources))
 
-    def frames(self, broken: Broken) -> Iterator[NamedFrame]:
-        every = chain.from_iterable(source.frames(broken) for source in self.sources)
+    def frames(self, broken: Broken, exif: Exif = "auto") -> Iterator[NamedFrame]:
+        every = chain.from_iterable(source.frames(broken, exif) for source in self.sources)
         for number, item in enumerate(every, 1):
             yield replace(item, image_id=number)
 

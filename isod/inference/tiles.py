@@ -57,7 +57,8 @@ def preparation_settings(preparation: Mapping[str, Any]) -> PrepareSettings:
     """Return the settings by which the crops that a model was trained on were cut.
 
     Args:
-        preparation: of model.json; without ``min_visible``, which isod did not always write, it is the default's.
+        preparation: of model.json; without ``min_visible`` or ``exif``, which isod did not always write, that is the
+            default's.
     Raises:
         InputError: it says no such thing.
     """
@@ -68,6 +69,7 @@ def preparation_settings(preparation: Mapping[str, Any]) -> PrepareSettings:
             tiles=None if tiles is None else (tiles[0], tiles[1]),
             resize=None if resize is None else (resize[0], resize[1]),
             min_visible=PrepareSettings.min_visible if visible is None else visible,
+            exif=preparation.get("exif") or PrepareSettings.exif,
         )
     except (TypeError, IndexError, KeyError):
         raise InputError(f"model.json has the preparation {dict(preparation)!r:.200}, which is damaged") from None

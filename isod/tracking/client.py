@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import sqlalchemy
 from mlflow.entities import Run
@@ -20,6 +21,7 @@ from isod.errors import InputError
 from isod.tracking.deliveries import reason
 from isod.vocabulary import PARENT_TAG
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SHOWN = 200  # characters of somebody else's error message
 NEWEST = ["attributes.start_time DESC"]
 
@@ -60,6 +62,7 @@ def check_tracking(tracking_uri: str) -> None:
         InputError: the store or server does not answer within seconds, with the reason.
     """
     _require_address(tracking_uri)
+    _bypass_proxy(tracking_uri)
     _limit_messages()
     with explained(tracking_uri):
         if is_server(tracking_uri):
@@ -82,6 +85,7 @@ def open_for_reading(tracking_uri: str) -> MlflowClient:
         if not path or not Path(path).is_file():
             raise InputError(f"there is no MLflow database at {tracking_uri}")
     _require_address(tracking_uri)
+    _bypass_proxy(tracking_uri)
     _limit_messages()
     with explained(tracking_uri):
         return MlflowClient(tracking_uri)
@@ -147,6 +151,16 @@ def _require_address(tracking_uri: str) -> None:
         return
     hint = f"; for the database in that folder: sqlite:///{tracking_uri.rstrip('/')}/mlflow.db" if tracking_uri else ""
     raise InputError(f"a tracking URI starts with sqlite:///, http:// or the like, got {tracking_uri!r}{hint}")
+
+
+def _bypass_proxy(tracking_uri: str) -> None:
+    """Send requests to a server on this machine there: a proxy that the environment names would not reach it."""
+    host = urlsplit(tracking_uri).hostname if is_server(tracking_uri) else None
+    if host not in LOOPBACK:
+        return
+    for name in ("no_proxy", "NO_PROXY"):  # libraries differ in which of the two they read first
+        hosts = [part for part in os.environ.get(name, "").split(",") if part]
+        os.environ[name] = ",".join([*hosts, *([] if host in hosts else [host])])
 
 
 def _limit_messages() -> None:

@@ -187,7 +187,8 @@ class Run:
     def describe_model(self) -> ModelDescription:
         """Return what model.json says of the detector that this run trains."""
         meta, training = self.store.meta, self.config.training
-        preparation = {name: meta.settings.get(name) for name in ("source", "roi", "tiles", "resize", "min_visible")}
+        names = ("source", "roi", "tiles", "resize", "min_visible", "exif")
+        preparation = {name: meta.settings.get(name) for name in names}
         return ModelDescription(
             detector=replace(self.config.detector, weights=""),  # its own ones lie beside it
             class_names=meta.class_names,

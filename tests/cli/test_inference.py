@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from isod.cli.main import main
+from isod.files import LOCK_FILE, folder_lock
 from tests.inference.blobs import picture, save_blobs
 
 COMMANDS = {
@@ -45,6 +46,22 @@ def refused(capfd):
 def arguments_of(command, place, store, **changed):
     paths = {"model": place / "model", "images": place / "images", "out": place / "out", "store": store} | changed
     return (command, *(word.format(**paths) for word in COMMANDS[command]))
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_two_commands_in_one_folder(place, refused, command):
+    (place / "out").mkdir()
+    store = place / "coco.json"
+    content = {"images": [{"id": 1, "file_name": "0.png", "width": 60, "height": 40}],
+               "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10]}],
+               "categories": [{"id": 1, "name": "red"}]}  # fmt: skip
+    store.write_text(json.dumps(content))
+    words = arguments_of(command, place, store)
+    with folder_lock(place / "out"):
+        assert f"is writing to {place / 'out'}: wait until it has ended" in refused(*words)
+        assert os.listdir(place / "out") == [LOCK_FILE]
+    assert main([str(word) for word in words]) == 0
+    assert LOCK_FILE not in os.listdir(place / "out")
 
 
 def test_a_folder_with_a_broken_file(place, capsys):

@@ -172,6 +172,34 @@ def test_outlines_that_are_none(folder, outline):
         reader_of(folder, changed)
 
 
+def test_boxes_that_do_not_fit_their_polygons(folder):
+    """As an export of masks wrote [centre x, centre y, right, bottom] of something else: silently wrong boxes."""
+    square = [[4, 4, 12, 4, 12, 12, 4, 12]]
+    changed = content()
+    changed["annotations"][1]["segmentation"] = square  # bbox [4, 4, 8, 8]: exactly it
+    changed["annotations"][0]["segmentation"] = [[0, 0, 0, 0, 0, 0]]  # of no area: not compared
+    assert not any("polygons" in note for note in reader_of(folder, changed).notes)
+    changed["annotations"][0]["segmentation"] = square  # bbox [0, 0, 32, 16]: IoU 64 / 512
+    (note,) = [note for note in reader_of(folder, changed).notes if "polygons" in note]
+    assert "boxes that do not fit their polygons (IoU below 0.5), and are used: 1, the first of annotation 1" in note
+    changed["annotations"][1]["bbox"] = [8, 8, 12, 12]  # IoU 16 / 192
+    with pytest.raises(
+        InputError, match=r"train\.json: 2 of 2 boxes do not fit their polygons, one is that of annotation 1"
+    ):
+        reader_of(folder, changed)
+    for annotation in changed["annotations"]:
+        del annotation["bbox"]
+    frames = reader_of(folder, changed).frames("train")
+    assert [frame.objects().boxes.tolist() for frame in frames] == [[[4, 4, 12, 12]]] * 2
+
+
+@pytest.mark.parametrize("outline", [[["x"] * 6], [3], [[1, 2]], [[[1, 2]] * 6], {"counts": []}, "x", [{"a": 1}] * 2])
+def test_what_is_no_polygon_is_not_compared(folder, outline):
+    changed = content()
+    changed["annotations"][0]["segmentation"] = outline
+    assert reader_of(folder, changed).frames("train")[0].objects().boxes.tolist() == [[0, 0, 32, 16]]
+
+
 # --- names of files --------------------------------------------------------------------------------------------------
 
 NFD = unicodedata.normalize("NFD", "Gärten.jpg")

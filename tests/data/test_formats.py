@@ -112,6 +112,48 @@ def test_every_form_of_data_yaml(yolo, text, names):
         assert val.objects().boxes.tolist() == [[0, 0, 8, 8]]
 
 
+@pytest.mark.parametrize("where", ["working directory", "folder above"])
+def test_a_data_yaml_in_a_folder_of_its_own(yolo, tmp_path, monkeypatch, where):
+    """v5 took its entries relative to the working directory; the note says where the images were found."""
+    configs = (tmp_path if where == "working directory" else yolo) / "configs" / "sets"
+    configs.mkdir(parents=True)
+    (configs / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [a, b]\n")
+    monkeypatch.chdir(yolo if where == "working directory" else tmp_path)
+    reader = YoloReader(configs / "data.yaml")
+    assert [len(reader.frames(split)) for split in ("train", "val")] == [1, 1]
+    assert reader.notes[0].endswith(f"train names images/train, which is taken from {yolo}/images/train")
+    monkeypatch.chdir(tmp_path)
+    if where == "working directory":
+        with pytest.raises(InputError, match="train names 'images/train', and there is neither a folder nor a file"):
+            YoloReader(configs / "data.yaml")
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "data"),
+    [
+        ("train/_darknet.labels", "Bulto\n", "{names: [Bulto], train: train, val: valid}"),
+        ("classes.txt", "dog\ncat \n\n", "{names: [dog, cat], train: train, val: valid}"),
+        ("obj.names", "行人", "{names: [行人], train: train, val: valid}"),
+    ],
+)
+def test_a_folder_of_darknet_gets_its_data_yaml_written(tmp_path, names, text, data, capsys):
+    """What the sentence says is read once it is done."""
+    for split in ("train", "valid"):
+        written.write_image(tmp_path / f"set/{split}/000001.jpg")
+        written.write_text(tmp_path / f"set/{split}/000001.txt", "0 0.5 0.5 0.25 0.5\n")
+    written.write_text(tmp_path / "set" / names, text)
+    assert main(["prepare", "auto", str(tmp_path / "set"), str(tmp_path / "store")]) == 2
+    assert (
+        capsys.readouterr()
+        .err.strip()
+        .endswith(f"holds 0 files that end in .yaml. Write its data.yaml, such as {data}")
+    )
+    (tmp_path / "set/data.yaml").write_text(data)
+    reader = YoloReader(tmp_path / "set")
+    assert reader.class_names == tuple(text.split())
+    assert [len(reader.frames(split)) for split in ("train", "val")] == [1, 1]
+
+
 def test_labels_beside_the_images(yolo):
     shutil.move(yolo / "labels/train/000001.txt", yolo / "images/train/000001.txt")
     (frame,) = YoloReader(yolo).frames("train")
@@ -382,6 +424,18 @@ def test_auto_finds_what_there_is(tmp_path, name, capsys, monkeypatch):
     out = capsys.readouterr().out
     assert f"isod prepare {name.split()[0]} " in out
     assert "6 train + 3 val crops of 32×16" in out
+
+
+def test_auto_looks_into_folders(tmp_path, capsys):
+    """A data.yaml some folders down; a json whose first image is missing."""
+    written.write_yolo(tmp_path / "one/data/configs", written.made_set())
+    assert main(["prepare", "auto", str(tmp_path / "one")]) == 2
+    assert f"isod prepare yolo {tmp_path}/one/data/configs/data.yaml STORE" in capsys.readouterr().err
+    written.write_coco(tmp_path / "two", written.made_set())
+    shutil.move(tmp_path / "two/images", tmp_path / "two/pictures")
+    (tmp_path / "two/pictures/000006.jpg").unlink()
+    assert main(["prepare", "auto", str(tmp_path / "two")]) == 2
+    assert f"--val {tmp_path}/two/pictures {tmp_path}/two/val.json STORE" in capsys.readouterr().err
 
 
 def test_auto_asks_where_it_is_not_sure(tmp_path, capsys):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from isod.config.settings import DetectorConfig
 from isod.data.store.split import CropStore
@@ -12,7 +13,7 @@ from isod.detector.model import build_detector
 from isod.detector.saved import ModelDescription, save_model
 from isod.errors import InputError
 from isod.inference.prediction import Predictor
-from isod.inference.sources import Broken, StoreCrops, open_sources
+from isod.inference.sources import Broken, ImageBytes, StoreCrops, open_sources
 from tests.inference.blobs import picture, save_blobs
 
 
@@ -28,6 +29,23 @@ def predicted(model, source, **options):
 def test_a_whole_frame_larger_than_the_training_crops(tmp_path):
     image = picture(tmp_path / "a.png", (60, 40), (1, 3, 4, 20, 30), (2, 40, 0, 60, 10))
     assert predicted(save_blobs(tmp_path / "model"), image) == [[(1, 3, 4, 20, 30), (2, 40, 0, 60, 10)]]
+
+
+def test_a_picture_is_turned_as_the_training_pictures_were(tmp_path):
+    """Boxes are in pixels of the upright picture, as viewers show it, unless the store was prepared otherwise."""
+    upright = Image.open(picture(tmp_path / "upright.png", (60, 40), (1, 3, 4, 20, 30)))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the stored picture is turned to the right to be upright
+    stored = upright.transpose(Image.Transpose.ROTATE_90)  # 40×60, to the left
+    stored.save(tmp_path / "stored.png", exif=exif)
+    turned, as_stored = [(1, 3, 4, 20, 30)], [(1, 4, 40, 30, 57)]  # x → 60 − x, then exchanged with y
+    for chosen, expected in (({}, turned), ({"exif": "apply"}, turned), ({"exif": "ignore"}, as_stored)):
+        model = save_blobs(tmp_path / f"model-{len(chosen)}{chosen.get('exif')}", **chosen)
+        assert predicted(model, tmp_path / "stored.png") == [expected]
+        (found,) = [
+            boxes for _, boxes in Predictor(model).predict(ImageBytes([(tmp_path / "stored.png").read_bytes()]))
+        ]
+        assert [(1, *box) for box in found.boxes.tolist()] == expected
 
 
 def test_a_region_of_interest_twice_as_wide_and_half_as_high(tmp_path):

@@ -11,10 +11,12 @@ from isod.data.prepare.chunk import ChunkStatus
 from isod.data.prepare.job import in_processes, prepare
 from isod.data.prepare.journal import Chunk
 from isod.data.prepare.settings import PrepareSettings
+from isod.data.readers.coco import CocoReader
 from isod.data.readers.zod import ZodReader
 from isod.data.store.split import CropStore
 from isod.orchestration.prepare import on_cluster
 from tests.data.made_reader import MadeFrame
+from tests.data.written_formats import made_set, write_coco
 
 
 def contents(store):
@@ -41,6 +43,25 @@ def test_map_processes_and_cluster_make_the_same_store(ray_local, demo_root, tmp
     for other in others:
         assert replace(other.meta, checksums=first.meta.checksums) == first.meta  # Lance names its files at random
         assert contents(other) == contents(first)
+
+
+def test_jpegs_are_kept_byte_for_byte_with_ray_and_without(ray_local, tmp_path, monkeypatch):
+    """Not only the same rows: the files of both stores have the same bytes, under names that Lance makes up."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    words = write_coco(tmp_path / "set", made_set(12, 6, dont_care=True))
+    reader = CocoReader(tuple(words[1:3]), tuple(words[4:6]))
+    files = {}
+    for name, map_chunks in (("map", map), ("pool", in_processes), ("ray", on_cluster())):
+        uri = tmp_path / name
+        prepare(reader, uri, PrepareSettings(chunk_frames=4), progress=False, map_chunks=map_chunks)
+        for split in ("train", "val"):
+            crops = CropStore.open(str(uri)).split(split)
+            kept = [(tmp_path / "set/images" / frame).read_bytes() for frame in crops.annotations().frame_ids]
+            assert crops.read_encoded(range(len(crops))) == kept
+        files[name] = sorted(file.read_bytes() for file in uri.rglob("data/*.lance"))
+    assert len(files["map"]) == 5  # 3 chunks of 4 frames and 2
+    assert files["pool"] == files["map"]
+    assert files["ray"] == files["map"]
 
 
 def test_workers_do_not_load_torch(ray_local):

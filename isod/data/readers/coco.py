@@ -33,6 +33,8 @@ GZIP = b"\x1f\x8b"  # how such a file begins
 WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")  # text that is a whole number
 NO_NUMBER = re.compile(r'"(?:[^"\\]|\\.)*"|(-?Infinity|NaN)')  # a string, or a word that JSON does not have
 MAX_OUTLINE = 2**20  # numbers of a polygon or a run-length code
+MISFIT = 0.5  # IoU with its polygons below which a box does not fit them
+TRIED = 20  # images of a json that are looked for in these folders: some may be missing
 FOUND = 1000  # folders and files that are looked through for a dataset
 EXPORT_AGAIN = "Export the annotations in COCO's format again."
 
@@ -248,6 +250,7 @@ class CocoFile:
         """Return image id → its objects."""
         grouped: dict[int | str, list[_Object]] = {image_id: [] for image_id in self._images}
         seen: set[int | str] = set()
+        compared, misfits = 0, []  # boxes that have polygons
         for position, entry in enumerate(self.content["annotations"]):
             where = f"annotation {entry['id']}" if _is_id(entry.get("id")) else f"annotation number {position}"
             if "id" in entry:
@@ -270,7 +273,16 @@ class CocoFile:
             if entry.get("ignore") and not entry.get("iscrowd"):
                 self._done.setdefault('objects with "ignore", which are don\'t-care', []).append(where)
             box = self._box(entry, where, self._images[image_id], self._sizes[image_id])
+            if entry.get("bbox") and (outline := _bounds(entry.get("segmentation"))):
+                compared += 1
+                misfits += [where] if _iou(box, outline) < MISFIT else []
             grouped[image_id].append(_Object(where, box, category_id, _dont_care(entry)))
+        if 2 * len(misfits) > compared:
+            self._fail(f"{len(misfits)} of {compared} boxes do not fit their polygons, one is that of {misfits[0]}",
+                       "Write each bbox as [x, y, width, height] in pixels, or remove them all: isod then takes those "
+                       "of the polygons.")  # fmt: skip
+        if misfits:
+            self._done[f"boxes that do not fit their polygons (IoU below {MISFIT:g}), and are used"] = misfits
         return grouped
 
     def _count_outside(self, objects: Sequence[_Object], boxes: np.ndarray, size: tuple[int, int]) -> None:
@@ -499,6 +511,28 @@ def _size(entry: dict[str, Any]) -> tuple[int, int] | None:
     return None if entry.get("width") is None else (entry["height"], entry["width"])
 
 
+def _bounds(outline: Any) -> list[float] | None:
+    """Return the box around polygons, [x0, y0, x1, y1]; None where it has no area, or where they are none."""
+    if not isinstance(outline, list):
+        return None
+    try:
+        parts = [part for part in outline if len(part) >= 6]
+        sides = [min(min(p[::2]) for p in parts), min(min(p[1::2]) for p in parts),
+                 max(max(p[::2]) for p in parts), max(max(p[1::2]) for p in parts)]  # fmt: skip
+    except (TypeError, ValueError, KeyError):  # no numbers, or no polygon
+        return None
+    if not (_are_numbers(sides) and sides[0] < sides[2] and sides[1] < sides[3]):
+        return None
+    return sides
+
+
+def _iou(a: list[float], b: list[float]) -> float:
+    """Return the intersection over the union of two boxes, of which ``b`` has an area."""
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(width, 0.0) * max(height, 0.0)
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+
 def _is_run_length(counts: str, pixels: int) -> bool:
     """Whether a compressed run-length code is whole and covers the image; pycocotools itself reads on behind it."""
     runs: list[int] = []
@@ -547,6 +581,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, float) or (_is_int(value) and abs(value) < 2**53)
 
 
+def _is_file(folder: Path, name: str) -> bool:
+    return "\0" not in name and os.path.isfile(folder / name)
+
+
 def find(path: Path) -> list[list[str]]:
     """Return the arguments of ``isod prepare coco`` for every pair of jsons that a folder holds, or for a json."""
     jsons = sorted([*path.glob("*.json"), *path.glob("*/*.json")])[:FOUND] if path.is_dir() else [path]
@@ -555,12 +593,12 @@ def find(path: Path) -> list[list[str]]:
     for file in jsons:
         try:
             content = parse_json(read_file(file, MAX_JSON))
-            first = str(content["images"][0]["file_name"])
+            names = [str(entry["file_name"]) for entry in content["images"][:TRIED]]
             assert isinstance(content["annotations"], list)
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AssertionError):
+        except (OSError, ValueError, KeyError, TypeError, AssertionError):
             continue
         places = [file.parent, *folders, file.parent.parent / "images"]
-        images = next((folder for folder in places if "\0" not in first and (folder / first).is_file()), file.parent)
+        images = next((folder for name in names for folder in places if _is_file(folder, name)), file.parent)
         split = "val" if re.search("val|test", f"{file.parent.name}/{file.name}") else "train"
         found[split].append([f"--{split}", str(images), str(file)])
     return [[*train, *val] for train in found["train"] for val in found["val"] or [["--val-share", "0.2"]]]

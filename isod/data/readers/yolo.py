@@ -23,11 +23,16 @@ from isod.data.readers.folders import (
     require_inside,
 )
 from isod.errors import InputError, one_line
-from isod.files import has_control_characters
+from isod.files import has_control_characters, read_file
 from isod.vocabulary import SPLITS, Split
 
 MAX_YAML = 2**24  # bytes
 LONGEST = 1000  # characters of a path in data.yaml or in a list
+PARENTS = 3  # folders above that of data.yaml, which its entries may be relative to
+FOLDERS = {"train": ("train", "images/train", "images"), "val": ("val", "valid", "validation", "images/val")}
+NAME_FILES = ("classes.txt", "*.names", "_darknet.labels", "train/_darknet.labels", "labels/classes.txt")
+DEPTH = 4  # levels of folders that are looked through for a data.yaml
+MOST_FILES = 1000  # that are looked at for one
 FAR_OFF = 1.0  # a value this far outside 0…1 is no share of an image
 LINE = "Write each line as CLASS X Y WIDTH HEIGHT, centre and size as shares of the image, 0 to 1, or as a polygon."
 
@@ -164,16 +169,24 @@ class YoloReader(FolderReader):
         return self._label(split, found, whole_folders=whole_folders)
 
     def _place(self, split: str, entry: str) -> Path:
-        """Return the folder or list that an entry names; some exporters write one level too many of "../"."""
-        entry = entry.replace("\\", "/")
+        """Return the folder or list that an entry names.
+
+        Some exporters write one level too many of "../"; v5 took entries relative to the working directory, which a
+        data.yaml in a folder of its own, such as configs/, often relies on.
+        """
+        stated, entry = entry, entry.replace("\\", "/")
         here = self.path.resolve().parent
         tried = [Path(self._base, entry), Path(here, entry)]
         short = entry
         while short.startswith("../"):
             short = short[3:]
             tried += [Path(self._base, short), Path(here, short)]
-        for place in tried:
+        own = len(tried)
+        tried += [Path(folder, entry) for folder in (os.getcwd(), *here.parents[:PARENTS])]
+        for number, place in enumerate(tried):
             if os.path.exists(place):  # unlike Path.exists, also of a name that is too long
+                if number >= own:
+                    self.notes.append(f"note: {self.path}: {split} names {stated}, which is taken from {place}")
                 return place.resolve()
         self._fail(f"{split} names {entry!r:.200}, and there is neither a folder nor a file {str(tried[0])[:300]}",
                    "Correct it, or the key path.")  # fmt: skip
@@ -301,8 +314,32 @@ def _data_file(path: Path) -> Path:
     found = sorted(entry for entry in path.iterdir() if entry.suffix in (".yaml", ".yml"))
     named = [entry for entry in found if entry.stem == "data"] or found
     if len(named) != 1:
-        raise InputError(f"{path} holds {len(found)} files that end in .yaml. Name the data.yaml of the dataset.")
+        hint = "Name the data.yaml of the dataset." if found else f"Write its data.yaml, such as {_suggested(path)}"
+        raise InputError(f"{path} holds {len(found)} files that end in .yaml. {hint}")
     return named[0]
+
+
+def _suggested(root: Path) -> str:
+    """Return a data.yaml for a folder that has none, as tools for darknet leave it, with the class names they list."""
+    names: list[str] = []
+    for path in _name_files(root):
+        try:
+            lines = read_file(path, MAX_YAML).decode("utf-8-sig").splitlines()
+        except (OSError, ValueError):
+            continue
+        names = [name.strip() for name in lines if name.strip() and not has_control_characters(name)]
+        break
+    folders = {
+        split: next((name for name in words if (root / name).is_dir()), None) for split, words in FOLDERS.items()
+    }
+    keys: dict[str, Any] = {split: name for split, name in folders.items() if name} | {
+        "names": names or ["car", "person"]
+    }
+    return yaml.safe_dump({"train": ".", **keys}, default_flow_style=True, width=2**16, allow_unicode=True).strip()
+
+
+def _name_files(root: Path) -> list[Path]:
+    return sorted(path for pattern in NAME_FILES for path in root.glob(pattern))
 
 
 def _label_folders(images: Path) -> list[Path]:
@@ -317,16 +354,19 @@ def _label_folders(images: Path) -> list[Path]:
 
 def find(path: Path) -> list[list[str]]:
     """Return the arguments of ``isod prepare yolo`` for every dataset that a path holds."""
-    files = sorted([*path.glob("*.yaml"), *path.glob("*.yml")]) if path.is_dir() else [path]
+    levels = ["*/" * depth for depth in range(DEPTH)]
+    files = [file for level in levels for end in ("yaml", "yml") for file in sorted(path.glob(f"{level}*.{end}"))]
     found = []
-    for file in files:
+    for file in files[:MOST_FILES] if path.is_dir() else [path]:
         if file.suffix not in (".yaml", ".yml"):
             continue
         try:
-            content = yaml.load(file.read_text("utf-8-sig"), Loader=_Loader)
+            content = yaml.load(read_file(file, MAX_YAML).decode("utf-8-sig"), Loader=_Loader)
         except (OSError, ValueError, yaml.YAMLError, RecursionError):
             continue
         if isinstance(content, dict) and "train" in content and ("names" in content or "nc" in content):
             has_val = any(content.get(key) for key in ("val", "validation", "valid"))
             found.append([str(file), *([] if has_val else ["--val-share", "0.2"])])
+    if not found and path.is_dir() and _name_files(path):
+        found.append([str(path)])  # its reader says what is missing
     return found

@@ -12,6 +12,7 @@ import jinja2
 
 import isod
 from isod.errors import InputError
+from isod.files import folder_lock
 from isod.inference.marks import ENLARGED, FONT
 from isod.results.triage.sheet import NONE_SEEN, Card, Sheet
 
@@ -27,17 +28,18 @@ def write_sheet(sheet: Sheet, out: Path) -> Path:
     """Write triage.html and triage.csv into a folder; return the path of the page.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or another process writes to it.
     """
     page = render(sheet)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with (out / "triage.csv").open("w", newline="", encoding="utf-8") as file:
-            lines = [_csv_line(sheet, card) for card in sheet.cards]
-            writer = csv.DictWriter(file, list(lines[0]))
-            writer.writeheader()
-            writer.writerows(lines)
-        (out / "triage.html").write_text(page, encoding="utf-8")
+        with folder_lock(out):
+            with (out / "triage.csv").open("w", newline="", encoding="utf-8") as file:
+                lines = [_csv_line(sheet, card) for card in sheet.cards]
+                writer = csv.DictWriter(file, list(lines[0]))
+                writer.writeheader()
+                writer.writerows(lines)
+            (out / "triage.html").write_text(page, encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write the sheet into {out}: {error.strerror or error}") from error
     return out / "triage.html"
