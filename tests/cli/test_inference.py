@@ -135,7 +135,9 @@ def test_a_damaged_preparation_is_a_sentence(place, tiny_store, refused, command
 
 def test_other_classes_than_the_store_are_a_sentence(place, tiny_store, refused):
     assert "the model knows the classes red, green" in refused(*arguments_of("evaluate", place, tiny_store))
-    coco = {"categories": [{"id": 1, "name": "blue"}], "images": [], "annotations": []}
+    image = {"id": 1, "file_name": "0.png", "width": 60, "height": 40}
+    objects = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "area": 400, "iscrowd": 0}]
+    coco = {"categories": [{"id": 1, "name": "blue"}], "images": [image], "annotations": objects}
     (place / "val.json").write_text(json.dumps(coco))
     sentence = refused(*arguments_of("evaluate", place, place / "val.json"))
     assert "has the class 'blue', which the model does not know; it knows red, green" in sentence

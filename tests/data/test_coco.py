@@ -64,6 +64,18 @@ def test_classes_are_matched_by_name(read):
     assert read(good(), val).frames("val")[1].objects().labels.tolist() == [2]
 
 
+def test_a_class_that_only_val_has_objects_of(read):
+    """As in a thin part of a large set: the class stays, and its AP is that of a detector that never saw it."""
+    train, val = good(), good()
+    train["categories"] += [{"id": 0, "name": "cow"}, {"id": 9, "name": "cow"}, {"id": 10, "name": "cat"}]
+    val["categories"].append({"id": 9, "name": "cow"})
+    val["annotations"][0]["category_id"] = 9
+    names = read(train, val).class_names
+    assert sorted(names) == ["cat", "cow", "dog"]
+    labels = [label for frame in read(train, val).frames("val") for label in frame.objects().labels.tolist()]
+    assert labels.count(names.index("cow") + 1) == 1
+
+
 def test_a_class_that_train_lacks(read):
     val = good()
     val["categories"].append({"id": 9, "name": "cow"})

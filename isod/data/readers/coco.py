@@ -13,8 +13,9 @@ import reprlib
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 from urllib.parse import unquote
@@ -94,12 +95,12 @@ class CocoReader:
             for split, (images, path) in self._paths.items()
         }
         self._sha256 = {split: file.sha256 for split, file in files.items()}
-        used = {split: file.used_categories() for split, file in files.items()}
-        self.class_names = tuple(used["train"].values())
-        if not self.class_names:
+        in_val = list(files["val"].used_categories().values()) if "val" in files else []
+        self.class_names = tuple(files["train"].used_categories(also=in_val).values())
+        if not files["train"].used:
             raise InputError(f"{files['train'].path} has no object of any category. Name the json with the labels.")
         labels = {name: label for label, name in enumerate(self.class_names, 1)}
-        for name in used.get("val", {}).values():
+        for name in in_val:
             if name not in labels:
                 raise InputError(
                     f"{files['val'].path} has the class {name!r}, which {files['train'].path} lacks, so that no "
@@ -195,16 +196,25 @@ class CocoFile:
         return [f"note: {self.path}: {what}: {len(found)}, the first of {found[0]}"
                 for what, found in self._done.items()]  # fmt: skip
 
-    def used_categories(self) -> dict[int | str, str]:
+    @cached_property
+    def used(self) -> set[int | str]:
+        """Ids of the categories that have an object."""
+        return {item.category for objects in self._objects.values() for item in objects if not item.dont_care}
+
+    def used_categories(self, also: Collection[str] = ()) -> dict[int | str, str]:
         """Return category id → name of those that have an object, in the order of ids; a note tells the others.
 
+        Args:
+            also: names of categories that count as used, as another split has objects of them.
         Raises:
             InputError: two of them have the same name.
         """
-        used = {item.category for objects in self._objects.values() for item in objects if not item.dont_care}
+        used, elsewhere = self.used, set(also) - {self.categories[key] for key in self.used}
         names: dict[int | str, str] = {}
         for key, name in self.categories.items():
-            if key not in used:
+            if key not in used and name in elsewhere:
+                elsewhere.discard(name)
+            elif key not in used:
                 self._done.setdefault("categories left out, as they have no object", []).append(SHOWN.repr(name))
                 continue
             if name in names.values():

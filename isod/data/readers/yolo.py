@@ -182,7 +182,7 @@ class YoloReader(FolderReader):
             short = short[3:]
             tried += [Path(self._base, short), Path(here, short)]
         own = len(tried)
-        tried += [Path(folder, entry) for folder in (os.getcwd(), *here.parents[:PARENTS])]
+        tried += [Path(folder, entry) for folder in [os.getcwd(), *map(str, here.parents[:PARENTS])]]
         for number, place in enumerate(tried):
             if os.path.exists(place):  # unlike Path.exists, also of a name that is too long
                 if number >= own:
@@ -332,9 +332,8 @@ def _suggested(root: Path) -> str:
     folders = {
         split: next((name for name in words if (root / name).is_dir()), None) for split, words in FOLDERS.items()
     }
-    keys: dict[str, Any] = {split: name for split, name in folders.items() if name} | {
-        "names": names or ["car", "person"]
-    }
+    keys: dict[str, Any] = {split: name for split, name in folders.items() if name}
+    keys["names"] = names or ["car", "person"]
     return yaml.safe_dump({"train": ".", **keys}, default_flow_style=True, width=2**16, allow_unicode=True).strip()
 
 
