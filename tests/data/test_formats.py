@@ -396,6 +396,25 @@ def test_neighbours_stay_together(tmp_path):
     assert all(parts)
 
 
+def test_a_part_is_cut_by_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("isod.data.prepare.job.in_processes", map)
+    one_split(tmp_path, [f"drive{s}_{i:03d}" for s in "abcdef" for i in range(5)])
+    words = ["--val-share", "0.3", "--val-by", "sequence"]
+    assert main(["prepare", "auto", str(tmp_path / "set"), str(tmp_path / "store"), *words]) == 0
+    store = CropStore.open(str(tmp_path / "store"))
+    drives = [{frame[:6] for frame in store.split(split).annotations().frame_ids} for split in ("train", "val")]
+    assert all(drives)
+    assert not drives[0] & drives[1]
+    assert store.meta.settings["dataset"]["val_by"] == "sequence"
+    assert f"note: validation part: {5 * len(drives[1])} of 30 frames, chosen by sequence" in capsys.readouterr().out
+
+
+def test_a_test_split_is_said_to_be_left_out(yolo):
+    with (yolo / "data.yaml").open("a") as file:
+        file.write("test: images/none\n")
+    assert f"note: {yolo}/data.yaml: its split test is not read" in YoloReader(yolo).notes
+
+
 def test_a_part_that_cannot_be_cut(tmp_path, yolo):
     from isod.data.readers.validation_part import ValidationPartReader
 

@@ -66,6 +66,8 @@ class YoloReader(FolderReader):
         self.boxes = 0
         for split in SPLITS:
             self._frames[split] = self._split(split, content)
+        if content.get("test"):
+            self.notes.append(f"note: {self.path}: its split test is not read")
         if 2 * len(self._outside) > self.boxes:
             raise InputError(f"{len(self._outside)} of {self.boxes} boxes of {self.path} do not lie inside their "
                              f"image, the first of {self._outside[0]}. {LINE}")  # fmt: skip
