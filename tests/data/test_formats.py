@@ -251,6 +251,15 @@ def test_voc_of_one_based_pixels(voc):
     assert frame.objects().boxes.tolist() == [[7, 7, 16, 16]]
 
 
+def test_vocs_own_sets_are_recognized(voc):
+    path = voc / "Annotations/000001.xml"
+    source = "<source><database>The VOC2007 Database</database></source>"
+    path.write_text(path.read_text().replace("<size>", f"{source}<size>"))
+    told = f"VOC's own sets, whose first pixel is 1 (--one-based): 1, the first is 'The VOC2007 Database' in {path}"
+    assert any(note.endswith(told) for note in VocReader(voc).notes)
+    assert not any("--one-based" in note for note in VocReader(voc, one_based=True).notes)
+
+
 def test_voc_of_stated_classes(voc):
     (voc / "Annotations/000001.xml").write_text(
         written.voc_xml("000001", [Item((0, 0, 9, 9), "b"), Item((1, 1, 9, 9), "a"), Item((2, 2, 9, 9), "c")])
