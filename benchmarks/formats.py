@@ -60,7 +60,8 @@ def write_labels(root: Path, frames: Frames) -> None:
     for folder in ("Annotations", "ImageSets/Main", "training/label_2", "labels/train", "labels/val"):
         (root / folder).mkdir(parents=True)
     for split, items in frames.items():
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for place, (stem, boxes) in enumerate(items):
             images.append({"id": place, "file_name": f"{split}/{stem}.jpg", "width": WIDTH, "height": HEIGHT})
             yolo, kitti, voc = [], [], []

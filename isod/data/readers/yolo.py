@@ -184,7 +184,7 @@ class YoloReader(FolderReader):
             short = short[3:]
             tried += [Path(self._base, short), Path(here, short)]
         own = len(tried)
-        tried += [Path(folder, entry) for folder in (os.getcwd(), *here.parents[:PARENTS])]
+        tried += [Path(entry), *(Path(folder, entry) for folder in here.parents[:PARENTS])]
         for number, place in enumerate(tried):
             if os.path.exists(place):  # unlike Path.exists, also of a name that is too long
                 if number >= own:
