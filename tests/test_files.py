@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 
+from isod.cli.main import main
 from isod.errors import InputError
 from isod.files import LOCK_FILE, folder_lock
 from tests.training.tiny_run import Reports, run_here, tiny_run
@@ -70,3 +72,11 @@ def test_a_second_run_that_starts_before_the_first_has_written(tiny_store, tmp_p
     with folder_lock(tmp_path / "out"), pytest.raises(InputError, match="is writing to"):
         run_here(tiny_run(iterations=20), tiny_store, tmp_path / "out")
     assert os.listdir(tmp_path / "out") == []
+
+
+def test_a_sweep_in_a_folder_that_is_taken(tiny_store, tmp_path, capsys):
+    """It is rejected before Ray starts or MLflow has a run of it."""
+    with folder_lock(tmp_path), mock.patch("isod.orchestration.sweep.connect", side_effect=AssertionError("started")):
+        assert main(["sweep", "--store", tiny_store, "--samplers", "UIS", "--out", str(tmp_path)]) == 2
+    assert f"process {os.getpid()} on " in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import unicodedata
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -405,3 +406,6 @@ def test_a_validation_split_without_an_object(folder, capsys):
     assert "split 'val' of the crop store " in (said := capsys.readouterr().err)
     assert "has no object of any class, so nothing can be measured" in said
     assert not (folder / "out").exists()
+    with mock.patch("isod.orchestration.sweep.connect", side_effect=AssertionError("Ray was started")):
+        assert main(["sweep", "--store", store, "--samplers", "UIS", "--out", str(folder / "out")]) == 2
+    assert "has no object of any class, so nothing can be measured" in capsys.readouterr().err

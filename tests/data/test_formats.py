@@ -251,6 +251,15 @@ def test_voc_of_one_based_pixels(voc):
     assert frame.objects().boxes.tolist() == [[7, 7, 16, 16]]
 
 
+def test_vocs_own_sets_are_recognized(voc):
+    path = voc / "Annotations/000001.xml"
+    source = "<source><database>The VOC2007 Database</database></source>"
+    path.write_text(path.read_text().replace("<size>", f"{source}<size>"))
+    told = f"VOC's own sets, whose first pixel is 1 (--one-based): 1, the first is 'The VOC2007 Database' in {path}"
+    assert any(note.endswith(told) for note in VocReader(voc).notes)
+    assert not any("--one-based" in note for note in VocReader(voc, one_based=True).notes)
+
+
 def test_voc_of_stated_classes(voc):
     (voc / "Annotations/000001.xml").write_text(
         written.voc_xml("000001", [Item((0, 0, 9, 9), "b"), Item((1, 1, 9, 9), "a"), Item((2, 2, 9, 9), "c")])
@@ -394,6 +403,25 @@ def test_neighbours_stay_together(tmp_path):
     assert not parts[0] & parts[1]
     assert len(parts[0]) + len(parts[1]) == 6
     assert all(parts)
+
+
+def test_a_part_is_cut_by_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("isod.data.prepare.job.in_processes", map)
+    one_split(tmp_path, [f"drive{s}_{i:03d}" for s in "abcdef" for i in range(5)])
+    words = ["--val-share", "0.3", "--val-by", "sequence"]
+    assert main(["prepare", "auto", str(tmp_path / "set"), str(tmp_path / "store"), *words]) == 0
+    store = CropStore.open(str(tmp_path / "store"))
+    drives = [{frame[:6] for frame in store.split(split).annotations().frame_ids} for split in ("train", "val")]
+    assert all(drives)
+    assert not drives[0] & drives[1]
+    assert store.meta.settings["dataset"]["val_by"] == "sequence"
+    assert f"note: validation part: {5 * len(drives[1])} of 30 frames, chosen by sequence" in capsys.readouterr().out
+
+
+def test_a_test_split_is_said_to_be_left_out(yolo):
+    with (yolo / "data.yaml").open("a") as file:
+        file.write("test: images/none\n")
+    assert f"note: {yolo}/data.yaml: its split test is not read" in YoloReader(yolo).notes
 
 
 def test_a_part_that_cannot_be_cut(tmp_path, yolo):

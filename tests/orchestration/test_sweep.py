@@ -135,6 +135,17 @@ def test_a_trial_that_fails_says_why_and_stops_nobody(result, runs):
     assert not client.list_artifacts(run.info.run_id)
 
 
+def test_tunes_own_tools_find_the_best_trial(sweep, result, runs):
+    """In the folder that Tune keeps where a trial failed."""
+    (folder,) = sweep.out.glob("tune-*")
+    analysis = tune.ExperimentAnalysis(str(folder), default_metric="mAP", default_mode="max")
+    children, client = runs
+    last = {name: curves(client, run)["mAP"][14] for name, run in children.items() if run.info.status == "FINISHED"}
+    best = analysis.best_trial.last_result["mAP"]
+    assert best == pytest.approx(max(max(curves(client, run).get("mAP", {0: 0}).values()) for run in children.values()))
+    assert {trial.last_result["mAP"] for trial in analysis.trials if "mAP" in trial.last_result} >= set(last.values())
+
+
 def test_an_mlflow_store_that_refuses_a_new_run_is_told_in_a_sentence(ray_local, sweep, tmp_path):
     """A database that may be read and not written: a trigger stands in for a server's permissions."""
     store = Store(tmp_path)

@@ -5,11 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 import isod
+from tests.data.written_formats import made_set, write_yolo
 
 PACKAGE = Path(isod.__file__).parent
 
@@ -139,3 +142,98 @@ def test_a_fault_of_rays_start_is_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "private_folder", lambda path: None)
     with pytest.raises(InputError, match=r"is too long for Ray's sockets: set TMPDIR to one of at most \d+ bytes"):
         cluster.connect()
+
+
+OF_A_MACHINE = """
+import sys, ray, numpy as np
+from isod.orchestration.cluster import connect
+connect(*filter(None, sys.argv[1:2]), cpus=1)
+double = ray.remote(num_cpus=0)(lambda array: int(array.sum()) * 2)
+print(ray.get(double.remote(ray.put(np.ones(30_000_000, np.uint8))))
+print(ray.get_runtime_context().gcs_address)
+print(ray.get_runtime_context().get_node_id(), flush=True)
+if sys.argv[2:]:
+    sys.stdin.read()
+"""
+
+
+def ray_of(folder, *arguments, shell="exec", **environment):
+    """Start Ray as a sweep does, on a machine that a shell command prepares; returns what ``OF_A_MACHINE`` prints."""
+    words = [sys.executable, "-c", OF_A_MACHINE, *arguments]
+    variables = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), **environment}
+    command = ["sh", "-c", f'{shell} "$@"', "sh", *words]
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.slow
+def test_another_ray_of_this_machine_is_left_alone_unless_named(tmp_path):
+    """RAY_ADDRESS, and what Ray itself notes of a cluster that runs here, do not decide where a sweep runs."""
+    words = [sys.executable, "-c", OF_A_MACHINE]
+    with subprocess.Popen([*words, "", "wait"], cwd=tmp_path, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)}) as other:  # fmt: skip
+        assert (answer := other.stdout.readline()) == "60000000\n", answer
+        address, node = other.stdout.readline().strip(), other.stdout.readline().strip()
+        _, own_address, own_node = ray_of(tmp_path, RAY_ADDRESS=address)
+        assert own_address != address
+        assert own_node != node
+        assert ray_of(tmp_path, address) == ["60000000", address, node]  # as --address says
+        other.communicate("", timeout=100)
+
+
+@pytest.mark.slow
+def test_a_small_shared_memory(tmp_path):
+    """As of a container: 16 MB, where the array alone has 30; the object store is a file on disk then."""
+    shell = "mount -t tmpfs -o size=16m tmpfs /dev/shm && exec"
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
+        pytest.skip("only root may mount another /dev/shm")
+    assert ray_of(tmp_path, shell=f"exec unshare -m sh -c '{shell} \"$@\"' sh")[0] == "60000000"
+
+
+@pytest.mark.parametrize("files", [64, 256])
+def test_prepare_and_train_with_few_file_descriptors(tmp_path, files):
+    """Nothing of the two holds a file for each frame."""
+    root = tmp_path / "set"
+    write_yolo(root, made_set(40, 10))
+    for words in (
+        ["prepare", "yolo", root, tmp_path / "store"],
+        ["train", tmp_path / "store", "--preset", "demo", "--iterations", "4", "--batch-size", "4",
+         "--validate-every", "4", "--out", tmp_path / "run"],
+    ):  # fmt: skip
+        done = subprocess.run(
+            ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh", sys.executable, "-m", "isod", *map(str, words)],
+            cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+            timeout=500,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_server_on_this_machine_is_reached_past_a_proxy(monkeypatch):
+    """A proxy that does not answer, as of another network, is not asked for it."""
+    from isod.tracking.client import check_tracking
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        do_GET = do_POST
+
+        def log_message(self, *words): ...
+
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "example.org")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        check_tracking(f"http://127.0.0.1:{server.server_port}")
+        check_tracking(f"http://localhost:{server.server_port}")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert os.environ["no_proxy"] == "example.org,127.0.0.1,localhost"

@@ -61,6 +61,7 @@ class VocReader(FolderReader):
         self.root = Path(root)
         self._shift = 1.0 if one_based else 0.0
         self._follow_links = follow_links
+        self._from_one: list[str] = []
         self._settings = {
             "root": str(self.root.resolve()),
             "sets": [train_set, val_set],
@@ -85,6 +86,7 @@ class VocReader(FolderReader):
                 found["val"] = self._read(val, "val")
         else:
             found["train"] = self._read(self.root, "train")
+        self._note("XML files of VOC's own sets, whose first pixel is 1 (--one-based)", self._from_one, self.root)
         self._number(found, self.root, classes)
 
     def _read(self, folder: Path, split: str, ids: Sequence[str] | None = None) -> list[Labels]:
@@ -112,6 +114,8 @@ class VocReader(FolderReader):
         if tree.tag != "annotation":
             file.fail(None, f"its outermost element is <{tree.tag:.50}>, not <annotation>", "Export it as VOC.")
         labels.size = self._size(file, tree)
+        if not self._shift and "VOC2" in (database := tree.findtext("source/database") or ""):
+            self._from_one.append(f"{database!r:.60} in {file.path}")
         for number, item in enumerate(tree.findall("object"), 1):
             name = (item.findtext("name") or "").strip()
             if not name:

@@ -66,6 +66,8 @@ class YoloReader(FolderReader):
         self.boxes = 0
         for split in SPLITS:
             self._frames[split] = self._split(split, content)
+        if content.get("test"):
+            self.notes.append(f"note: {self.path}: its split test is not read")
         if 2 * len(self._outside) > self.boxes:
             raise InputError(f"{len(self._outside)} of {self.boxes} boxes of {self.path} do not lie inside their "
                              f"image, the first of {self._outside[0]}. {LINE}")  # fmt: skip
@@ -182,7 +184,7 @@ class YoloReader(FolderReader):
             short = short[3:]
             tried += [Path(self._base, short), Path(here, short)]
         own = len(tried)
-        tried += [Path(folder, entry) for folder in [os.getcwd(), *map(str, here.parents[:PARENTS])]]
+        tried += [Path(entry), *(Path(folder, entry) for folder in here.parents[:PARENTS])]
         for number, place in enumerate(tried):
             if os.path.exists(place):  # unlike Path.exists, also of a name that is too long
                 if number >= own:
@@ -332,8 +334,9 @@ def _suggested(root: Path) -> str:
     folders = {
         split: next((name for name in words if (root / name).is_dir()), None) for split, words in FOLDERS.items()
     }
-    keys: dict[str, Any] = {split: name for split, name in folders.items() if name}
-    keys["names"] = names or ["car", "person"]
+    keys: dict[str, Any] = {split: name for split, name in folders.items() if name} | {
+        "names": names or ["car", "person"]
+    }
     return yaml.safe_dump({"train": ".", **keys}, default_flow_style=True, width=2**16, allow_unicode=True).strip()
 
 
