@@ -168,6 +168,7 @@ def _limit_messages() -> None:
     for chatty in ("mlflow", "alembic"):  # they announce every step of making a new database
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("mlflow.store").setLevel(logging.CRITICAL)  # stack traces
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # at every model, where there is no pip
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # a warning at every attempt
 
 

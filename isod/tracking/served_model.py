@@ -7,6 +7,7 @@ from typing import Any
 import mlflow.models
 import pandas as pd
 from mlflow.pyfunc.model import PythonModel
+from mlflow.types.type_hints import TypeFromExample
 
 
 class ServedDetector(PythonModel):
@@ -21,8 +22,8 @@ class ServedDetector(PythonModel):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.predictor = Predictor(context.artifacts["detector"], device=device)
 
-    # without type hints, from which MLflow would make a signature of its own
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    # the type of the logged example: of others MLflow makes a signature of its own, and of none it warns at every model
+    def predict(self, context: Any, model_input: TypeFromExample, params: Any = None) -> pd.DataFrame:
         """Return one row for each image: boxes, scores, classes.
 
         Raises:
@@ -30,9 +31,10 @@ class ServedDetector(PythonModel):
         """
         from isod.inference.sources import Broken, ImageBytes
 
+        files: Any = model_input
         broken, rows = Broken(), []
         names = self.predictor.class_names
-        for _, found in self.predictor.predict(ImageBytes(list(model_input["image"])), broken):
+        for _, found in self.predictor.predict(ImageBytes(list(files["image"])), broken):
             boxes, scores = found.boxes.astype(float).tolist(), found.scores.astype(float).tolist()
             rows.append({"boxes": boxes, "scores": scores, "classes": [names[n - 1] for n in found.labels.tolist()]})
         if broken.reasons:

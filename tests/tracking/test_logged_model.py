@@ -9,7 +9,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-import warnings
 from pathlib import Path
 
 import mlflow.pyfunc
@@ -17,7 +16,7 @@ import pandas as pd
 import pytest
 
 from isod.cli.main import main
-from isod.tracking.logged_model import log_detector, save_pyfunc
+from isod.tracking.logged_model import log_detector
 from tests.inference.blobs import picture, save_blobs
 from tests.tracking.mlflow_store import Store
 
@@ -35,11 +34,28 @@ def logged(tmp_path, monkeypatch):
     return store, run_id, model
 
 
-def test_mlflow_has_nothing_to_warn_of(tmp_path):
-    """Deliveries run in a thread, where a warning cannot be silenced: each trial printed two."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        save_pyfunc(save_blobs(tmp_path / "blobs", tiles=[2, 2]), tmp_path / "logged")
+LOG = """
+import sys
+from threading import Thread
+from isod.tracking.client import open_experiment, time_limits
+from isod.tracking.logged_model import log_detector
+uri, run_id, blobs = sys.argv[1:]
+opened = open_experiment(uri, "grid", None)
+thread = Thread(target=log_detector, args=(opened.client, opened.id, run_id, blobs))
+with time_limits():
+    thread.start()
+    thread.join()
+"""
+
+
+def test_nothing_is_printed(tmp_path):
+    """In a process of its own, from a thread, as deliveries are: each trial printed two warnings."""
+    store = Store(tmp_path)
+    run_id = store.run(store.sweep(), "UIS", 0)
+    command = [sys.executable, "-c", LOG, store.uri, run_id, str(save_blobs(tmp_path / "blobs", tiles=[2, 2]))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert len(store.client.search_logged_models([store.experiment_id])) == 1
 
 
 def folder_of(store, model):
