@@ -147,7 +147,7 @@ import sys, ray, numpy as np
 from isod.orchestration.cluster import connect
 connect(*filter(None, sys.argv[1:2]), cpus=1)
 double = ray.remote(num_cpus=0)(lambda array: int(array.sum()) * 2)
-print(ray.get(double.remote(ray.put(np.ones(30_000_000, np.uint8))))
+print(ray.get(double.remote(ray.put(np.ones(30_000_000, np.uint8)))))
 print(ray.get_runtime_context().gcs_address)
 print(ray.get_runtime_context().get_node_id(), flush=True)
 if sys.argv[2:]:
