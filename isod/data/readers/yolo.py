@@ -187,9 +187,10 @@ class YoloReader(FolderReader):
         tried += [Path(entry), *(Path(folder, entry) for folder in here.parents[:PARENTS])]
         for number, place in enumerate(tried):
             if os.path.exists(place):  # unlike Path.exists, also of a name that is too long
+                found = place.resolve()
                 if number >= own:
-                    self.notes.append(f"note: {self.path}: {split} names {stated}, which is taken from {place}")
-                return place.resolve()
+                    self.notes.append(f"note: {self.path}: {split} names {stated}, which is taken from {found}")
+                return found
         self._fail(f"{split} names {entry!r:.200}, and there is neither a folder nor a file {str(tried[0])[:300]}",
                    "Correct it, or the key path.")  # fmt: skip
 
