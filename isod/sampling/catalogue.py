@@ -50,6 +50,7 @@ class Strategy:
     source: str
     accepts_negative_scores: bool = False  # the sampler may subtract a hold-out model's scores
     draws_in_proportion: bool = False  # to the scores, so that their effective sample size says how skewed a draw is
+    walks: bool = False  # towards the probabilities that a draw reports, so that weights 1/(N·p) would be biased
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,12 +166,14 @@ STRATEGIES: dict[str, Strategy] = {
         summary="a rejection walk per slot of the batch, with proposals in proportion to the scores",
         source="thesis §4.2.7, algorithm 5",
         draws_in_proportion=True,
+        walks=True,
     ),
     "uniform_rejection": Strategy(
         function=f"{_TREES}:UniformRejection",
         summary="a rejection walk per slot of the batch, with uniform proposals",
         source="ours; Barker 1965",
         draws_in_proportion=True,
+        walks=True,
     ),
     "shifted": Strategy(
         function=f"{_TREES}:Shifted",
@@ -237,7 +240,7 @@ _FORM = re.compile(r"[^\s:]+:[^\s:]+")  # package.module:function
 STRATEGY_METHODS = (
     "draw", "changed", "rebuild", "probabilities", "importance", "state_dict", "load_state_dict", "nbytes",
 )  # fmt: skip
-STRATEGY_PROPERTIES = ("accepts_negative_scores", "draws_in_proportion")
+STRATEGY_PROPERTIES = ("accepts_negative_scores", "draws_in_proportion", "walks")
 
 
 def check_name(what: str, name: object, known: Mapping[str, Any]) -> None:

@@ -67,6 +67,12 @@ class SamplerConfig:
             "sampler class_weight and box_weight must not both be 0",
             (self.class_weight, self.box_weight),
         )
+        require(
+            not self.weight_exponent or is_outside(self.strategy) or not STRATEGIES[self.strategy].walks,
+            f"sampler weight_exponent must be 0 with strategy {self.strategy!r}: a walk does not draw with the "
+            "probabilities p that it reports, so weights of 1/(N·p) would be biased; use strategy 'proportional'",
+            self.weight_exponent,
+        )
         require(0 <= self.floor <= 1, "sampler floor must be in [0, 1]", self.floor)
         require(0 <= self.momentum < 1, "sampler momentum must be in [0, 1)", self.momentum)
         require(0 < self.half_life < float("inf"), "sampler half_life must be finite and > 0", self.half_life)

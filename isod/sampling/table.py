@@ -80,6 +80,11 @@ class ImportanceTable:
                 f"sampler holdout makes scores negative, which strategy {config.strategy!r} does not accept: its class "
                 "attribute accepts_negative_scores must be True"
             )
+        if config.weight_exponent and strategy_properties(config.strategy).walks:
+            raise InputError(
+                f"sampler weight_exponent must be 0 with strategy {config.strategy!r}, which walks, got "
+                f"{config.weight_exponent}"
+            )
         if config.horizon and run_length is None:
             raise InputError(
                 f"sampler {config.name!r} changes after {config.horizon:g} of the run's draws: give the table the "

@@ -6,7 +6,8 @@ package needs no row: a sampler names it, ``strategy="my_package.draws:Greedy"``
 attributes, each False by default:
 
 * ``accepts_negative_scores``: it draws from scores below 0 too, so that a hold-out model's scores may be subtracted;
-* ``draws_in_proportion``: it draws in proportion to the scores, so that their effective sample size is that of a draw.
+* ``draws_in_proportion``: it draws in proportion to the scores, so that their effective sample size is that of a draw;
+* ``walks``: a draw's probabilities are those that a walk nears and not its own, so that they give no weights.
 
 It reads its settings from the SamplerConfig. One that changes over the run reads ``examples.progress(config.horizon)``:
 the table insists on a run_length where horizon > 0. One that draws in epochs, without replacement, extends
