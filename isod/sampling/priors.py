@@ -302,14 +302,16 @@ class ObservedMean:
         """Take in the numbers of drawn examples [n], with weights [n].
 
         Args:
-            observed: [n, ≥ objects of each], the number of each object in the order of the labels; NaN for none.
+            observed: [n, K + 2], the number of each object in the order of the labels, NaN for none; then two others.
             of_empties: [n], the number of the image, which counts where it has no object of known class.
         """
         counts = self._labels.counts[indices]
         rows = np.repeat(np.arange(len(indices)), counts)
         places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
         strata = self._strata[self._labels.firsts[indices][rows] + places]
-        self._sum(strata, weights[rows], np.where(strata > 0, observed[rows, places], np.nan))
+        last = observed.shape[1] - 1
+        told = (strata > 0) & (places < last - 1)  # an image that does not decode may have more objects than columns
+        self._sum(strata, weights[rows], np.where(told, observed[rows, np.minimum(places, last)], np.nan))
         empty = self._labels.empty[indices]
         self._sum(np.zeros(len(indices), np.int64), weights, np.where(empty, of_empties, np.nan))
 

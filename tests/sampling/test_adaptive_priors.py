@@ -52,6 +52,13 @@ def test_class_errors_by_hand():
     assert prior.prior().tolist()[:2] == pytest.approx([math.sqrt(1 / 0.5), math.sqrt(0.5 / 0.25)])
 
 
+def test_an_image_that_does_not_decode_tells_nothing():
+    """A batch of the image without objects and the one with two, which did not decode and is empty: one column."""
+    prior = ClassAdaptive(LABELS, CAP)
+    window(prior, ([3, 1], [1, 1], [[NAN, 0.1, 1], [NAN, NAN, NAN]]))
+    np.testing.assert_array_equal(prior.mean.values, [1.0, NAN, NAN, NAN])
+
+
 def test_the_error_of_a_class_is_that_of_the_data_set_whatever_is_drawn():
     """Errors of single images drawn ten times as often as others, weighed with 1/(M·p)."""
     rng = np.random.default_rng(0)
