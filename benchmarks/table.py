@@ -41,11 +41,13 @@ Step = Callable[[], None]
 Builder = Callable[[Any, int, np.random.Generator], tuple[Step, Step]]  # (scores, batch, rng) → draw, update
 
 
-def ours(**settings: Any) -> Builder:
-    """An ImportanceTable with these settings."""
+def ours(*, with_prior: bool = False, **settings: Any) -> Builder:
+    """An ImportanceTable with these settings, and a random prior if asked for."""
 
     def build(scores: Any, batch: int, rng: np.random.Generator) -> tuple[Step, Step]:
         table = ImportanceTable(len(scores), seed=0, **settings)
+        if with_prior:
+            table.set_prior(rng.uniform(0.25, 4, len(scores)))
         fill(table, scores)
         return steps_of(table, batch, rng)
 
@@ -153,6 +155,8 @@ def torchrl_tree(scores: Any, batch: int, rng: np.random.Generator) -> tuple[Ste
 
 CONTENDERS: dict[str, Builder] = {
     "isod proportional": ours(),
+    "isod with a prior": ours(with_prior=True),
+    "isod prior alone": ours(with_prior=True, strategy="prior", start="prior"),
     "isod smoothing + floor": ours(floor=0.2),
     "isod RHO (shifted)": ours(strategy="shifted", holdout=True),
     "isod rank, exponential": ours(strategy="rank"),
@@ -249,7 +253,7 @@ def main() -> None:
         for first in range(0, max(1, len(waiting)), others):
             names = [REFERENCE, *waiting[first : first + others]]
             figures = measure(names, n, args.batch, args.rounds, args.steps)
-            targets = {name: 1.0 for name in PEERS}
+            targets = {name: 1.0 for name in PEERS} | {"isod with a prior": 1 / 1.1}
             print(f"\nN = {n:,}:\n\n{comparison(figures, 'draw + update, µs', less_is_better=True, targets=targets)}")
 
 

@@ -34,7 +34,7 @@ def add_results_parser(commands: Any) -> None:
     parser.add_argument(
         "--fail-on-regression",
         action="store_true",
-        help="exit with code 1 if a class or size ended lower than the baseline by more than its seed-to-seed spread",
+        help="exit with code 1 if a class or size ended lower than the baseline by more than the seed-to-seed spread",
     )
     parser.set_defaults(run=results)
 

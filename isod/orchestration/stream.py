@@ -214,10 +214,16 @@ class RayStream:
                 self._rows = iter(batches)
         return self._rows
 
-    def send_scores(self, step: int, indices: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
+    def send_scores(
+        self,
+        step: int,
+        indices: NDArray[np.int64],
+        scores: NDArray[np.float64],
+        observed: NDArray[np.float64] | None = None,
+    ) -> None:
         # nobody waits for an answer: refused scores surface in the draw, or in the summary, that must see them
         if self._part.rank == 0:
-            self._table.update.options(num_returns=0).remote(self._run, step, indices, scores)
+            self._table.update.options(num_returns=0).remote(self._run, step, indices, scores, observed)
 
     def summary(self, step: int) -> TableSummary:
         return ray.get(self._table.summary.remote(self._run, step))

@@ -86,13 +86,20 @@ class TableActor:
             raise RuntimeError(f"draw {step} was handed out before: its decode worker was lost")
         return self._schedule.draw(step)
 
-    async def update(self, run: int, step: int, indices: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
-        """Takes the scores of ``step``; raises InputError for scores that the table refuses."""
+    async def update(
+        self,
+        run: int,
+        step: int,
+        indices: NDArray[np.int64],
+        scores: NDArray[np.float64],
+        observed: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Takes the scores of ``step``, and what it saw; raises InputError for scores that the table refuses."""
         async with self._changed:
             if run != self._number:
                 return
             try:
-                self._schedule.update(step, indices, scores)
+                self._schedule.update(step, indices, scores, observed)
             except Exception as error:
                 self._refused = error
                 raise

@@ -10,8 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isod.sampling.catalogue import HEURISTICS, HISTORIES, REDUCTIONS, STRATEGIES
+    from isod.sampling.catalogue import HEURISTICS, HISTORIES, PRIORS, REDUCTIONS, STRATEGIES
     from isod.sampling.loader import ImportanceBatchSampler, ImportanceSampler, lag_for
+    from isod.sampling.priors import Labels
     from isod.sampling.samplers import SAMPLERS, SamplerConfig
     from isod.sampling.schedule import DrawSchedule
     from isod.sampling.scores.reductions import sample_scores
@@ -25,6 +26,8 @@ _HOME = {
     "ImportanceBatchSampler": "isod.sampling.loader",
     "ImportanceSampler": "isod.sampling.loader",
     "ImportanceTable": "isod.sampling.table",
+    "Labels": "isod.sampling.priors",
+    "PRIORS": "isod.sampling.catalogue",
     "REDUCTIONS": "isod.sampling.catalogue",
     "SAMPLERS": "isod.sampling.samplers",
     "STRATEGIES": "isod.sampling.catalogue",
@@ -36,6 +39,7 @@ _HOME = {
 __all__ = [
     "HEURISTICS",
     "HISTORIES",
+    "PRIORS",
     "REDUCTIONS",
     "SAMPLERS",
     "STRATEGIES",
@@ -44,6 +48,7 @@ __all__ = [
     "ImportanceBatchSampler",
     "ImportanceSampler",
     "ImportanceTable",
+    "Labels",
     "SamplerConfig",
     "lag_for",
     "sample_scores",

@@ -39,6 +39,7 @@ class Reduction:
     function: str
     summary: str
     source: str
+    weighs_classes: bool = False  # by how rare they are among the training images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,8 @@ class Strategy:
     source: str
     accepts_negative_scores: bool = False  # the sampler may subtract a hold-out model's scores
     draws_in_proportion: bool = False  # to the scores, so that their effective sample size says how skewed a draw is
+    accepts_prior: bool = False  # draws in proportion to prior × score, and can start before every example has a score
+    walks: bool = False  # towards the probabilities that a draw reports, so that weights 1/(N·p) would be biased
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,17 @@ class History:
     summary: str
     source: str
     keeps_second_number: bool = False  # per example
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """How likely an example is before its score: ``function(labels, config) -> [N]``, see isod.sampling.priors; or a
+    class, of a prior that follows the training."""
+
+    function: str
+    summary: str
+    source: str
+    observes: str = ""  # of the drawn objects, by a class: error, 1 − a, or loss, −log a
 
 
 _HEURISTICS, _REDUCTIONS = "isod.sampling.scores.heuristics", "isod.sampling.scores.reductions"
@@ -141,6 +155,12 @@ REDUCTIONS: dict[str, Reduction] = {
         summary="mean over locations, objects ignored",
         source="thesis eq. 4.4 as printed",
     ),
+    "class_max": Reduction(
+        function=f"{_REDUCTIONS}:class_max",
+        summary="sum over classes of the highest object score, rare classes weighing more",
+        source="ours; the weights of Gupta et al. 2019",
+        weighs_classes=True,
+    ),
     "norm": Reduction(
         function=f"{_REDUCTIONS}:norm",
         summary="root of the sum of squares, per location",
@@ -159,18 +179,30 @@ STRATEGIES: dict[str, Strategy] = {
         summary="with replacement, in proportion to the scores",
         source="thesis eqs. 4.2 and 4.3",
         draws_in_proportion=True,
+        accepts_prior=True,
+    ),
+    "prior": Strategy(
+        function=f"{_TREES}:PriorAlone",
+        summary="with replacement, in proportion to the prior; scores are not read",
+        source="Gupta et al. 2019",
+        draws_in_proportion=True,
+        accepts_prior=True,
     ),
     "rejection": Strategy(
         function=f"{_TREES}:Rejection",
         summary="a rejection walk per slot of the batch, with proposals in proportion to the scores",
         source="thesis §4.2.7, algorithm 5",
         draws_in_proportion=True,
+        accepts_prior=True,
+        walks=True,
     ),
     "uniform_rejection": Strategy(
         function=f"{_TREES}:UniformRejection",
         summary="a rejection walk per slot of the batch, with uniform proposals",
         source="ours; Barker 1965",
         draws_in_proportion=True,
+        accepts_prior=True,
+        walks=True,
     ),
     "shifted": Strategy(
         function=f"{_TREES}:Shifted",
@@ -232,12 +264,48 @@ HISTORIES: dict[str, History] = {
     ),
 }
 
+_PRIORS = "isod.sampling.priors"
+PRIORS: dict[str, Prior] = {
+    "repeat_factor": Prior(
+        function=f"{_PRIORS}:repeat_factor",
+        summary="the rarest class of the image decides, by the share of images with it",
+        source="Gupta et al. 2019 (LVIS), the factor without its threshold",
+    ),
+    "instance_repeat_factor": Prior(
+        function=f"{_PRIORS}:instance_repeat_factor",
+        summary="likewise, by the geometric mean of the shares of images and of objects",
+        source="Yaman et al. 2023 (IRFS), the factor without its threshold",
+    ),
+    "empties": Prior(
+        function=f"{_PRIORS}:empties",
+        summary="images without an object weigh less, all others alike",
+        source="ours: a share of empty images as yolov5 advises it",
+    ),
+    "segments": Prior(
+        function=f"{_PRIORS}:segments",
+        summary="images of long sequences weigh less",
+        source="ours: repeat factors of sequences",
+    ),
+    "class_adaptive": Prior(
+        function=f"{_PRIORS}:ClassAdaptive",
+        summary="rare classes that the model gets wrong, and images without an object while it sees objects there",
+        source="ours",
+        observes="error",
+    ),
+    "progress": Prior(
+        function=f"{_PRIORS}:Progress",
+        summary="classes at sizes whose loss falls",
+        source="ours; learning progress after Graves et al. 2017",
+        observes="loss",
+    ),
+}
+
 _FORM = re.compile(r"[^\s:]+:[^\s:]+")  # package.module:function
 # What a strategy's class must have, and the properties that one of another package may declare.
 STRATEGY_METHODS = (
     "draw", "changed", "rebuild", "probabilities", "importance", "state_dict", "load_state_dict", "nbytes",
 )  # fmt: skip
-STRATEGY_PROPERTIES = ("accepts_negative_scores", "draws_in_proportion")
+STRATEGY_PROPERTIES = ("accepts_negative_scores", "draws_in_proportion", "accepts_prior", "walks")
 
 
 def check_name(what: str, name: object, known: Mapping[str, Any]) -> None:
@@ -279,6 +347,27 @@ def find_strategy(name: str) -> Any:
             "isod.sampling.strategies.base.Strategy has"
         )
     return found
+
+
+@cache
+def find_prior(name: str) -> Callable[[Any, Any], Any]:
+    """Return a prior's function. Raises InputError if there is no such."""
+    return _find("prior", name, PRIORS)
+
+
+def weighs_classes(reduction: str) -> bool:
+    """Return whether a reduction reads weights of the classes; of another package's function, that attribute."""
+    row = REDUCTIONS.get(reduction)
+    return row.weighs_classes if row is not None else bool(getattr(find_reduction(reduction), "weighs_classes", False))
+
+
+def prior_observes(prior: str | None) -> str:
+    """Return what a prior wants to know of the drawn objects: error, loss, or nothing; of another package's class, its
+    attribute ``observes``."""
+    if prior is None:
+        return ""
+    row = PRIORS.get(prior)
+    return row.observes if row is not None else str(getattr(find_prior(prior), "observes", ""))
 
 
 def strategy_properties(strategy: str) -> Strategy:

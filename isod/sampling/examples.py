@@ -24,6 +24,8 @@ class Examples:
     mean         float32: mean of the scores given, less the offset (over about the last 65535)
     extra        float32: a second number that some histories keep; else empty
     offset       float32: the hold-out model's score, which is subtracted from each score; else empty
+    prior        float64: what multiplies the score in a draw, at most 1; else empty
+    group        int32: whose limit clips the score in a draw; else empty
     """
 
     def __init__(
@@ -59,6 +61,9 @@ class Examples:
         self.last_step[:] = UNSCORED
         self.extra = np.zeros(size if extra else 0, np.float32)
         self.offset = np.zeros(size if signed else 0, np.float32)
+        self.prior = np.zeros(0)
+        self.group = np.zeros(0, np.int32)
+        self.limits = np.zeros(0)  # of each group
         self.words = np.zeros(0, np.uint64)  # bit set of the eligible examples; empty where all are
         self.before = np.zeros(0, np.int32)
         self.eligible = size

@@ -7,7 +7,9 @@ from typing import Any
 
 from isod.errors import require
 from isod.plugins import is_outside
-from isod.sampling.catalogue import HEURISTICS, HISTORIES, REDUCTIONS, STRATEGIES, check_name
+from isod.sampling.catalogue import HEURISTICS, HISTORIES, PRIORS, REDUCTIONS, STRATEGIES, check_name
+
+STARTS = ("scores", "prior")
 
 SCORE = {"decides": "score"}  # metadata of a field that decides how examples score, not how they are drawn
 LABEL = {"decides": "nothing"}  # metadata of a field that is a name or a note
@@ -43,6 +45,22 @@ class SamplerConfig:
     pressure: float = 100.0  # of strategy "rank": how many times as likely the highest score is as the lowest
     share: float = 0.5  # of the examples: pruned below the mean ("prune"), replaced ("replace"), let in ("self_paced")
     horizon: float = 0.0  # of the run's draws: when "self_paced" has let in all, when "prune" stops pruning; 0: never
+    # A key of PRIORS, or package.module:function, of the labels: draws are in proportion to prior × score.
+    prior: str | None = None
+    prior_exponent: float = 0.5  # e of a prior: a class in a share f of the images weighs (t/f)^e, at least 1
+    prior_threshold: float = 1.0  # t of a prior: classes in a larger share of the images weigh 1
+    prior_cap: float = 16.0  # highest weight of a class in a prior
+    empty_weight: float = 0.25  # weight of an image without an object in a prior; an image with objects has at least 1
+    # scores: epochs in sequence until all have a score; prior: at once, an example without a score counting 1.
+    start: str = "scores"
+    score_low: float = 0.25  # a score below counts as this one where score_quantile < 1
+    # Below 1, a score counts as at most this quantile of the scores of images with the same rarest class.
+    score_quantile: float = 1.0
+    window: int = 100  # updates between two computations of these quantiles, and of a prior that follows the training
+    empty_least: float = 0.05  # of prior class_adaptive: lowest weight of an image without an object
+    floor_from: float = 1.0  # share of the run after which the floor moves from λ, in a straight line …
+    floor_until: float = 1.0  # … share of the run by which it has reached floor_end
+    floor_end: float = 1.0  # the floor's last value; 1 is uniform
     # Notes that change no run and are recorded with none:
     summary: str = field(default="", compare=False, metadata=LABEL)  # what it does, in one plain sentence
     source: str = field(default="", compare=False, metadata=LABEL)  # where it is from, in a phrase
@@ -52,6 +70,8 @@ class SamplerConfig:
             check_name("heuristic", self.heuristic, HEURISTICS)
         check_name("reduction", self.reduction, REDUCTIONS)
         check_name("strategy", self.strategy, STRATEGIES)
+        if self.prior is not None:
+            check_name("prior", self.prior, PRIORS)
         require(self.history in HISTORIES, f"sampler history must be one of {', '.join(HISTORIES)}", self.history)
         require(
             not self.holdout or is_outside(self.strategy) or STRATEGIES[self.strategy].accepts_negative_scores,
@@ -67,12 +87,67 @@ class SamplerConfig:
             "sampler class_weight and box_weight must not both be 0",
             (self.class_weight, self.box_weight),
         )
+        require(
+            not self.weight_exponent or is_outside(self.strategy) or not STRATEGIES[self.strategy].walks,
+            f"sampler weight_exponent must be 0 with strategy {self.strategy!r}: a walk does not draw with the "
+            "probabilities p that it reports, so weights of 1/(N·p) would be biased; use strategy 'proportional'",
+            self.weight_exponent,
+        )
         require(0 <= self.floor <= 1, "sampler floor must be in [0, 1]", self.floor)
         require(0 <= self.momentum < 1, "sampler momentum must be in [0, 1)", self.momentum)
         require(0 < self.half_life < float("inf"), "sampler half_life must be finite and > 0", self.half_life)
         require(1 <= self.pressure < float("inf"), "sampler pressure must be finite and ≥ 1", self.pressure)
         require(0 <= self.share < 1, "sampler share must be in [0, 1)", self.share)
         require(0 <= self.horizon <= 1, "sampler horizon must be in [0, 1], a share of the run", self.horizon)
+        require(self.start in STARTS, f"sampler start must be one of {', '.join(STARTS)}", self.start)
+        require(
+            (self.prior is None and self.start == "scores")
+            or is_outside(self.strategy)
+            or STRATEGIES[self.strategy].accepts_prior,
+            "sampler prior, and start 'prior', need a strategy of "
+            + ", ".join(name for name, row in STRATEGIES.items() if row.accepts_prior),
+            self.strategy,
+        )
+        row = PRIORS.get(self.prior or "")
+        require(
+            row is None or not row.observes or is_outside(self.strategy) or not STRATEGIES[self.strategy].walks,
+            f"sampler prior {self.prior!r} counts what is drawn by its probability, which strategy {self.strategy!r}, "
+            "a walk, does not report: use strategy 'proportional' or 'prior'",
+            self.strategy,
+        )
+        require(0 <= self.prior_exponent <= 4, "sampler prior_exponent must be in [0, 4]", self.prior_exponent)
+        require(0 < self.prior_threshold <= 1, "sampler prior_threshold must be in (0, 1]", self.prior_threshold)
+        require(1 <= self.prior_cap < float("inf"), "sampler prior_cap must be finite and ≥ 1", self.prior_cap)
+        require(0 <= self.empty_weight <= 1, "sampler empty_weight must be in [0, 1]", self.empty_weight)
+        require(0 <= self.score_low < float("inf"), "sampler score_low must be finite and ≥ 0", self.score_low)
+        require(0 < self.score_quantile <= 1, "sampler score_quantile must be in (0, 1]", self.score_quantile)
+        require(
+            self.score_quantile == 1 or self.prior is not None,
+            "sampler score_quantile needs a prior, as its groups are those of the labels",
+            self.score_quantile,
+        )
+        require(self.window >= 1, "sampler window must be ≥ 1", self.window)
+        require(0 <= self.empty_least <= 1, "sampler empty_least must be in [0, 1]", self.empty_least)
+        require(
+            0 <= self.floor_from <= self.floor_until <= 1,
+            "sampler floor_from and floor_until must be shares of the run, 0 ≤ from ≤ until ≤ 1",
+            (self.floor_from, self.floor_until),
+        )
+        require(0 <= self.floor_end <= 1, "sampler floor_end must be in [0, 1]", self.floor_end)
+
+    @property
+    def timed(self) -> bool:
+        """Whether draws change with the share of the run that is done, so that the table needs the run's length."""
+        return self.horizon > 0 or self.floor_from < 1
+
+    def floor_at(self, progress: float) -> float:
+        """Return the floor after a share ``progress`` of the run's draws, 0 … 1."""
+        if progress <= self.floor_from:
+            return self.floor
+        done = (
+            1.0 if progress >= self.floor_until else (progress - self.floor_from) / (self.floor_until - self.floor_from)
+        )
+        return self.floor + (self.floor_end - self.floor) * done
 
 
 # "thesis …" is the thesis's own; "ours" has no paper. A source gives the paper's number of an equation where that was
@@ -302,6 +377,105 @@ _SAMPLERS = [
         floor=1.0,
         summary="Uniform, with replacement: a control that shows what replacement alone costs.",
         source="ours: a control",
+    ),
+    # Draws by the labels: the peers that other people use, and controls for what scores add to them.
+    SamplerConfig(
+        name="RFS",
+        strategy="prior",
+        prior="repeat_factor",
+        start="prior",
+        smoothing=0.0,
+        summary="By the rarest class of the image, from the first draw on; images without an object at a quarter.",
+        source="Gupta et al. 2019 (LVIS), repeat factor sampling, without its threshold",
+    ),
+    SamplerConfig(
+        name="IRFS",
+        strategy="prior",
+        prior="instance_repeat_factor",
+        start="prior",
+        smoothing=0.0,
+        summary="As RFS, by how rare a class is among images and among objects.",
+        source="Yaman et al. 2023, instance-aware repeat factor sampling, without its threshold",
+    ),
+    SamplerConfig(
+        name="empties",
+        strategy="prior",
+        prior="empties",
+        start="prior",
+        smoothing=0.0,
+        summary="Uniform, but images without an object at a quarter: a control.",
+        source="ours: a control; a share of empty images as yolov5 advises it",
+    ),
+    SamplerConfig(
+        name="segments",
+        strategy="prior",
+        prior="segments",
+        start="prior",
+        smoothing=0.0,
+        summary="By one over the root of the sequence's length: long videos count less.",
+        source="ours: repeat factors of sequences",
+    ),
+    # Draws by labels and scores.
+    SamplerConfig(
+        name="CAP",
+        heuristic="bounded_error",
+        reduction="max",
+        history="momentum",
+        momentum=0.5,
+        prior="class_adaptive",
+        start="prior",
+        score_quantile=0.9,
+        smoothing=0.0,
+        floor=0.2,
+        floor_from=0.6,
+        floor_until=0.85,
+        summary="By rare classes that are still wrong, and by the worst object's error; uniform towards the end.",
+        source="ours: class-adaptive prior",
+    ),
+    SamplerConfig(
+        name="CAP-labels",
+        strategy="prior",
+        prior="class_adaptive",
+        start="prior",
+        smoothing=0.0,
+        floor=0.2,
+        floor_from=0.6,
+        floor_until=0.85,
+        summary="As CAP, without the example's own score: an ablation.",
+        source="ours: class-adaptive prior",
+    ),
+    SamplerConfig(
+        name="CAP-static",
+        heuristic="bounded_error",
+        reduction="max",
+        history="momentum",
+        momentum=0.5,
+        prior="repeat_factor",
+        start="prior",
+        score_quantile=0.9,
+        smoothing=0.0,
+        floor=0.2,
+        floor_from=0.6,
+        floor_until=0.85,
+        summary="As CAP, with the weights of RFS, whatever the classes' errors are: an ablation.",
+        source="ours: class-adaptive prior",
+    ),
+    SamplerConfig(
+        name="class-max",
+        heuristic="bounded_error",
+        reduction="class_max",
+        summary="In proportion to the worst object of each class, rare classes weighing more.",
+        source="ours; weights of Gupta et al. 2019",
+    ),
+    SamplerConfig(
+        name="progress",
+        strategy="prior",
+        prior="progress",
+        start="prior",
+        smoothing=0.0,
+        floor=0.2,
+        summary="By the class and size whose loss falls: what cannot be learnt is left alone.",
+        source="ours; learning progress after Graves et al. 2017",
     ),
 ]
 SAMPLERS: dict[str, SamplerConfig] = {sampler.name: sampler for sampler in _SAMPLERS}

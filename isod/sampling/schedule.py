@@ -18,6 +18,7 @@ class Table(Protocol):
     def draw(self, n: int) -> Draw: ...
     def update(self, indices: ArrayLike, scores: ArrayLike) -> None: ...
     def checked(self, indices: ArrayLike, scores: ArrayLike) -> tuple[IntArray, FloatArray]: ...
+    def observe(self, indices: ArrayLike, probabilities: ArrayLike, observed: ArrayLike) -> None: ...
     def snapshot(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
@@ -51,7 +52,8 @@ class DrawSchedule:
         self._steps = float("inf") if steps is None else steps
         self.applied = 0  # updates of steps 0 … applied − 1 are in the table
         self._draws: dict[int, Draw] = {}  # made, and not yet released by their step's update
-        self._waiting: dict[int, tuple[IntArray, FloatArray]] = {}  # updates that came before their turn
+        # Updates that came before their turn: indices, scores and, where they came, probabilities and observations.
+        self._waiting: dict[int, tuple[Any, ...]] = {}
         for step in range(lag + 1):
             self._make(step)
 
@@ -87,14 +89,16 @@ class DrawSchedule:
             raise InputError(f"draw {step} was released: the scores of its step have already arrived")
         raise InputError(f"draw {step} is not ready: it needs the scores of step {step - 1 - self.lag}")
 
-    def update(self, step: int, indices: ArrayLike, scores: ArrayLike) -> None:
+    def update(self, step: int, indices: ArrayLike, scores: ArrayLike, observed: ArrayLike | None = None) -> None:
         """Hand in the scores of one step: once per step, in any order.
 
         Args:
             indices, scores: [n], as of ``ImportanceTable.update``; n = 0 releases the step and changes no score.
+            observed: [n, ≥ 2], what the step saw of the examples, for a prior that follows the training; the indices
+                are then those of the draw.
         Raises:
-            InputError: the table rejects the scores, or the step's draw is not made yet or already scored; nothing is
-                changed.
+            InputError: the table rejects the scores, the observations are not of the draw, or the step's draw is not
+                made yet or already scored; nothing is changed.
         """
         if step not in self._draws:
             self.draw(step)  # raises InputError with the reason
@@ -102,10 +106,21 @@ class DrawSchedule:
             index, score = self.table.checked(indices, scores)
         else:
             index, score = np.zeros(0, np.int64), np.zeros(0)
+        seen: tuple[Any, ...] = ()
+        if observed is not None:
+            draw, values = self._draws[step], np.array(observed, np.float64)
+            if not np.array_equal(index, draw.indices) or values.ndim != 2 or len(values) != len(index):
+                raise InputError(
+                    f"observations must be [{len(draw.indices)}, ≥ 2], of the examples of draw {step} in its order, "
+                    f"got {list(values.shape)}"
+                )
+            seen = (draw.probabilities.copy(), values)
         del self._draws[step]
-        self._waiting[step] = (index.copy(), score.copy())
+        self._waiting[step] = (index.copy(), score.copy(), *seen)
         while self.applied in self._waiting:
-            index, score = self._waiting.pop(self.applied)
+            index, score, *seen_then = self._waiting.pop(self.applied)
+            if seen_then:
+                self.table.observe(index, *seen_then)
             if len(index):
                 self.table.update(index, score)
             self.applied += 1
@@ -146,7 +161,7 @@ class DrawSchedule:
         self.table.load_state_dict(state["table"])
         self.applied = int(state["applied"])
         self._draws = {int(step): _draw(*saved) for step, saved in state["draws"].items()}
-        self._waiting = {int(step): (as_numpy(pair[0]), as_numpy(pair[1])) for step, pair in state["waiting"].items()}
+        self._waiting = {int(step): tuple(map(as_numpy, saved)) for step, saved in state["waiting"].items()}
 
 
 def _draw(indices: Any, probabilities: Any, weights: Any, step: int, version: int) -> Draw:

@@ -6,7 +6,8 @@
 
 The table draws in sequence, epoch by epoch, until every eligible example has a score. From then on the strategy draws.
 So the first epoch is sequential whatever the strategy; where scores arrive some draws late, a part of the second one is
-too. Draw t takes its random numbers from (seed, t) alone.
+too. A sampler that starts with a prior draws by its strategy at once. Draw t takes its random numbers from (seed, t)
+alone.
 
 Importing this module imports numpy and numba, not torch.
 """
@@ -20,9 +21,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from isod.errors import InputError
-from isod.sampling.catalogue import HISTORIES, find_strategy, strategy_properties
-from isod.sampling.examples import Examples, FloatArray, IntArray, as_numpy, as_tensors
+from isod.sampling.catalogue import HISTORIES, find_prior, find_strategy, prior_observes, strategy_properties
+from isod.sampling.examples import Examples, FloatArray, IntArray, as_arrays, as_numpy, as_tensors
 from isod.sampling.kernels import INELIGIBLE, UNSCORED, updates
+from isod.sampling.priors import Labels
 from isod.sampling.samplers import SamplerConfig, draw_settings
 from isod.sampling.strategies.base import Slots, Strategy
 from isod.sampling.strategies.epochs import Sequential
@@ -56,7 +58,8 @@ class ImportanceTable:
         seed: of every random number, together with the number of the draw.
         sampler: strategy, smoothing, floor and so on; proportional with the thesis's smoothing by default.
         eligible: [M] indices of the examples that may be drawn, each once; all by default.
-        run_length: examples that the run will draw, iterations · batch size; only a sampler with a horizon needs it.
+        run_length: examples that the run will draw, iterations · batch size; only a sampler that changes with the share
+            of the run that is done needs it.
         settings: fields of ``sampler`` to change, for example ``floor=0.1``.
 
     Raises:
@@ -80,10 +83,17 @@ class ImportanceTable:
                 f"sampler holdout makes scores negative, which strategy {config.strategy!r} does not accept: its class "
                 "attribute accepts_negative_scores must be True"
             )
-        if config.horizon and run_length is None:
+        if config.weight_exponent and strategy_properties(config.strategy).walks:
             raise InputError(
-                f"sampler {config.name!r} changes after {config.horizon:g} of the run's draws: give the table the "
-                "run_length, which is iterations · batch size"
+                f"sampler weight_exponent must be 0 with strategy {config.strategy!r}, which walks, got "
+                f"{config.weight_exponent}"
+            )
+        if (config.prior or config.start != "scores") and not strategy_properties(config.strategy).accepts_prior:
+            raise self._no_prior(config)
+        if config.timed and run_length is None:
+            raise InputError(
+                f"sampler {config.name!r} changes after {config.horizon or config.floor_from:g} of the run's draws: "
+                "give the table the run_length, which is iterations · batch size"
             )
         self.config = config
         self.num_examples = num_examples
@@ -102,6 +112,8 @@ class ImportanceTable:
         # A strategy in epochs continues the permutation that the table began with.
         self._first = strategy if isinstance(strategy, Sequential) else Sequential(self.examples, config)
         self._unscored = self.examples.eligible
+        self._labels: Labels | None = None  # that the prior is from
+        self._adaptive: Any = None  # a prior that follows the training, see sampling.priors.ClassAdaptive
         self._previous = np.zeros(0, np.int64)  # indices of the last draw
 
     @property
@@ -115,12 +127,18 @@ class ImportanceTable:
         """Draw the next batch: ``n`` indices, with their probabilities and weights.
 
         Raises:
-            InputError: n < 1; or n > M, if the strategy draws without replacement.
+            InputError: n < 1; or n > M, if the strategy draws without replacement; or the sampler's prior needs labels
+                that the table was not given.
         """
         if n < 1:
             raise InputError(f"a draw must hold at least one example, got {n}")
         if isinstance(self._strategy, Sequential):
             self._strategy.check(n)
+        if self.config.prior and not len(self.examples.prior):
+            raise InputError(
+                f"sampler {self.config.name!r} draws by the labels, prior {self.config.prior!r}: give the table the "
+                "labels, table.set_labels(Labels.from_lists(…)), before the first draw"
+            )
         t = self.draws
         slots = self._strategy.draw(t, n, self._previous) if self.primed else self._first.next_places(n)
         self.draws += 1
@@ -131,8 +149,8 @@ class ImportanceTable:
 
     @property
     def primed(self) -> bool:
-        """Whether every eligible example has a score: the strategy draws from now on."""
-        return self._unscored == 0
+        """Whether the strategy draws from now on: every eligible example has a score, or the sampler starts at once."""
+        return self._unscored == 0 or self.config.start == "prior"
 
     def _weights(self, slots: Slots) -> FloatArray:
         """(1/(N·p))^exponent: with exponent 1 the weighted mean over the batch estimates the mean over all examples."""
@@ -177,7 +195,98 @@ class ImportanceTable:
             e.mean, e.extra, e.offset, getattr(self._strategy, "key_counts", _NO_KEYS),
         )  # fmt: skip
         e.version += 1
-        self._strategy.changed(index)
+        if self._labels is not None and self._windowed and e.version % self.config.window == 0:
+            self._close_window()
+        else:
+            self._strategy.changed(index)
+
+    def set_prior(self, prior: ArrayLike) -> None:
+        """Draw in proportion to prior · score from the next draw on; scores stay as they are. One pass over the table.
+
+        A prior says what is known before any score, from the labels for example; its scale does not matter. An example
+        with prior 0 is drawn through smoothing and floor alone. Whoever changes the prior during a run must do it at a
+        fixed step, or draws depend on when it happened.
+
+        Args:
+            prior: [N] finite, ≥ 0, above 0 for an eligible example at least.
+        Raises:
+            InputError: one of these does not hold, or the strategy knows no prior; the table is unchanged.
+        """
+        self.examples.prior = self._checked_prior(prior)
+        self._strategy.rebuild()
+
+    def _checked_prior(self, prior: ArrayLike) -> FloatArray:
+        """Return the prior, its highest value 1. Raises as ``set_prior``."""
+        values = np.asarray(prior, np.float64)
+        if not strategy_properties(self.config.strategy).accepts_prior:
+            raise self._no_prior(self.config)
+        if values.shape != (self.num_examples,):
+            raise InputError(f"a prior must be {self.num_examples} finite numbers ≥ 0, got shape {values.shape}")
+        if not (right := np.isfinite(values) & (values >= 0)).all():
+            index = int(right.argmin())
+            raise InputError(
+                f"a prior must be {self.num_examples} finite numbers ≥ 0, got {values[index]} for example {index}"
+            )
+        highest = float(values[self.examples.last_step != INELIGIBLE].max())
+        if not highest > 0:
+            raise InputError("a prior must be above 0 for an example that may be drawn at least, got 0 for all")
+        return values / highest
+
+    def set_labels(self, labels: Labels) -> None:
+        """Set the prior that the sampler's settings make of the labels; before the first draw.
+
+        Args:
+            labels: of the N examples; ``Labels.from_lists`` makes them.
+        Raises:
+            InputError: the sampler has no prior, the labels are of another number of examples, or the prior is wrong.
+        """
+        if self.config.prior is None:
+            raise InputError(f"sampler {self.config.name!r} reads no labels: its prior is none")
+        if len(labels) != self.num_examples:
+            raise InputError(f"the labels are of {len(labels)} examples and the table of {self.num_examples}")
+        found = find_prior(self.config.prior)(labels, self.config)
+        if prior_observes(self.config.prior):
+            self._adaptive, found = found, found.prior()
+        e, checked = self.examples, self._checked_prior(found)
+        self._labels = labels
+        if self.config.score_quantile < 1:
+            e.group, e.limits = labels.rarest, np.full(labels.num_classes + 1, np.inf)
+        e.prior = checked
+        self._strategy.rebuild()
+
+    @property
+    def _windowed(self) -> bool:
+        """Whether the prior, or what clips the scores, follows the training."""
+        return self._adaptive is not None or len(self.examples.group) > 0
+
+    def observe(self, indices: ArrayLike, probabilities: ArrayLike, observed: ArrayLike) -> None:
+        """Tell a prior that follows the training what a step saw; before the step's ``update``. Else a no-op.
+
+        Args:
+            indices: [n] the examples; probabilities: [n] of each at its draw.
+            observed: [n, ≥ 2], as ``isod.sampling.scores.observations`` gives it.
+        """
+        if self._adaptive is not None:
+            weights = 1 / (self.examples.eligible * np.asarray(probabilities, np.float64))
+            self._adaptive.observe(np.asarray(indices, np.int64), weights, np.asarray(observed, np.float64))
+
+    def _close_window(self) -> None:
+        """Compute the prior, and the limits of the scores, from what was seen so far. One pass over the table."""
+        e = self.examples
+        if self._adaptive is not None:
+            self._adaptive.close_window()
+            e.prior = self._checked_prior(self._adaptive.prior())
+        if len(e.group):
+            scored = np.flatnonzero(e.last_step >= 0)
+            order = scored[np.argsort(e.group[scored], kind="stable")]
+            groups, starts = np.unique(e.group[order], return_index=True)
+            for group, scores in zip(groups, np.split(e.score[order], starts[1:]), strict=True):
+                e.limits[group] = np.quantile(scores, self.config.score_quantile)
+        self._strategy.rebuild()
+
+    @staticmethod
+    def _no_prior(config: SamplerConfig) -> InputError:
+        return InputError(f"strategy {config.strategy!r} knows no prior: use strategy 'proportional' or 'prior'")
 
     def set_offset(self, offset: ArrayLike) -> None:
         """Subtract the hold-out model's scores from every later score that is not 0 (§4.2.6, eq. 3.1).
@@ -253,8 +362,8 @@ class ImportanceTable:
     def effective_sample_size(self) -> float:
         """Return (Σw)²/(N·Σw²) over the eligible examples, in (0, 1]; 1 while all are 0, as draws are then uniform.
 
-        w are the scores or, where a strategy reshapes them (RHO's shift, ranks), what it makes of them; smoothing and
-        floor are left out. It costs one pass over the table.
+        w are the scores or, where a strategy reshapes them (RHO's shift, ranks, a prior), what it makes of them;
+        smoothing and floor are left out. It costs one pass over the table.
         """
         weights = self._strategy.importance()
         total = float(weights.sum())
@@ -282,6 +391,9 @@ class ImportanceTable:
             "drawn": self.examples.drawn,
             "position": self._first.position,
             "strategy": strategy,
+            "prior": self.examples.prior.copy(),
+            "limits": self.examples.limits.copy(),
+            "adaptive": {} if self._adaptive is None else self._adaptive.state_dict(),
             **{name: value.copy() for name, value in arrays.items()},
         }
 
@@ -289,19 +401,29 @@ class ImportanceTable:
         """Restore what ``state_dict`` or ``snapshot`` returned: later draws are those of the saved table.
 
         Raises:
-            InputError: the state is of another table (number of examples, seed, sampler, eligible examples); nothing is
-                changed.
+            InputError: the state is of another table (number of examples, seed, sampler, eligible examples, with or
+                without a prior); nothing is changed.
         """
         mine = {"num_examples": self.num_examples, "seed": int(self.examples.seed), "sampler": self._signature()}
+        saved = {name: state[name] for name in mine}
+        saved["sampler"] = draw_settings(SamplerConfig(name="")) | saved["sampler"]  # settings newer than the state
         for name, value in mine.items():
-            if state[name] != value:
+            if saved[name] != value:
                 raise InputError(f"the saved table has {name} {state[name]!r}, this one {value!r}")
+        prior = as_numpy(state.get("prior", self.examples.prior[:0]))
+        if bool(len(prior)) != bool(len(self.examples.prior)):
+            saved_has, has = ("a prior", "none") if len(prior) else ("no prior", "one")
+            raise InputError(f"the saved table has {saved_has} and this one has {has}: resume with the same labels")
         e = self.examples
         arrays = {name: as_numpy(state[name]) for name in _SAVED}
         if not np.array_equal(arrays["last_step"] == INELIGIBLE, e.last_step == INELIGIBLE):
             raise InputError("the saved table has other eligible examples than this one")
         for name, value in arrays.items():
             getattr(e, name)[:] = value
+        e.prior = prior.copy()
+        e.limits = as_numpy(state.get("limits", e.limits)).copy()
+        if self._adaptive is not None:
+            self._adaptive.load_state_dict(as_arrays(state["adaptive"]))
         self._previous = as_numpy(state["previous"]).copy()
         e.version, e.drawn, self.draws = int(state["version"]), int(state["drawn"]), int(state["draws"])
         self._first.position = int(state["position"])
@@ -316,7 +438,9 @@ class ImportanceTable:
     def _signature(self) -> dict[str, Any]:
         """Return the settings that decide what is drawn, with the run's length if a horizon is a share of it."""
         settings = draw_settings(self.config)
-        return settings | {"run_length": self.examples.run_length} if self.config.horizon else settings
+        if self._labels is not None:
+            settings["labels"] = self._labels.digest
+        return settings | {"run_length": self.examples.run_length} if self.config.timed else settings
 
 
 _NO_KEYS = np.zeros(0, np.int32)

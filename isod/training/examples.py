@@ -9,13 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isod.config.settings import RunConfig
+from isod.data.readers.validation_part import sequences
 from isod.data.store.split import CropSplit
 from isod.detector.model import DETECTORS
 from isod.errors import InputError, require
 from isod.plugins import is_outside, resolve
-from isod.sampling.catalogue import find_heuristic, find_reduction, find_strategy
+from isod.sampling.catalogue import find_heuristic, find_prior, find_reduction, find_strategy, weighs_classes
+from isod.sampling.priors import Labels, class_weights
 from isod.sampling.samplers import SamplerConfig
 from isod.sampling.table import ImportanceTable
+from isod.vocabulary import size_codes
 
 HOLDOUT_STREAM = 2  # which of the seed's random streams chooses the hold-out examples
 
@@ -27,13 +30,34 @@ class TrainingExamples:
     count: int  # N, rows of the split, lost ones included
     eligible: NDArray[np.int64]  # [M] the examples that may be drawn
     offset: NDArray[np.float64] | None = None  # [N] subtracted from every score; None if the sampler subtracts nothing
+    labels: Labels | None = None  # of the N examples; None if the sampler has no prior
 
     def table(self, sampler: SamplerConfig, *, seed: int, run_length: int) -> ImportanceTable:
         """A fresh table over these examples, for a run that will draw ``run_length`` of them, repeats counted."""
         table = ImportanceTable(self.count, sampler=sampler, seed=seed, eligible=self.eligible, run_length=run_length)
         if self.offset is not None:
             table.set_offset(self.offset)
+        if self.labels is not None:
+            table.set_labels(self.labels)
         return table
+
+
+def labels_of(split: CropSplit, eligible: NDArray[np.int64]) -> Labels:
+    """The labels of a split, for a sampler's prior; reads no image. A sequence is what a frame's name is without its
+    last number, or its folder."""
+    found = split.annotations()
+    classes = [np.where(unknown, 0, labels) for labels, unknown in zip(found.labels, found.dont_care, strict=True)]
+    sizes = [size_codes(boxes, size) for boxes, size in zip(found.boxes, split.sizes(), strict=True)]
+    segments = sequences(found.frame_ids)
+    return Labels.from_lists(classes, len(split.meta.class_names), eligible=eligible, segments=segments, sizes=sizes)
+
+
+def weights_of_classes(config: RunConfig, split: CropSplit) -> NDArray[np.float64] | None:
+    """[C + 1], for a sampler whose reduction weighs classes; None for all others."""
+    if not weighs_classes(config.sampler.reduction):
+        return None
+    eligible, _ = shares(config, split)
+    return class_weights(labels_of(split, eligible), config.sampler)
 
 
 def split_holdout(readable: NDArray[np.int64], share: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -55,7 +79,8 @@ def epoch_note(config: RunConfig, split: CropSplit) -> str:
     training = config.training
     eligible, _ = shares(config, split)
     enough = -(-len(eligible) // training.batch_size) + training.lag  # the first draw that has seen all scores
-    if config.sampler.strategy == "sequential" or training.iterations > enough:
+    at_once = config.sampler.strategy == "sequential" or config.sampler.start == "prior"
+    if at_once or training.iterations > enough:
         return ""
     return (
         f"note: {config.sampler.name} draws as the baseline does until each of the {len(eligible)} examples has a "
@@ -76,6 +101,8 @@ def check_names(config: RunConfig) -> None:
         find_reduction(sampler.reduction)
     if is_outside(sampler.strategy):
         find_strategy(sampler.strategy)
+    if sampler.prior is not None:
+        find_prior(sampler.prior)
     if config.detector.name not in DETECTORS:  # isod's own would bring torch
         resolve("detector", config.detector.name, DETECTORS)
     for weights in (config.detector.weights, config.holdout.detector.weights):

@@ -18,7 +18,7 @@ from isod.files import atomic_write
 from isod.sampling.samplers import SamplerConfig
 from isod.sampling.schedule import DrawSchedule
 from isod.sampling.table import ImportanceTable
-from isod.training.examples import TrainingExamples, check_examples, shares
+from isod.training.examples import TrainingExamples, check_examples, labels_of, shares, weights_of_classes
 from isod.training.loop import FREE, BatchFeed, out_of_memory
 from isod.training.stream import LocalStream
 from isod.training.trainer import Trainer
@@ -40,8 +40,9 @@ def training_examples(
     split = store.split("train")
     check_examples(config, split)
     eligible, held = shares(config, split)
+    labels = None if config.sampler.prior is None else labels_of(split, eligible)
     if not config.sampler.holdout:
-        return TrainingExamples(len(split), eligible)
+        return TrainingExamples(len(split), eligible, labels=labels)
     path = cache / f"{holdout_key(config, store)}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
@@ -49,7 +50,7 @@ def training_examples(
         # two runs that need it at once may both make it: the result is the same
         with atomic_write(path, path.with_suffix(f".{os.getpid()}.part")) as part, part.open("wb") as file:
             np.save(file, offset)
-    return TrainingExamples(len(split), eligible, np.load(path, allow_pickle=False))
+    return TrainingExamples(len(split), eligible, np.load(path, allow_pickle=False), labels)
 
 
 def holdout_key(config: RunConfig, store: CropStore) -> str:
@@ -101,7 +102,7 @@ def holdout_scores(
     offset = np.zeros(len(split))
     where = "in the training of the hold-out model"
     try:
-        trainer = Trainer(run, store.meta, device)
+        trainer = Trainer(run, store.meta, device, class_weights=weights_of_classes(config, split))
         feed = BatchFeed(trainer, stream, 0)
         for batch, loaded in feed:
             stream.send_scores(batch.step, batch.draw.indices, trainer.step(batch, loaded, feed.fetch).scores)

@@ -105,7 +105,7 @@ def train(
             with ctrl_c_waits():
                 between_steps = False
                 result = _step(trainer, batch, loaded, feed.fetch)
-                stream.send_scores(batch.step, batch.draw.indices, result.scores)
+                stream.send_scores(batch.step, batch.draw.indices, result.scores, result.observed)
                 record.add(batch.draw.indices, result)
                 between_steps = True
             compiling = False
@@ -155,7 +155,7 @@ def follow(trainer: Trainer, stream: Stream, start: int) -> None:
     feed = BatchFeed(trainer, stream, start)
     for batch, loaded in feed:
         result = _step(trainer, batch, loaded, feed.fetch)
-        stream.send_scores(batch.step, batch.draw.indices, result.scores)
+        stream.send_scores(batch.step, batch.draw.indices, result.scores, result.observed)
 
 
 def fetches_early(device: torch.device, lag: int) -> bool:

@@ -23,6 +23,13 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return values
 
 
+def highest_of_ranks(value: int, device: torch.device) -> int:
+    """The highest of the numbers that the ranks give; waits for it."""
+    values = torch.tensor(value, device=device)
+    torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX)
+    return int(values)
+
+
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Every parameter's gradient becomes the sum over the ranks, equal on all to the last bit."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

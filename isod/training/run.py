@@ -22,7 +22,7 @@ from isod.errors import InputError, require
 from isod.files import absolute_uri, atomic_write, folder_lock, output_folder
 from isod.training.checkpoint import Checkpoints
 from isod.training.decode import check_decoder
-from isod.training.examples import TrainingExamples, check_examples, check_names, epoch_note
+from isod.training.examples import TrainingExamples, check_examples, check_names, epoch_note, weights_of_classes
 from isod.training.folder import Row, RunFolder
 from isod.training.holdout import training_examples
 from isod.training.loop import FREE, follow, out_of_memory, train
@@ -202,7 +202,8 @@ class Run:
     def _trainer(self, saved: dict[str, Any] | None = None) -> Trainer:
         """Return the trainer, as saved; out of memory becomes a sentence."""
         try:
-            trainer = Trainer(self.config, self.store.meta, self.device, self.part)
+            weights = weights_of_classes(self.config, self.store.split("train"))
+            trainer = Trainer(self.config, self.store.meta, self.device, self.part, weights)
             if saved is not None:
                 trainer.load_state_dict(saved)
             return trainer

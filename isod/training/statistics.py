@@ -29,6 +29,7 @@ class StepResult:
     margins: NDArray[np.float64]  # final-layer margin, mean over locations, then objects; NaN without an object
     losses: dict[str, float]  # of the batch, under their metric names
     unreadable: NDArray[np.bool_]  # crops that did not decode
+    observed: NDArray[np.float64] | None = None  # [B, M + 2], for a sampler's prior that follows the training
 
 
 class Moments:

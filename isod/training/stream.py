@@ -64,8 +64,14 @@ class Stream(Protocol):
         """The batches of steps start … stop − 1, in order. Batch t may wait for the scores of step t − 1 − lag."""
         ...
 
-    def send_scores(self, step: int, indices: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
-        """The sample scores of the step's batch: indices [B], scores [B] ≥ 0."""
+    def send_scores(
+        self,
+        step: int,
+        indices: NDArray[np.int64],
+        scores: NDArray[np.float64],
+        observed: NDArray[np.float64] | None = None,
+    ) -> None:
+        """The sample scores of the step's batch: indices [B], scores [B] ≥ 0; and what it saw, StepResult.observed."""
         ...
 
     def summary(self, step: int) -> TableSummary:
@@ -143,8 +149,14 @@ class LocalStream:
                 ready, draw, crops = pending.popleft()
                 yield Batch(ready, draw, crops.result())
 
-    def send_scores(self, step: int, indices: NDArray[np.int64], scores: NDArray[np.float64]) -> None:
-        self._schedule.update(step, indices, scores)
+    def send_scores(
+        self,
+        step: int,
+        indices: NDArray[np.int64],
+        scores: NDArray[np.float64],
+        observed: NDArray[np.float64] | None = None,
+    ) -> None:
+        self._schedule.update(step, indices, scores, observed)
 
     def summary(self, step: int) -> TableSummary:
         return table_summary(self._table)

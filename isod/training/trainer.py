@@ -22,10 +22,11 @@ from isod.detector.model import build_detector, configure_loss
 from isod.evaluation.evaluator import DetectionEvaluator
 from isod.objects import Objects
 from isod.sampling import sample_scores
-from isod.sampling.catalogue import check_available
+from isod.sampling.catalogue import check_available, prior_observes
+from isod.sampling.scores.observations import observations
 from isod.sampling.table import Draw
 from isod.training.decode import decode_batch
-from isod.training.ranks import gather_step, sum_gradients, sum_over_ranks
+from isod.training.ranks import gather_step, highest_of_ranks, sum_gradients, sum_over_ranks
 from isod.training.statistics import StepResult, example_losses, object_margins
 from isod.training.stream import WHOLE_BATCH, Batch, BatchPart
 from isod.training.validation import ValidationCrops
@@ -99,6 +100,7 @@ class Trainer:
         device: where to run; on CUDA the forward pass is bfloat16 and channels-last.
         part: of every batch that this process trains on. Where it is not the whole, every rank of torch.distributed's
             default group has a trainer, and every step is taken by all of them together.
+        class_weights: [C + 1], for a sampler whose reduction weighs classes; see ``isod.sampling.priors``.
     """
 
     def __init__(
@@ -107,11 +109,14 @@ class Trainer:
         meta: StoreMeta,
         device: torch.device,
         part: BatchPart = WHOLE_BATCH,
+        class_weights: NDArray[np.float64] | None = None,
     ) -> None:
         self.config = config
         self.meta = meta
         self.device = device
         self.part = part
+        self.class_weights = None if class_weights is None else torch.from_numpy(class_weights).float().to(device)
+        self._observes = prior_observes(config.sampler.prior)
         training = config.training
         model = build_detector(config.detector, len(meta.class_names), seed=training.seed)
         check_available(config.sampler.heuristic, getattr(model, "provides", frozenset()), config.detector.name)
@@ -179,8 +184,13 @@ class Trainer:
             total = total + loss.extra
         self.optimizer.zero_grad()
         total.backward()
-        scores = sample_scores(outcome, self.config.sampler)
+        scores = sample_scores(outcome, self.config.sampler, self.class_weights)
         rows = torch.stack([scores, *example_losses(outcome), object_margins(outcome)])
+        if self._observes:
+            seen = observations(outcome, self._observes)  # [B, M + 2]
+            if self.part.ranks > 1:
+                seen = self._as_wide_as_the_others(seen)
+            rows = torch.cat([rows, seen.T])
         losses = torch.stack([total, loss.class_loss, loss.box_loss]).detach()
         if self.part.ranks > 1:
             sum_gradients(self.model.parameters())
@@ -189,7 +199,7 @@ class Trainer:
             host_rows, host_losses, unreadable = gather_step(rows, losses, unreadable)
         else:
             values = torch.cat([rows.flatten(), losses]).cpu().double().numpy()
-            host_rows, host_losses = values[:-3].reshape(4, -1), values[-3:]
+            host_rows, host_losses = values[:-3].reshape(len(rows), -1), values[-3:]
         total_loss, class_loss, box_loss = host_losses.tolist()
         if not math.isfinite(total_loss):
             raise FloatingPointError(
@@ -207,7 +217,13 @@ class Trainer:
             margins=host_rows[3],
             losses={"train/loss": total_loss, "train/class_loss": class_loss, "train/box_loss": box_loss},
             unreadable=unreadable,
+            observed=np.where(unreadable[:, None], np.nan, host_rows[4:].T) if self._observes else None,
         )
+
+    def _as_wide_as_the_others(self, seen: Tensor) -> Tensor:
+        """[b, M + 2] with NaN for the objects that other ranks' parts have more of; the last two columns stay last."""
+        missing = highest_of_ranks(seen.shape[1], self.device) - seen.shape[1]
+        return torch.cat([seen[:, :-2], seen.new_full((len(seen), missing), math.nan), seen[:, -2:]], dim=1)
 
     def largest_batch(self, batch: Batch) -> int:
         """How many crops of this process's part fit where they were too many, by trying half, a quarter …; 0 if not
@@ -238,7 +254,9 @@ class Trainer:
             room = torch.cuda.get_device_properties(self.device).L2_cache_size
         held = torch.empty(room, dtype=torch.uint8, device=self.device)
         training = replace(self.config.training, batch_size=size, compiled=False)
-        trainer = type(self)(replace(self.config, training=training), self.meta, self.device)
+        of_classes = None if self.class_weights is None else self.class_weights.cpu().double().numpy()
+        config = replace(self.config, training=training)
+        trainer = type(self)(config, self.meta, self.device, class_weights=of_classes)
         following = []
         for _ in range(2):
             trainer.step(batch, while_computing=lambda: following.append(trainer.load(batch)))
@@ -264,7 +282,7 @@ class Trainer:
         images, objects, _ = to_device(crops, self.meta.crop_size, self.device)
         with self._autocast():
             _, outcome = model.loss(images, objects)
-        return sample_scores(outcome, self.config.sampler).cpu().double().numpy()
+        return sample_scores(outcome, self.config.sampler, self.class_weights).cpu().double().numpy()
 
     @torch.inference_mode()
     def validate(self, crops: ValidationCrops) -> dict[str, float]:

@@ -14,13 +14,19 @@ from isod.config.study import sections_of
 from isod.errors import InputError
 from isod.sampling.samplers import SAMPLERS, SamplerConfig
 
-SECTIONS = {"sampler": SAMPLERS["UIS"], **sections_of(PRESETS["small"])}
+SECTIONS = {"sampler": replace(SAMPLERS["UIS"], prior="segments"), **sections_of(PRESETS["small"])}
 OTHER = {  # a value for every setting, other than the preset "small" has
-    "sampler.name": "mine", "sampler.heuristic": "loss", "sampler.reduction": "max", "sampler.strategy": "shifted",
+    "sampler.name": "mine", "sampler.heuristic": "loss", "sampler.reduction": "max",
+    "sampler.strategy": "my.draws:Both",
     "sampler.class_weight": "0.5", "sampler.box_weight": "0.25", "sampler.smoothing": "2", "sampler.floor": "0.1",
     "sampler.history": "momentum", "sampler.momentum": "0.5", "sampler.holdout": "true",
     "sampler.weight_exponent": "1", "sampler.half_life": "10", "sampler.pressure": "3", "sampler.share": "0.25",
-    "sampler.horizon": "0.75", "detector.name": "my.detectors:build", "detector.width": "0.5",
+    "sampler.horizon": "0.75", "sampler.prior": "empties",
+    "sampler.prior_exponent": "1", "sampler.prior_cap": "8",
+    "sampler.prior_threshold": "0.001", "sampler.empty_weight": "0.5", "sampler.start": "prior",
+    "sampler.floor_from": "0.5", "sampler.floor_until": "0.75", "sampler.floor_end": "0.5",
+    "sampler.score_low": "0.5", "sampler.score_quantile": "0.75", "sampler.window": "20", "sampler.empty_least": "0.1",
+    "detector.name": "my.detectors:build", "detector.width": "0.5",
     "detector.blocks": "3,4,6,3", "detector.score_floor": "0.02", "detector.nms_threshold": "0.6",
     "detector.display_threshold": "0.7", "detector.detections_per_image": "100", "training.iterations": "7",
     "detector.backbone": "resnet50", "detector.pyramid_channels": "96", "detector.anchor_scale": "0.25",

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -79,6 +80,22 @@ def test_a_hold_out_model_needs_a_strategy_that_says_so(monkeypatch):
     sampler = SamplerConfig(name="mine", heuristic="loss", strategy=f"{OUTSIDE}:Highest", holdout=True)
     with pytest.raises(InputError, match=r"strategy '.*:Highest' does not accept: .* accepts_negative_scores must be"):
         ImportanceTable(4, seed=0, sampler=sampler)
+
+
+def test_a_walk_gives_no_weights(monkeypatch):
+    """The walk of algorithm 5 draws nearer q² than q: of two scores 1 and 2, without smoothing and the rule
+    q(a) > 2·q(c), the second four times as often, 0.8 in place of the 2/3 that it reports."""
+    table = ImportanceTable(2, seed=0, sampler=SamplerConfig(name="walk", strategy="rejection", smoothing=0.0))
+    table.update([0, 1], [1.0, 2.0])
+    draws = [table.draw(500) for _ in range(60)][20:]
+    assert np.mean([draw.indices for draw in draws]) == pytest.approx(0.8, abs=0.02)
+    assert {float(p) for draw in draws for p in draw.probabilities[draw.indices == 1]} == {2 / 3}
+    for name in ("rejection", "uniform_rejection"):
+        with pytest.raises(InputError, match=f"weight_exponent must be 0 with strategy '{name}': a walk does not"):
+            SamplerConfig(name="mine", strategy=name, weight_exponent=1.0)
+    monkeypatch.setattr("tests.sampling.outside.Highest.walks", True, raising=False)
+    with pytest.raises(InputError, match=r"with strategy '.*:Highest', which walks, got 0.5"):
+        ImportanceTable(4, seed=0, strategy=f"{OUTSIDE}:Highest", weight_exponent=0.5)
 
 
 @pytest.mark.parametrize(
@@ -224,9 +241,11 @@ def test_sampling_needs_numpy_and_numba_alone():
         "import sys\n"
         "for name in ('torch', 'torchvision', 'ray', 'mlflow', 'lance', 'pandas', 'scipy', 'pyarrow', 'rich'):\n"
         "    sys.modules[name] = None\n"
-        "from isod.sampling import DrawSchedule, ImportanceTable, SAMPLERS\n"
+        "from isod.sampling import DrawSchedule, ImportanceTable, Labels, SAMPLERS\n"
         "for sampler in SAMPLERS.values():\n"
         "    table = ImportanceTable(20, seed=0, sampler=sampler, run_length=100)\n"
+        "    if sampler.prior:\n"
+        "        table.set_labels(Labels.from_lists([[1], [2], []] * 6 + [[1]] * 2, 2, segments=['a'] * 20))\n"
         "    schedule = DrawSchedule(table, batch_size=4, lag=1, steps=9)\n"
         "    for step in range(9):\n"
         "        indices = schedule.draw(step).indices\n"

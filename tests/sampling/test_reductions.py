@@ -47,7 +47,17 @@ def random_outcome(
         box_loss=(1 - iou + 0.1) * owned,
         iou=iou,
         object_area=area,
+        object_labels=torch.arange(1, objects + 1).expand(images, objects).remainder(classes),
     )
+
+
+def of_classes(outcome: Outcome, b: int, means: dict[int, float]) -> float:
+    """Sum over classes of the highest mean; class 0, of background and unknown, a quarter."""
+    highest: dict[int, float] = {}
+    for owner, x in means.items():
+        label = 0 if owner < 0 else int(outcome.object_labels[b, owner])
+        highest[label] = max(highest.get(label, 0.0), x)
+    return sum(x * (1 if label else 0.25) for label, x in highest.items())
 
 
 def by_hand(outcome: Outcome, maps: tuple[Tensor, Tensor], reduction: str, sampler: SamplerConfig) -> list[float]:
@@ -73,6 +83,7 @@ def by_hand(outcome: Outcome, maps: tuple[Tensor, Tensor], reduction: str, sampl
                     "max": max(means.values()),
                     "rms": math.sqrt(sum(x * x for x in means.values()) / len(means)),
                     "area_mean": sum(side[owner] * x for owner, x in means.items()) / len(means),
+                    "class_max": of_classes(outcome, b, means),
                     "masked_mean": sum(every) / len(every),
                     "norm": math.sqrt(sum(x * x for x in every)) / len(every),
                 }[reduction]

@@ -9,6 +9,7 @@ import torch
 from isod.errors import InputError
 from isod.sampling import Draw, DrawSchedule, ImportanceTable
 from isod.sampling.samplers import SAMPLERS
+from tests.sampling.labelled import labelled_table
 
 
 class Recorder:
@@ -103,7 +104,7 @@ def test_refused_scores_leave_the_step_open():
 def test_resuming_with_draws_under_way_and_updates_waiting(sampler):
     def schedule():
         return DrawSchedule(
-            ImportanceTable(30, sampler=SAMPLERS[sampler], seed=9, eligible=range(1, 30), run_length=8 * 50),
+            labelled_table(30, sampler=SAMPLERS[sampler], seed=9, eligible=range(1, 30), run_length=8 * 50),
             batch_size=8,
             lag=3,
         )

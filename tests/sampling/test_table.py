@@ -18,6 +18,7 @@ from isod.errors import InputError
 from isod.sampling import ImportanceTable
 from isod.sampling.samplers import SAMPLERS, SamplerConfig
 from isod.sampling.schedule import DrawSchedule
+from tests.sampling.labelled import labelled_table
 
 SCORES = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 0.5, 0.0, 10.0, 7.0, 0.01])
 
@@ -77,7 +78,7 @@ def test_all_zero_scores_are_drawn_uniformly():
 
 def test_one_example():
     for name, sampler in SAMPLERS.items():
-        table = ImportanceTable(1, sampler=sampler, seed=0, run_length=4)
+        table = labelled_table(1, sampler=sampler, seed=0, run_length=4)
         for _ in range(4):
             draw = table.draw(1)
             assert draw.indices.tolist() == [0], name
@@ -90,7 +91,9 @@ def test_every_sampler_draws_as_the_baseline_does_until_every_example_has_a_scor
     """Ten examples in batches of 4: all have scores after step 2, which draw 3 + lag is the first to see."""
     draws = {}
     for name, sampler in SAMPLERS.items():
-        table = ImportanceTable(10, sampler=sampler, seed=3, run_length=400)
+        if sampler.start == "prior":
+            continue
+        table = labelled_table(10, sampler=sampler, seed=3, run_length=400)
         schedule = DrawSchedule(table, batch_size=4, lag=lag)
         for step in range(3 + lag):
             draws[name, step] = schedule.draw(step).indices.tolist()
@@ -172,13 +175,13 @@ def test_scaling_the_scores_changes_nothing(scores, scale):
 def test_update_then_draw_equals_rebuild_then_draw(name, data):
     n = data.draw(st.integers(1, 300))
     table, rng = (
-        ImportanceTable(n, sampler=SAMPLERS[name], seed=data.draw(st.integers(0, 2**64 - 1)), run_length=500),
+        labelled_table(n, sampler=SAMPLERS[name], seed=data.draw(st.integers(0, 2**64 - 1)), run_length=500),
         np.random.default_rng(0),
     )
     for _ in range(data.draw(st.integers(1, 12))):
         draw = table.draw(min(n, 16))
         table.update(draw.indices, rng.exponential(size=len(draw.indices)))
-    rebuilt = ImportanceTable(n, sampler=SAMPLERS[name], seed=int(table.examples.seed), run_length=500)
+    rebuilt = labelled_table(n, sampler=SAMPLERS[name], seed=int(table.examples.seed), run_length=500)
     buffer = io.BytesIO()
     torch.save(table.state_dict(), buffer)
     buffer.seek(0)
@@ -252,7 +255,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_refused_update_leaves_the_table_unchanged(name):
-    table = ImportanceTable(8, sampler=SAMPLERS[name], seed=0, eligible=[0, 1, 2, 3, 4, 6, 7], run_length=100)
+    table = labelled_table(8, sampler=SAMPLERS[name], seed=0, eligible=[0, 1, 2, 3, 4, 6, 7], run_length=100)
     draw = table.draw(7)
     table.update(draw.indices, np.arange(1.0, 8.0))
     before, p = table.state_dict(), table.probabilities()
@@ -311,10 +314,14 @@ def test_state_of_another_table_is_refused():
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_at_most_24_bytes_an_example(name):
+    """And 16 more for a prior."""
     n = 2_000_000
     table = ImportanceTable(n, sampler=SAMPLERS[name], seed=0, eligible=np.arange(n - 1), run_length=n)
+    if table.config.prior is not None:
+        table.set_prior(np.ones(n))
     table.draw(128)
     beside = 2.3e6 if "rank" in table.config.strategy or table.config.strategy == "self_paced" else 0
+    beside += 16 * n if table.config.prior is not None else 0
     assert table.nbytes - beside <= 24 * n
 
 

@@ -14,7 +14,7 @@ from isod.data.store.split import CropStore
 from isod.detector.batch_norm import GlobalBatchNorm2d, over_all_ranks
 from isod.errors import InputError
 from isod.sampling.samplers import SAMPLERS
-from isod.training.examples import TrainingExamples
+from isod.training.examples import TrainingExamples, labels_of
 from isod.training.folder import RunFolder
 from isod.training.loop import train
 from isod.training.run import Run
@@ -27,11 +27,14 @@ RANKS = 2
 CPU = torch.device("cpu")
 # Example weights, mirrored crops: everything that a batch's slots can differ in.
 CONFIG = replace(tiny_run(iterations=30, validate_every=10, flip=True), sampler=SAMPLERS["LIS-unbiased"])
+# A sampler that sees the objects of both parts.
+ADAPTIVE = replace(CONFIG, sampler=replace(SAMPLERS["CAP"], window=4))
 
 
 def stream_of(config, split, part, state=None, interrupt_at=None):
     """This rank's stream."""
-    examples = TrainingExamples(len(split), split.readable)
+    labels = None if config.sampler.prior is None else labels_of(split, split.readable)
+    examples = TrainingExamples(len(split), split.readable, labels=labels)
     return Recording(local_stream(config, split, examples, workers=1, state=state, part=part), interrupt_at)
 
 
@@ -46,9 +49,9 @@ class Recording:
     def __getattr__(self, name):
         return getattr(self._stream, name)
 
-    def send_scores(self, step, indices, scores):
+    def send_scores(self, step, indices, scores, observed=None):
         self.sent.append((step, indices.tolist(), scores.tolist()))
-        self._stream.send_scores(step, indices, scores)
+        self._stream.send_scores(step, indices, scores, observed)
 
     def batches(self, start, stop):
         for batch in self._stream.batches(start, stop):
@@ -57,18 +60,18 @@ class Recording:
             yield batch
 
 
-def run_on(part, store_uri, out, interrupt_at=None):
+def run_on(part, store_uri, out, interrupt_at=None, config=CONFIG):
     """Rank 0's or the other rank's share of a run in a folder. Returns what its stream saw; () if interrupted."""
     store = CropStore.open(store_uri)
     split = store.split("train")
     made = []
 
     def make(state):
-        made.append(stream_of(CONFIG, split, part, state, interrupt_at))
+        made.append(stream_of(config, split, part, state, interrupt_at))
         return made[0]
 
     try:
-        run = Run(config=CONFIG, store=store, folder=RunFolder(out), device=CPU, part=part, holdout_cache=out)
+        run = Run(config=config, store=store, folder=RunFolder(out), device=CPU, part=part, holdout_cache=out)
         if part.rank == 0:
             run.train(lambda examples, state: make(state), Reports())
         else:
@@ -96,7 +99,8 @@ def hand_made_batches(split):
 def step_by_step(part, store_uri, normalisation):
     """Results of hand-made batches, of which only this part is trained on."""
     store = CropStore.open(store_uri)
-    trainer = Trainer(tiny_run(loss_normalisation=normalisation), store.meta, CPU, part)
+    config = replace(tiny_run(loss_normalisation=normalisation), sampler=SAMPLERS["CAP"])
+    trainer = Trainer(config, store.meta, CPU, part)
     results = []
     for batch in hand_made_batches(store.split("train")):
         others = ~np.isin(np.arange(8), part.of(np.arange(8)))
@@ -155,6 +159,7 @@ def on_rank(rank, folder, store_uri):
         "run": run_on(part, store_uri, folder / "run"),
         "interrupted": run_on(part, store_uri, folder / "resumed", interrupt_at=20),
         "resumed": run_on(part, store_uri, folder / "resumed"),
+        "adaptive": run_on(part, store_uri, folder / "adaptive", config=ADAPTIVE),
         "location": step_by_step(part, store_uri, "location"),
         "object": step_by_step(part, store_uri, "object"),
         "norm": norm_of(norm[0], part),
@@ -201,6 +206,13 @@ def test_two_ranks_are_one_process_with_the_whole_batch(both, float64, tiny_stor
     pd.testing.assert_frame_equal(*examples, rtol=1e-5)
 
 
+def test_two_ranks_draw_by_what_both_see(both, float64, tiny_store, tmp_path):
+    (first, second), _ = both
+    alone = run_on(WHOLE_BATCH, tiny_store, tmp_path, config=ADAPTIVE)
+    assert first["adaptive"] == second["adaptive"]
+    assert [ids for _, ids, _ in first["adaptive"]] == [ids for _, ids, _ in alone]
+
+
 def test_ranks_agree_to_the_last_bit_and_a_restart_changes_nothing(both):
     (first, second), folder = both
     assert first["run"] == second["run"]
@@ -216,7 +228,7 @@ def test_a_rank_without_objects_and_a_crop_that_does_not_decode(both, float64, t
     for found in both[0]:
         for result, expected in zip(found[normalisation][0], results, strict=True):
             assert result["losses"] == pytest.approx(expected["losses"], rel=1e-5)
-            for name in ("scores", "class_losses", "box_losses", "margins"):
+            for name in ("scores", "class_losses", "box_losses", "margins", "observed"):
                 np.testing.assert_allclose(result[name], expected[name], rtol=1e-5, err_msg=name)
             np.testing.assert_array_equal(result["unreadable"], expected["unreadable"])
         for name, value in found[normalisation][1].items():

@@ -84,6 +84,9 @@ def samplers_to_resume():
     for history, row in HISTORIES.items():
         if row.keeps_second_number:
             yield next(sampler for sampler in SAMPLERS.values() if sampler.history == history)
+    for name in ("CAP", "progress"):
+        yield replace(SAMPLERS[name], window=3)
+    yield SAMPLERS["class-max"]
     outside = "tests.sampling.outside"
     yield SamplerConfig(name="outside", heuristic=f"{outside}:squared_loss", strategy=f"{outside}:Highest")
 
@@ -114,9 +117,9 @@ def early(monkeypatch):
                 events.append(("fetched", batch.step))
                 yield batch
 
-        def send_scores(self, step, indices, scores):
+        def send_scores(self, step, indices, scores, observed=None):
             events.append(("scored", step))
-            super().send_scores(step, indices, scores)
+            super().send_scores(step, indices, scores, observed)
 
     monkeypatch.setattr(stream, "LocalStream", Watched)
     monkeypatch.setattr(loop, "fetches_early", lambda device, lag: lag >= 1)

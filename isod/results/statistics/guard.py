@@ -5,23 +5,26 @@ class that matters falls. So every stratum is compared with the baseline's own s
 
 **The rule.** With n baseline seeds and m of the sampler, both at the last validation, a stratum is worse when
 
-    mean of the sampler < mean of the baseline − sd · max(1, t · √(1/n + 1/m)),
+    mean of the sampler < mean of the baseline − max(s, t · √(s²/n + r²/m)),
 
-both over the seeds that they share, or over all where they share none; sd is the baseline's sample standard deviation
-over its seeds and t the 97.5 % quantile of Student's distribution with n − 1 degrees of freedom. The first of the two
-limits says that the loss is as large as the spread; the second that seeds alone do not explain it: an equal sampler
-falls below it in at most 2.5 % of strata (normal values, seeds independent; fewer if a seed moves both samplers alike).
-At the thesis's ten seeds the two are the same (1.01 sd); at five the limit is 1.8 sd, at three 3.5 sd, at two 12.7 sd:
-few seeds can only show a large loss. With one baseline seed there is no spread and no verdict. Where all of its seeds
-end at the same value, as in a stratum of few objects, the tolerance is one object instead, 1 over their number. There
-is no correction for the number of strata, as a false alarm costs less than a loss that nobody sees: ``guard_sentence``
-gives the number of strata that chance alone would mark.
+both over the seeds that they share, or over all where they share none; s and r are the sample standard deviations over
+seeds of the baseline and of the sampler, and t the 97.5 % quantile of Student's distribution with the degrees of
+freedom of Welch (1947). The first of the two limits says that the loss is as large as the baseline's spread; the second
+that seeds alone do not explain it, also where the sampler's spread is another one. Of equal strata it marks 0.7 to 3 %
+with equally many seeds, three to ten, whatever the ratio of the spreads from ¼ to 4 (normal values, seeds independent;
+fewer if a seed moves both samplers alike, and with more seeds, where the first limit decides). Ten seeds beside two are
+the worst case, up to 6 %. Few seeds can only show a large loss: at equal spreads the limit is 1 standard deviation at
+ten seeds, 1.5 at five, 2.3 at three and 4.3 at two. With one seed of either there is no spread and no verdict. Where
+all seeds of the baseline end at the same value, as in a stratum of few objects, the first limit is one object instead,
+1 over their number. There is no correction for the number of strata, as a false alarm costs less than a loss that
+nobody sees: ``guard_sentence`` gives the number of strata that chance alone would mark.
 """
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
@@ -30,8 +33,8 @@ from isod.vocabulary import BASELINE, HEADLINE, STRATA, metric_key
 
 CHANCE = 0.025  # one-sided: share of equal strata that the rule marks
 COLUMNS = (
-    "sampler", "metric", "class", "size", "ground_truth", "seeds", "baseline", "baseline_sd", "other", "difference",
-    "tolerance", "worse",
+    "sampler", "metric", "class", "size", "ground_truth", "seeds", "baseline", "baseline_sd", "other", "other_sd",
+    "difference", "tolerance", "worse",
 )  # fmt: skip
 
 
@@ -44,8 +47,9 @@ def guard_table(runs: Runs) -> pd.DataFrame:
             sampler; metric (``mAP_small``, ``AP_large/Animal`` …); class and size ("all" where they are not split);
             ground_truth: objects behind it in the validation set;
             seeds: of the sampler, that have a value and are compared;
-            baseline, baseline_sd, other: mean and sample standard deviation over seeds; difference = other − baseline;
-            tolerance: how far below the baseline's mean is still its own spread; NaN with one baseline seed;
+            baseline, baseline_sd, other, other_sd: mean and sample standard deviation over seeds;
+            difference: other − baseline;
+            tolerance: how far below the baseline's mean is still what seeds explain; NaN with one seed of either;
             worse: whether difference < −tolerance; False where there is no tolerance.
         Empty without a baseline.
     """
@@ -56,21 +60,31 @@ def guard_table(runs: Runs) -> pd.DataFrame:
             if ours.empty or theirs.empty:
                 continue
             ours, theirs, _ = of_the_same_seeds(ours, theirs)
-            sd = ours.std()
-            difference = theirs.mean() - ours.mean()
-            tolerance = 1 / count if sd == 0 else sd * spreads_tolerated(len(ours), len(theirs))
-            row = (sampler, metric, class_name, size, count, len(theirs), ours.mean(), sd, theirs.mean(), difference)
-            rows.append((*row, tolerance, bool(difference < -tolerance)))
+            row = (sampler, metric, class_name, size, count, len(theirs), ours.mean(), ours.std(), theirs.mean())
+            difference, limit = theirs.mean() - ours.mean(), tolerance(ours.to_numpy(), theirs.to_numpy(), 1 / count)
+            rows.append((*row, theirs.std(), difference, limit, bool(difference < -limit)))
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     return table.astype({"ground_truth": int, "seeds": int, "worse": bool})
 
 
-def spreads_tolerated(baseline_seeds: int, other_seeds: int) -> float:
-    """Return the tolerance below the baseline's mean, in its standard deviations; NaN with one baseline seed."""
-    if baseline_seeds < 2:
+def tolerance(baseline: np.ndarray, other: np.ndarray, least: float) -> float:
+    """Return how far below the baseline's mean a sampler's mean may end, by the rule above.
+
+    Args:
+        baseline: [n] values of its seeds; other: [m] of the sampler's.
+        least: the spread of a baseline whose seeds all end alike.
+    Returns:
+        In the unit of the values; NaN if n or m is 1.
+    """
+    n, m = len(baseline), len(other)
+    if min(n, m) < 2:
         return math.nan
-    chance = stdtrit(baseline_seeds - 1, 1 - CHANCE) * math.sqrt(1 / baseline_seeds + 1 / other_seeds)
-    return max(1.0, float(chance))
+    limit = float(baseline.std(ddof=1)) if np.ptp(baseline) else least
+    one, two = (float(values.var(ddof=1)) / len(values) for values in (baseline, other))  # variances of the means
+    if np.ptp(baseline) or np.ptp(other):
+        freedom = (one + two) ** 2 / (one**2 / (n - 1) + two**2 / (m - 1))
+        limit = max(limit, float(stdtrit(freedom, 1 - CHANCE)) * math.sqrt(one + two))
+    return limit
 
 
 def regressions(table: pd.DataFrame) -> list[str]:
@@ -90,10 +104,10 @@ def guard_sentence(table: pd.DataFrame) -> str:
     if table.empty:
         return "Guard: n/a, as no sampler but the baseline has finished runs."
     if not judged:
-        return "Guard: n/a, as the baseline needs two seeds or more for a seed-to-seed spread."
+        return "Guard: n/a, as the baseline and a sampler need two seeds each for a seed-to-seed spread."
     return (
-        f"Guard: {int(table['worse'].sum())} of {judged} strata ended lower than the baseline by more than its "
-        f"seed-to-seed spread; chance alone would mark up to about {CHANCE * judged:.1f}."
+        f"Guard: {int(table['worse'].sum())} of {judged} strata ended lower than the baseline by more than the "
+        f"seed-to-seed spread; chance alone would mark about {CHANCE * judged:.1f}."
     )
 
 

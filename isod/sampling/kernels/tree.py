@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from isod.sampling.kernels import UNSCORED
 from isod.sampling.kernels.compiled import compiled, inlined
 
 WIDTH = 16  # children per node of the sum tree
@@ -59,6 +60,28 @@ def leaf_weights(indices, alpha, beta, kappa, kind, score, last_step, base, bits
     """Leaf weight of each of ``indices``, into ``out``."""
     for j in range(len(indices)):
         out[j] = leaf_weight(kind, alpha, beta, kappa, indices[j], score, last_step, base, bits, powers)
+
+
+@compiled
+def weigh(indices, reads_scores, unscored, prior, low, group, limits, score, last_step, leaves):
+    """Set the leaf of each of ``indices`` to prior · score, ``unscored`` in place of the score where there is none yet.
+
+    ``prior`` [N], or length 0 for ones. ``group`` [N], or length 0: the score is first clipped between ``low`` and the
+    limit of the example's group, but for ``low`` itself. Without ``reads_scores`` an eligible example's leaf is its
+    prior.
+    """
+    for i in indices:
+        if last_step[i] < UNSCORED:
+            weight = 0.0
+        elif not reads_scores:
+            weight = 1.0
+        else:
+            weight = unscored if last_step[i] == UNSCORED else np.float64(score[i])
+            if len(group):
+                weight = max(min(weight, limits[group[i]]), low)
+        if len(prior):
+            weight *= prior[i]
+        leaves[i] = weight
 
 
 # Unsigned indices spare numba's check for negative ones, which costs more than the sums themselves.

@@ -36,6 +36,8 @@ class ObjectScores:
     counts: Tensor  # [B, M+1] float32; how many locations those are
     values: Tensor  # [B, L] float32; the scores where they count, else 0
     scale: Tensor  # [B, M+1] float32; √area of the object in location sides; 1 for the background
+    labels: Tensor  # [B, M+1] int64; class of each object, 1…C; 0 for background, don't-care and padding
+    class_weights: Tensor | None = None  # [C+1] float32; for reductions that weigh classes
 
     @property
     def present(self) -> Tensor:
@@ -43,12 +45,21 @@ class ObjectScores:
         return (self.counts > 0).float()
 
 
-def object_scores(scores: Tensor, counted: Tensor, object_index: Tensor, object_area: Tensor) -> ObjectScores:
+def object_scores(
+    scores: Tensor,
+    counted: Tensor,
+    object_index: Tensor,
+    object_area: Tensor,
+    object_labels: Tensor | None = None,
+    class_weights: Tensor | None = None,
+) -> ObjectScores:
     """Return the mean of ``scores`` [B, L] over the ``counted`` [B, L] locations of each object and of the background.
 
     Args:
         object_index: [B, L] int64; owner of the location, −1 for background.
         object_area: [B, M] float32; pixels².
+        object_labels: [B, M] int64; 1…C, 0 where the class is unknown; zeros by default.
+        class_weights: [C + 1] float32, for reductions that weigh classes.
     """
     images, objects = object_area.shape
     weights = counted.float()
@@ -62,7 +73,10 @@ def object_scores(scores: Tensor, counted: Tensor, object_index: Tensor, object_
     sums[..., objects] = (both - owned).sum(2)  # background, summed densely: one after the other it would lose digits
     total, counts = sums.unbind(1)
     scale = torch.cat([object_area.float().sqrt() / LOCATION_SIDE, torch.ones_like(total[:, :1])], dim=1)
-    return ObjectScores(total / counts.clamp(min=1), counts, values, scale)
+    if object_labels is None:
+        object_labels = torch.zeros_like(object_area, dtype=torch.int64)
+    labels = torch.nn.functional.pad(object_labels, (0, 1))
+    return ObjectScores(total / counts.clamp(min=1), counts, values, scale, labels, class_weights)
 
 
 def mean(part: ObjectScores) -> Tensor:
@@ -99,6 +113,22 @@ def masked_mean(part: ObjectScores) -> Tensor:
     return (part.means * part.counts).sum(1) / part.counts.sum(1).clamp(min=1)
 
 
+def class_max(part: ObjectScores) -> Tensor:
+    """Return the sum over classes of class weight · highest object score of that class (ours).
+
+    The weights are repeat factors, f^−½ of the share f of images with the class, and ¼ for the background, with which
+    objects of unknown class are counted; ``isod.sampling.priors.class_weights``. Unlike a prior, a rare object that is
+    learnt attracts nothing. Where nobody gives weights, each class weighs 1 and the background ¼.
+    """
+    weights, labels = part.class_weights, part.labels
+    same = labels.unsqueeze(2) == labels.unsqueeze(1)  # [B, M+1, M+1]
+    highest = torch.where(same, part.means.unsqueeze(1), 0.0).amax(2)
+    first = ~(same & (part.means.unsqueeze(1) == highest.unsqueeze(2))).tril(-1).any(2)  # one object of each class …
+    counted = (part.means == highest) & first  # … which has the highest score
+    each = torch.where(labels > 0, 1.0, 0.25) if weights is None else weights[labels]
+    return torch.where(counted, each * highest, 0.0).sum(1)
+
+
 def norm(part: ObjectScores) -> Tensor:
     """Return the root of the sum of squares over locations, divided by their number.
 
@@ -109,11 +139,13 @@ def norm(part: ObjectScores) -> Tensor:
 
 
 @torch.no_grad()
-def sample_scores(outcome: Outcome, sampler: SamplerConfig) -> Tensor:
+def sample_scores(outcome: Outcome, sampler: SamplerConfig, class_weights: Tensor | None = None) -> Tensor:
     """Return the score of every image of the batch: w_cls · class part + w_reg · box part (§4.2.4, §4.3).
 
     Scores are computed in float32 whatever autocast says, on the outcome's device, with no host synchronisation.
 
+    Args:
+        class_weights: [C + 1] float32 on the outcome's device, for reductions that weigh classes.
     Returns:
         [B] float32, ≥ 0. Zeros for a sampler without a heuristic (the baseline).
     Raises:
@@ -131,6 +163,8 @@ def sample_scores(outcome: Outcome, sampler: SamplerConfig) -> Tensor:
         ]
         weights, scores, counted = zip(*(part for part in parts if part[0]), strict=True)
         copies = len(scores)  # the parts as one batch, of twice the images where there are both
-        index, area = outcome.object_index.repeat(copies, 1), outcome.object_area.repeat(copies, 1)
-        reduced = reduction(object_scores(torch.cat(scores), torch.cat(counted), index, area))
+        of_objects = (outcome.object_index, outcome.object_area, outcome.object_labels)
+        index, area, labels = (values.repeat(copies, 1) for values in of_objects)
+        parted = object_scores(torch.cat(scores), torch.cat(counted), index, area, labels, class_weights)
+        reduced = reduction(parted)
         return sum(weight * part for weight, part in zip(weights, reduced.chunk(copies), strict=True))

@@ -6,10 +6,13 @@ package needs no row: a sampler names it, ``strategy="my_package.draws:Greedy"``
 attributes, each False by default:
 
 * ``accepts_negative_scores``: it draws from scores below 0 too, so that a hold-out model's scores may be subtracted;
-* ``draws_in_proportion``: it draws in proportion to the scores, so that their effective sample size is that of a draw.
+* ``draws_in_proportion``: it draws in proportion to the scores, so that their effective sample size is that of a draw;
+* ``accepts_prior``: it draws in proportion to ``examples.prior`` × score where that is not empty, and from the first
+  draw on where ``config.start`` is "prior";
+* ``walks``: a draw's probabilities are those that a walk nears and not its own, so that they give no weights.
 
 It reads its settings from the SamplerConfig. One that changes over the run reads ``examples.progress(config.horizon)``:
-the table insists on a run_length where horizon > 0. One that draws in epochs, without replacement, extends
+the table insists on a run_length where ``config.timed``. One that draws in epochs, without replacement, extends
 ``epochs.Sequential``: it then continues the permutation that the table began with. One that compares ranks may keep
 ``key_counts``, see ``ranks.ExponentialRank``.
 """
@@ -69,11 +72,12 @@ class Strategy(Protocol):
         """Memory that it uses beside the examples', bytes."""
 
 
-def uniform_share(config: SamplerConfig, eligible: int) -> float:
-    """Return the share of the probability that is spread evenly: smoothing and floor together, 0 … 1.
+def uniform_share(config: SamplerConfig, examples: Examples) -> float:
+    """Return the share of the next draw's probability that is spread evenly: smoothing and floor together, 0 … 1.
 
     Smoothing adds k·(1/N²)·Σs to each score (eq. 4.3), which after normalisation is the mixture
     p_i·1/(1 + k/N) + (1/N)·(k/N)/(1 + k/N). The floor mixes in λ/N on top. So neither costs a pass over the table.
     """
-    smooth = config.smoothing / eligible
-    return config.floor + (1 - config.floor) * smooth / (1 + smooth)
+    floor = config.floor_at(examples.progress(1.0)) if config.floor_from < 1 else config.floor
+    smooth = config.smoothing / examples.eligible
+    return floor + (1 - floor) * smooth / (1 + smooth)

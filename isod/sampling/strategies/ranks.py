@@ -27,9 +27,8 @@ class ExponentialRank:
     kind = ranks.EXPONENTIAL
 
     def __init__(self, examples: Examples, config: SamplerConfig):
-        self.examples = examples
+        self.examples, self.config = examples, config
         self.pressure, self.share, self.horizon = config.pressure, config.share, config.horizon
-        self.uniform = uniform_share(config, examples.eligible)
         self.key_counts = np.zeros(ranks.KEY_CELLS, np.int32)  # kept up to date by updates.apply_scores
         self.rebuild()
 
@@ -45,8 +44,8 @@ class ExponentialRank:
         e = self.examples
         indices, probabilities = np.empty(n, np.int64), np.empty(n)
         ranks.draw_ranked(
-            e.seed, t, self.uniform, e.eligible, e.words, e.before, self.kind, self.parameter, self.key_counts,
-            e.score, e.last_step, indices, probabilities,
+            e.seed, t, uniform_share(self.config, e), e.eligible, e.words, e.before, self.kind, self.parameter,
+            self.key_counts, e.score, e.last_step, indices, probabilities,
         )  # fmt: skip
         return Slots(indices, probabilities)
 
@@ -57,10 +56,10 @@ class ExponentialRank:
         ranks.rebuild_keys(self.examples.score, self.examples.last_step, self.key_counts)
 
     def probabilities(self, indices: IntArray) -> FloatArray:
-        e = self.examples
-        even = np.where(e.last_step[indices] == INELIGIBLE, 0.0, self.uniform / e.eligible)
+        e, uniform = self.examples, uniform_share(self.config, self.examples)
+        even = np.where(e.last_step[indices] == INELIGIBLE, 0.0, uniform / e.eligible)
         total = ranks.rank_total(self.kind, self.parameter, e.eligible)
-        return even + (1 - self.uniform) * self._weights(indices) / total
+        return even + (1 - uniform) * self._weights(indices) / total
 
     def importance(self) -> FloatArray:
         return self._weights(np.arange(self.examples.size))

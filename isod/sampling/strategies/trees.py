@@ -16,15 +16,19 @@ from isod.sampling.strategies.base import Slots, uniform_share
 class Proportional:
     """p_i = s_i / Σ s with replacement (eq. 4.2), smoothed and floored; uniform while every score is 0.
 
-    A sum tree with 16 children a node: drawing and updating cost O(log N).
+    A sum tree with 16 children a node: drawing and updating cost O(log N). Where the examples have a prior π, or the
+    sampler starts with one, the leaves are π_i · s_i in an array of their own, with s_i = 1 for an example without a
+    score if the sampler starts with the prior, else 0.
     """
 
     kind = tree.PLAIN
+    reads_scores = True
     base, bits, powers = 0, 0, np.zeros(0)  # of the decay, where there is one; see tree.freshness
 
     def __init__(self, examples: Examples, config: SamplerConfig):
-        self.examples = examples
-        self.uniform = uniform_share(config, examples.eligible)
+        self.examples, self.config = examples, config
+        self.weighed = examples.score[:0]  # the leaves, where they are not the scores
+        self._steady = None if config.floor_from < 1 else uniform_share(config, examples)
         level = examples.size
         sizes: list[int] = []
         while level > 1 or not sizes:
@@ -45,7 +49,14 @@ class Proportional:
     def nbytes(self) -> int:
         return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
 
+    @property
+    def uniform(self) -> float:
+        """The share of the next draw's probability that is spread evenly."""
+        return uniform_share(self.config, self.examples) if self._steady is None else self._steady
+
     def changed(self, indices: IntArray) -> None:
+        if len(self.weighed):
+            self._weigh(indices)
         tree.refresh(
             indices,
             np.empty_like(indices),
@@ -59,10 +70,29 @@ class Proportional:
         )
 
     def rebuild(self) -> None:
+        if self.kind == tree.PLAIN and self._weighs:
+            self.weighed = np.empty_like(self.examples.score)
+            self._weigh(np.arange(self.examples.size))
+        else:
+            self.weighed = self.examples.score[:0]
         tree.rebuild(self.starts, *self._leaves(), self.sums, self.prefixes, self.masses, self.counts, *self._bounds())
 
+    @property
+    def _weighs(self) -> bool:
+        e = self.examples
+        return len(e.prior) > 0 or len(e.group) > 0 or self.config.start == "prior" or not self.reads_scores
+
+    def _weigh(self, indices: IntArray) -> None:
+        """Compute leaves from priors and scores."""
+        e, unscored = self.examples, float(self.config.start == "prior")
+        tree.weigh(
+            indices, self.reads_scores, unscored, e.prior, self.config.score_low, e.group, e.limits, e.score,
+            e.last_step, self.weighed,
+        )  # fmt: skip
+
     def _leaves(self) -> tuple[Any, ...]:
-        return self.kind, self.examples.score, self.examples.last_step, self.base, self.bits, self.powers
+        leaves = self.weighed if len(self.weighed) else self.examples.score
+        return self.kind, leaves, self.examples.last_step, self.base, self.bits, self.powers
 
     def _bounds(self) -> tuple[Any, Any]:
         return self.lows, self.highs
@@ -108,6 +138,15 @@ class Proportional:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class PriorAlone(Proportional):
+    """p_i = π_i / Σ π with replacement: the labels decide, and scores are not read. Uniform without a prior."""
+
+    reads_scores = False
+
+    def changed(self, indices: IntArray) -> None:
         pass
 
 
