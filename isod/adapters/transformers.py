@@ -78,7 +78,8 @@ class ImportanceTrainer(Trainer):
                 )
         workers, prefetch = self.args.dataloader_num_workers, self.args.dataloader_prefetch_factor
         accumulation = self.args.gradient_accumulation_steps
-        former = None if self.importance is None else self.importance.state_dict()  # before the table is drawn from again
+        # before a new sampler draws from the table
+        former = None if self.importance is None else self.importance.state_dict()
         self.importance = sampler = ImportanceBatchSampler(
             self.table,
             batch_size=self.args.per_device_train_batch_size,
