@@ -78,7 +78,8 @@ class ImportanceTrainer(Trainer):
                 )
         workers, prefetch = self.args.dataloader_num_workers, self.args.dataloader_prefetch_factor
         accumulation = self.args.gradient_accumulation_steps
-        former = self.importance
+        # before a new sampler draws from the table
+        former = None if self.importance is None else self.importance.state_dict()
         self.importance = sampler = ImportanceBatchSampler(
             self.table,
             batch_size=self.args.per_device_train_batch_size,
@@ -87,7 +88,7 @@ class ImportanceTrainer(Trainer):
         )
         skipped = 0
         if self._resume_from is None and former is not None:  # trains again: what was in flight is handed out first
-            sampler.load_state_dict(former.state_dict())
+            sampler.load_state_dict(former)
         if self._resume_from is not None:
             sampler.load_state_dict(torch.load(self._resume_from, weights_only=True))
             skipped = 0 if self.args.ignore_data_skip else sampler.step % len(sampler)
