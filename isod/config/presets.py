@@ -20,10 +20,10 @@ PRESETS: dict[str, Preset] = {
     # two CPU cores, minutes: demo data at an eighth of the far region's size
     "demo": Preset(
         detector=_SMALL_DETECTOR,
-        training=replace(_RECIPE, iterations=450, batch_size=32, validate_every=50, lag=2),
+        training=replace(_RECIPE, iterations=300, batch_size=32, validate_every=25, lag=2),
         resources=ResourceConfig(decode_workers=1, cpus_per_worker=0.25, cpus_per_trial=0.75),
         holdout=_SMALL_HOLDOUT,
-        seeds=2,
+        seeds=3,
     ),
     # two CPU cores, hours: real images of about 256×144
     "small": Preset(
