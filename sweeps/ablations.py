@@ -1,6 +1,6 @@
 """Ablations of LIS and UIS: one of their settings changed at a time.
 
-    python sweeps/ablations.py                                     # demo data, this machine: 32 samplers × 2 seeds
+    python sweeps/ablations.py                                     # demo data, this machine: 32 samplers × 3 seeds
     python sweeps/ablations.py --samplers baseline UIS UIS-max UIS-rms --seeds 5
     python sweeps/ablations.py --store STORE --preset small        # your data, two cores: days
 
