@@ -97,7 +97,7 @@ def _short_folder() -> str | None:
         return None
     for place in ("/tmp", "/var/tmp", "/dev/shm"):
         if (folder := private_folder(f"{place}/isod-ray-{os.getuid()}")) is not None:
-            return folder
+            return f"{folder}/ray"  # a folder in it, as Ray opens its own one to everybody
     raise InputError(
         f"the folder for temporary files, {default}, is too long for Ray's sockets: set TMPDIR to one of at most "
         f"{SOCKET_PATH - len(LONGEST_SOCKET) - len('/ray')} bytes"

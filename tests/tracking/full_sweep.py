@@ -12,10 +12,13 @@ EXAMPLES = 400
 
 
 def all_metrics(sampler, seed, step):
-    """What a run logs, with the drawing's own metrics; the baseline has no score to correlate."""
+    """What a run logs, with the drawing's own metrics; the baseline has no score to correlate. LIS forgets large
+    vehicles, which is worse than any spread over seeds."""
     rng = np.random.default_rng([seed, step])
     out = made_up_metrics(sampler, seed, step)
     out |= {"sampler/repeats": 0.02, "sampler/recent_repeats": 0.1, "sampler/wrong_labels": rng.uniform(0.05, 0.1)}
+    if sampler == "LIS":
+        out["AP_large/Vehicle"] = 0.05 + 0.001 * seed
     if sampler != "baseline":
         out["sampler/ess"] = 0.5 if sampler.startswith("U") else 0.95
         out["sampler/correlation_class_loss"] = step / GRID[-1] - 0.2
