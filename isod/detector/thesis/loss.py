@@ -28,7 +28,8 @@ class Group(NamedTuple):
 
 def count_locations(counted: Tensor, object_index: Tensor, num_objects: int) -> list[Group]:
     """Every location counts as one: eq. 4.1. Arguments and result as of ``count_objects``."""
-    return [Group(1.0, counted.sum(), counted.sum())]
+    locations = counted.sum()
+    return [Group(1.0, locations, locations)]
 
 
 def count_objects(counted: Tensor, object_index: Tensor, num_objects: int) -> list[Group]:
@@ -69,9 +70,10 @@ def count_balanced(counted: Tensor, object_index: Tensor, num_objects: int) -> l
     weights, counts = _object_shares(counted, object_index, num_objects)
     owned = object_index >= 0
     background = counted & ~owned
+    behind = background.sum()
     return [
-        Group(weights * owned, (counts[:, :num_objects] > 0).sum(), (counted & owned).sum()),
-        Group(background, background.sum(), background.sum()),
+        Group(weights * owned, (counts[:, :num_objects] > 0).sum(), counted.sum() - behind),
+        Group(background, behind, behind),
     ]
 
 
