@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from isod.cli.options import choose_tracking, examples
+from isod.cli.options import add_tracking_uri, choose_tracking, examples
 
 PACKAGES = (
     "numpy", "numba", "torch", "torchvision", "pylance", "pyarrow", "pandas", "ray", "mlflow", "transformers",
@@ -33,8 +33,7 @@ def add_doctor_parser(commands: Any) -> None:
         description="Print versions, devices, limits and servers of this machine. Start nothing, write nothing.",
         **examples("isod doctor", "isod doctor --tracking-uri http://127.0.0.1:5000"),
     )
-    parser.add_argument("--tracking-uri", metavar="URI",
-                        help="MLflow's (default: MLFLOW_TRACKING_URI, else the database in out/)")  # fmt: skip
+    add_tracking_uri(parser, "the database in out/")
     parser.set_defaults(run=doctor)
 
 
@@ -53,8 +52,8 @@ def doctor(options: argparse.Namespace) -> None:
         ("/dev/shm", lambda: _room("/dev/shm")),
         ("temporary files", lambda: f"{tempfile.gettempdir()}: {_room(tempfile.gettempdir())}"),
         ("here", lambda: f"{Path.cwd()}: {_room('.')}"),
-        ("open files", lambda: "at most {} of {}".format(*resource.getrlimit(resource.RLIMIT_NOFILE))),
-        ("processes", lambda: "at most {} of {}".format(*map(_limit, resource.getrlimit(resource.RLIMIT_NPROC)))),
+        ("open files", lambda: _limits(resource.RLIMIT_NOFILE)),
+        ("processes", lambda: _limits(resource.RLIMIT_NPROC)),
         ("encoding", lambda: f"{sys.stdout.encoding}, locale {os.environ.get('LC_ALL') or os.environ.get('LANG')}"),
         ("Ray", _ray),
         ("MLflow", lambda: _mlflow(tracking_uri)),
@@ -131,8 +130,9 @@ def _room(folder: str) -> str:
     return f"{usage.free / GB:.1f} of {usage.total / GB:.1f} GB free"
 
 
-def _limit(value: int) -> str:
-    return "no limit" if value == resource.RLIM_INFINITY else str(value)
+def _limits(kind: int) -> str:
+    soft, hard = ("no limit" if value == resource.RLIM_INFINITY else value for value in resource.getrlimit(kind))
+    return f"at most {soft} of {hard}"
 
 
 def _ray() -> str:

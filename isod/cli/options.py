@@ -39,6 +39,7 @@ SWEEP_FLAGS = {
     "--workers-per-trial": "resources.workers_per_trial",
     "--gpus-per-trial": "resources.gpus_per_trial",
 }
+OUT = Path("out")  # where a sweep leaves its results, and the other commands look for them
 METAVARS = {int: "N", float: "X", str: "NAME"}
 
 
@@ -105,7 +106,10 @@ def add_settings(parser: argparse.ArgumentParser, flags: Mapping[str, str]) -> N
     )
 
 
-OUT = Path("out")  # where a sweep leaves its results, and the other commands look for them
+def add_tracking_uri(parser: argparse.ArgumentParser, folder: str) -> None:
+    """Add ``--tracking-uri``, which ``choose_tracking`` reads; ``folder`` is that of the database, in words."""
+    parser.add_argument("--tracking-uri", metavar="URI",
+                        help=f"MLflow's (default: MLFLOW_TRACKING_URI, else {folder})")  # fmt: skip
 
 
 def choose_tracking(options: argparse.Namespace, out: Path = OUT) -> str:

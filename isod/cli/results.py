@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from isod.cli.options import OUT, choose_experiment, choose_tracking, examples
+from isod.cli.options import OUT, add_tracking_uri, choose_experiment, choose_tracking, examples
 
 
 def add_results_parser(commands: Any) -> None:
@@ -21,8 +21,7 @@ def add_results_parser(commands: Any) -> None:
             "isod results --tracking-uri sqlite:///out/mlflow.db --experiment sweep-demo-store-1000-160x48",
         ),
     )
-    parser.add_argument("--tracking-uri", metavar="URI",
-                        help="MLflow's (default: MLFLOW_TRACKING_URI, else the database in out/)")  # fmt: skip
+    add_tracking_uri(parser, "the database in out/")
     parser.add_argument("--experiment", metavar="NAME",
                         help="of the sweep (default: MLFLOW_EXPERIMENT_NAME, else that of the last one)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=OUT / "report", metavar="DIR",

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from isod.cli.main import exit_cleanly
-from isod.cli.options import OUT, SWEEP_FLAGS, add_settings, choose_experiment, choose_preset, choose_tracking, examples
+from isod.cli.options import (
+    OUT,
+    SWEEP_FLAGS,
+    add_settings,
+    add_tracking_uri,
+    choose_experiment,
+    choose_preset,
+    choose_tracking,
+    examples,
+)
 from isod.config.overrides import override
 from isod.config.presets import PRESETS
 from isod.config.study import Study, read_study, sections_of
@@ -104,11 +113,7 @@ def add_sweep_options(parser: argparse.ArgumentParser, study: Study, *, images: 
     )
     parser.add_argument("--first-seed", type=int, default=0, metavar="K",
                         help="run seeds K … K+N-1 instead, those that another machine does not run")  # fmt: skip
-    parser.add_argument(
-        "--tracking-uri",
-        metavar="URI",
-        help="MLflow's (default: MLFLOW_TRACKING_URI, else a database in the --out folder)",
-    )
+    add_tracking_uri(parser, "a database in the --out folder")
     parser.add_argument("--experiment", metavar="NAME",
                         help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else "
                              f"{experiment_prefix(study)}-STORE)")  # fmt: skip

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from isod.cli.options import OUT, choose_experiment, choose_tracking, examples
+from isod.cli.options import OUT, add_tracking_uri, choose_experiment, choose_tracking, examples
 
 
 def add_triage_parser(commands: Any) -> None:
@@ -21,8 +21,7 @@ def add_triage_parser(commands: Any) -> None:
             "isod triage --tracking-uri sqlite:///out/mlflow.db --run UIS-seed0 --store demo-store --out sheet",
         ),
     )
-    parser.add_argument("--tracking-uri", metavar="URI",
-                        help="MLflow's (default: MLFLOW_TRACKING_URI, else the database in out/)")  # fmt: skip
+    add_tracking_uri(parser, "the database in out/")
     parser.add_argument("--run", dest="run_name", metavar="RUN",
                         help="id or name of the run, such as UIS-seed0 (default: of the sweep that started last, the "
                              "run with the highest mAP among those that score)")  # fmt: skip
