@@ -109,13 +109,14 @@ class Trainer:
         meta: StoreMeta,
         device: torch.device,
         part: BatchPart = WHOLE_BATCH,
-        class_weights: NDArray[np.float64] | None = None,
+        class_weights: NDArray[np.float64] | Tensor | None = None,
     ) -> None:
         self.config = config
         self.meta = meta
         self.device = device
         self.part = part
-        self.class_weights = None if class_weights is None else torch.from_numpy(class_weights).float().to(device)
+        weights = class_weights
+        self.class_weights = None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=device)
         self._observes = prior_observes(config.sampler.prior)
         training = config.training
         model = build_detector(config.detector, len(meta.class_names), seed=training.seed)
@@ -254,9 +255,8 @@ class Trainer:
             room = torch.cuda.get_device_properties(self.device).L2_cache_size
         held = torch.empty(room, dtype=torch.uint8, device=self.device)
         training = replace(self.config.training, batch_size=size, compiled=False)
-        of_classes = None if self.class_weights is None else self.class_weights.cpu().double().numpy()
         config = replace(self.config, training=training)
-        trainer = type(self)(config, self.meta, self.device, class_weights=of_classes)
+        trainer = type(self)(config, self.meta, self.device, class_weights=self.class_weights)
         following = []
         for _ in range(2):
             trainer.step(batch, while_computing=lambda: following.append(trainer.load(batch)))
