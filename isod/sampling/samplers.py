@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from isod.errors import require
@@ -150,6 +150,22 @@ class SamplerConfig:
         return self.floor + (self.floor_end - self.floor) * done
 
 
+_CAP = SamplerConfig(
+    name="CAP",
+    heuristic="bounded_error",
+    reduction="max",
+    history="momentum",
+    momentum=0.5,
+    prior="class_adaptive",
+    start="prior",
+    score_quantile=0.9,
+    smoothing=0.0,
+    floor=0.2,
+    floor_from=0.6,
+    floor_until=0.85,
+    summary="By rare classes that are still wrong, and by the worst object's error; uniform towards the end.",
+    source="ours: class-adaptive prior",
+)
 # "thesis …" is the thesis's own; "ours" has no paper. A source gives the paper's number of an equation where that was
 # looked up, else the paper's name for the thing.
 _SAMPLERS = [
@@ -416,22 +432,7 @@ _SAMPLERS = [
         source="ours: repeat factors of sequences",
     ),
     # Draws by labels and scores.
-    SamplerConfig(
-        name="CAP",
-        heuristic="bounded_error",
-        reduction="max",
-        history="momentum",
-        momentum=0.5,
-        prior="class_adaptive",
-        start="prior",
-        score_quantile=0.9,
-        smoothing=0.0,
-        floor=0.2,
-        floor_from=0.6,
-        floor_until=0.85,
-        summary="By rare classes that are still wrong, and by the worst object's error; uniform towards the end.",
-        source="ours: class-adaptive prior",
-    ),
+    _CAP,
     SamplerConfig(
         name="CAP-labels",
         strategy="prior",
@@ -444,21 +445,11 @@ _SAMPLERS = [
         summary="As CAP, without the example's own score: an ablation.",
         source="ours: class-adaptive prior",
     ),
-    SamplerConfig(
+    replace(
+        _CAP,
         name="CAP-static",
-        heuristic="bounded_error",
-        reduction="max",
-        history="momentum",
-        momentum=0.5,
         prior="repeat_factor",
-        start="prior",
-        score_quantile=0.9,
-        smoothing=0.0,
-        floor=0.2,
-        floor_from=0.6,
-        floor_until=0.85,
         summary="As CAP, with the weights of RFS, whatever the classes' errors are: an ablation.",
-        source="ours: class-adaptive prior",
     ),
     SamplerConfig(
         name="class-max",
