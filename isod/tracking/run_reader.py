@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -60,6 +61,7 @@ def read_run(tracking_uri: str, run: str, folder: Path, experiment: str | None =
     return RecordedRun(run_id, name, where, dict(found.data.params), examples, model, OLD_MODEL in artifacts)
 
 
+@cache  # of a run it never changes
 def model_address(tracking_uri: str, run_id: str) -> str | None:
     """Return the folder of a run's saved detector on this machine; None where MLflow keeps it elsewhere."""
     client = open_for_reading(tracking_uri)
