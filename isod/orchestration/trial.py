@@ -88,11 +88,11 @@ class TuneReporter:
 
     def send(self, rows: list[Row], *, failed: str = "") -> None:
         """Report rows and the messages so far."""
-        self._iteration = rows[-1][0] if rows else self._iteration
+        if rows:
+            self._iteration, metrics = rows[-1]
+            self._headline = metrics.get(HEADLINE, math.nan)
         said, self.messages[:] = self.messages[:], []
         report = {"iteration": self._iteration, "rows": rows, "said": said, "device": self.device, "failed": failed}
-        if rows:
-            self._headline = rows[-1][1].get(HEADLINE, math.nan)
         tune.report({**report, HEADLINE: self._headline})
 
 
