@@ -87,11 +87,11 @@ class ImportanceTrainer(Trainer):
             lag=lag_for(workers, prefetch or 2, lookahead=LOOKAHEAD, accumulation=accumulation),
         )
         skipped = 0
-        if self._resume_from is None and former is not None:  # trains again: what was in flight is handed out first
-            sampler.load_state_dict(former)
         if self._resume_from is not None:
             sampler.load_state_dict(torch.load(self._resume_from, weights_only=True))
             skipped = 0 if self.args.ignore_data_skip else sampler.step % len(sampler)
+        elif former is not None:  # trains again: what was in flight is handed out first
+            sampler.load_state_dict(former)
         collate = self._get_collator_with_removed_columns(self.data_collator, description="training")
         loader = DataLoader(
             sampler.indexed(self.train_dataset),
