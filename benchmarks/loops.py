@@ -1,6 +1,7 @@
 """What the sampler costs other people's loops: images per second beside the loop's own uniform sampler.
 
     python -m benchmarks.loops [--size 128] [--images 160] [--batch 8] [--workers 2] [--steps 20] [--turns 7]
+        [--loops "plain loop" "torchvision FCOS" ultralytics]
 
 The same loop on the same image files trains with its own sampler and with isod's (UIS), in turn: a plain PyTorch loop
 (ResNet-18 that classifies), torchvision's FCOS with the per-image losses of isod.adapters.torchvision, and the trainer
@@ -34,6 +35,7 @@ from isod.adapters.torchvision import ImageLosses
 from isod.sampling import ImportanceBatchSampler, ImportanceTable, lag_for
 from isod.sampling.samplers import SAMPLERS
 
+LOOPS = ("plain loop", "torchvision FCOS", "ultralytics")
 CLASSES = 2
 TARGET = 0.98  # of the loop's own speed
 
@@ -173,21 +175,24 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--steps", type=int, default=20, help="of a turn")
     parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--loops", nargs="+", choices=LOOPS, default=LOOPS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_files(folder, options.images, options.size)
-        loops: dict[str, Callable[[bool], Callable[[], float]]] = {
-            "plain loop": lambda ours: torch_loop(options, folder, detector=False, importance=ours),
-            "torchvision FCOS": lambda ours: torch_loop(options, folder, detector=True, importance=ours),
-            "ultralytics": lambda ours: functools.partial(ultralytics_turn, options, folder, importance=ours),
-        }
+        makers: list[Callable[[bool], Callable[[], float]]] = [
+            lambda ours: torch_loop(options, folder, detector=False, importance=ours),
+            lambda ours: torch_loop(options, folder, detector=True, importance=ours),
+            lambda ours: functools.partial(ultralytics_turn, options, folder, importance=ours),
+        ]
         print(
             f"{options.images} images of {options.size}×{options.size}, batch {options.batch}, {options.workers} "
             f"workers, one torch thread, {options.turns} turns of {options.steps} steps"
         )
-        for what, make in loops.items():
+        for what, make in zip(LOOPS, makers, strict=True):
+            if what not in options.loops:
+                continue
             peer = f"{what}, its own sampler"
             figures = take_turns({f"{what}, isod": make(True), peer: make(False)}, options.turns, warm_up=1)
             print("\n" + comparison(figures, "images/s", less_is_better=False, targets={peer: TARGET}), flush=True)
