@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import socket
 import tempfile
@@ -30,6 +31,8 @@ QUIET = {
 ACCELERATOR = "accelerator_type:"  # what Ray's names of the kinds of GPU begin with
 SOCKET_PATH = 103  # bytes of the path of a Unix socket on every system; Linux allows 107
 LONGEST_SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.12345"
+OPEN_FILES = 256  # with which Ray runs a small sweep; with 64 it dies of a signal, after minutes
+MOST_OPEN_FILES = 65536  # what Ray's documentation advises; some programs close every one that they might have open
 START_ATTEMPTS = 3  # Ray gives up on its own processes after 30 seconds, which a busy machine may need
 
 
@@ -63,6 +66,7 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
                 "RAY_AUTH_MODE=token in the environment and its ~/.ray/auth_token here"
             ) from None
         return
+    _allow_open_files()
     if (short := _short_folder()) is not None:
         options["_temp_dir"] = short
     for _ in range(START_ATTEMPTS):
@@ -79,6 +83,22 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
                     f"{short or _temporary_folder()}/session_latest/logs"
                 ) from error
     raise InputError(f"Ray did not start in {START_ATTEMPTS} attempts: the machine is too busy, try again later")
+
+
+def _allow_open_files() -> None:
+    """Raise the limit of open files to what the machine allows, which Ray's processes inherit.
+
+    Raises:
+        InputError: it is too low for Ray.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = MOST_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < OPEN_FILES:
+        raise InputError(
+            f"a process may open {hard} files here (ulimit -n), and Ray needs {OPEN_FILES}: raise the limit"
+        )
 
 
 def _temporary_folder() -> str:

@@ -192,6 +192,18 @@ def test_a_small_shared_memory(tmp_path):
     assert ray_of(tmp_path, shell=f"exec unshare -m sh -c '{shell} \"$@\"' sh")[0] == "60000000"
 
 
+def test_ray_needs_open_files(tmp_path):
+    """Too few are a sentence at once; a soft limit below the machine's own is raised, also for what Ray starts."""
+    code = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, ({}, {}))\n{}"
+    words = [sys.executable, "-c", code.format(64, 64, RAY)]
+    done = subprocess.run(words, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+                          capture_output=True, text=True, timeout=300)  # fmt: skip
+    assert "InputError: a process may open 64 files here (ulimit -n), and Ray needs 256: raise the" in done.stderr
+    asked = RAY.replace("6 * 7", "__import__('resource').getrlimit(7)[0]")
+    limit = python(code.format(64, 1024, asked), cwd=tmp_path, PYTHONPATH=PACKAGE.parent).decode().split()[0]
+    assert limit == "1024"
+
+
 @pytest.mark.parametrize("files", [64, 256])
 def test_prepare_and_train_with_few_file_descriptors(tmp_path, files):
     """Nothing of the two holds a file for each frame."""
