@@ -1,7 +1,10 @@
 """The report of a whole thesis grid: every figure in it, the guard, and how it shows in a browser."""
 
 import base64
+import contextlib
+import io
 import json
+import os
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -9,7 +12,10 @@ from xml.etree import ElementTree
 import pandas as pd
 import pytest
 
+from isod.errors import InputError
+from isod.files import folder_lock
 from isod.results import guard_table, load_runs, write_report
+from isod.results.command import results_command
 from isod.results.report.page import gain_sentence
 from isod.results.report.picture import picture_of
 from isod.results.report.sections import lead_figure, report_sections
@@ -191,3 +197,21 @@ def test_the_page_does_not_scroll_sideways(page, tmp_path, width):
     needed, had = widths_of(page, tmp_path, width)
     assert had >= width - 20  # a scroll bar
     assert needed <= had
+
+
+def test_a_folder_that_another_process_writes_to(runs, tmp_path):
+    """It is left as it is."""
+    (tmp_path / "report.html").write_text("theirs")
+    with folder_lock(tmp_path), pytest.raises(InputError, match=f"^process {os.getpid()} on .* is writing to"):
+        write_report(runs, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert (tmp_path / "report.html").read_text() == "theirs"
+
+
+def test_a_terminal_that_cannot_show_the_table_costs_no_file(store, tmp_path):
+    """As Python prints where the locale is C and nobody has told it to replace what it cannot show."""
+    strict = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    with contextlib.redirect_stdout(strict), pytest.raises(UnicodeEncodeError):
+        results_command(store.uri, store.experiment, tmp_path / "out", save=tmp_path / "saved")
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"report.html", "speedup.csv", "guard.csv"}
+    assert list((tmp_path / "saved").glob("*.parquet"))

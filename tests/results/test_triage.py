@@ -5,6 +5,7 @@ import csv
 import html
 import io
 import json
+import os
 import re
 import shutil
 import socket
@@ -32,6 +33,7 @@ from isod.data.store.split import CropStore
 from isod.data.store.writer import Row, commit, write_fragment
 from isod.detector.thesis.model import build
 from isod.errors import InputError
+from isod.files import folder_lock
 from isod.inference.marks import Mark, place_words
 from isod.results.triage.command import triage_command
 from tests.training.tiny_run import DETECTOR, run_here, tiny_run, weights_of
@@ -343,6 +345,15 @@ def test_a_run_by_id_or_by_a_name_that_is_unique(mlflow, odd_run, odd_store, tmp
     refused(mlflow, "it's", odd_store, new, "has no run")
     refused(mlflow, '"it\'s"', odd_store, new, "both kinds of quotes")
     refused(mlflow, "twice", odd_store, new, "has no experiment 'absent'; it has: .*grid", experiment="absent")
+
+
+def test_a_folder_that_another_process_writes_to(sheet, tiny_store, mlflow, tmp_path):
+    """It is left as it is."""
+    (tmp_path / "triage.csv").write_text("theirs")
+    with folder_lock(tmp_path), pytest.raises(InputError, match=f"^process {os.getpid()} on .* is writing to"):
+        triage_command(mlflow.uri, "UIS-seed0", tiny_store, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["triage.csv"]
+    assert (tmp_path / "triage.csv").read_text() == "theirs"
 
 
 def test_a_run_without_statistics_says_why(mlflow, odd_run, odd_store, tmp_path):
