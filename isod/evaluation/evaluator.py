@@ -70,6 +70,7 @@ class DetectionEvaluator:
         self._sizes: list[np.ndarray] = []  # uint8
         self._verdicts: list[np.ndarray] = []  # uint16, as match_images packs them
         self._ground_truth = np.zeros((len(self.class_names), len(SIZES)), dtype=np.int64)  # [C, size]
+        self._shown_on_empty = 0
 
     def update(
         self,
@@ -123,6 +124,8 @@ class DetectionEvaluator:
         self._labels.append(labels.astype(np.uint16))
         self._sizes.append(sizes)
         self._verdicts.append(verdicts)
+        on_empty = np.bincount(truth.image, minlength=len(objects))[detections.image[order]] == 0
+        self._shown_on_empty += int((on_empty & (scores >= self.display_threshold)).sum())
         np.add.at(self._ground_truth, (truth.labels[~dont_care] - 1, true_sizes[~dont_care]), 1)
         self.num_images += len(objects)
 
@@ -141,8 +144,8 @@ class DetectionEvaluator:
         ``mAP``, ``mAP_small|medium|large``: mean AP over the classes that have ground truth in the stratum.
         ``AP/<class>``, ``AP_small/<class>``…: AP of one class. ``binary_AP``, ``binary_AP_small``…: class ignored.
         ``FP/<class>``, ``FP_small/<class>``…: detections with score ≥ ``display_threshold`` that found nothing, by
-        their own class and size. ``GT/<class>``, ``GT_small/<class>``…: objects, don't-care ones not counted. An AP
-        over no ground truth is NaN.
+        their own class and size; ``FP_empty``: those in images without an object and without a don't-care box.
+        ``GT/<class>``, ``GT_small/<class>``…: objects, don't-care ones not counted. An AP over no ground truth is NaN.
         """
         scores, labels = _joined(self._scores, np.float64), _joined(self._labels, np.uint16)
         sizes, verdicts = _joined(self._sizes, np.uint8), _joined(self._verdicts, np.uint16)
@@ -172,6 +175,7 @@ class DetectionEvaluator:
             for c, name in enumerate(self.class_names):
                 found_nothing = by_size[c].sum() if stratum == 0 else by_size[c, stratum - 1]
                 metrics[metric_key("FP", stratum, name)] = float(found_nothing)
+        metrics["FP_empty"] = float(self._shown_on_empty)
         return metrics
 
     def curve(self, label: int, stratum: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -148,6 +148,19 @@ def test_false_positives_count_from_the_display_threshold():
     assert metrics_of((found, target()), display_threshold=0.3)["FP/car"] == 2
 
 
+def test_false_positives_in_images_without_an_object():
+    """Two of the first image are shown; the second has a don't-care box, the third an object."""
+    far = (60, 60, 80, 80)
+    m = metrics_of(
+        (prediction((*far, 1, 0.9), (10, 10, 30, 30, 2, 0.5), (0, 0, 9, 9, 1, 0.4)), target()),
+        (prediction((*far, 1, 0.9)), target(dont_care=[(0, 0, 20, 20)])),
+        (prediction((*far, 1, 0.9)), target((0, 0, 20, 20, 1))),
+        (prediction(), target()),
+    )
+    assert m["FP_empty"] == 2
+    assert m["FP/car"] + m["FP/deer"] == 4
+
+
 @given(st.integers(0, 2**31), st.permutations(range(20)))
 @settings(max_examples=25)
 def test_order_of_images_does_not_matter_without_ties(seed, order):
