@@ -25,7 +25,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from isod.cli.sweep import main
+from isod.cli.sweep import coco_store, main
 from isod.config.study import Study, under
 from isod.sampling.samplers import SAMPLERS
 
@@ -50,15 +50,8 @@ OTHER_TRAINING = [*under(CONTROLS, CONTROLLED), *under(LAGS, CHOSEN_FROM)]
 
 def traffic_store(images: Path, out: Path, preset: str) -> str:
     """Return the crop store of the images at the preset's size, which is made on first use and then kept in ``out``."""
-    from isod.data.prepare.job import prepare
-    from isod.data.prepare.settings import PrepareSettings
-    from isod.data.readers.coco import CocoReader
-
-    reader = CocoReader(*((images / "images", images / f"{split}.json") for split in ("train", "val")))
     width, height = size = SIZES.get(preset, HALF)
-    report = prepare(reader, out / f"traffic-store-{width}x{height}", PrepareSettings(resize=size))
-    print(report)
-    return report.store
+    return coco_store(images, out / f"traffic-store-{width}x{height}", resize=size)
 
 
 STUDY = Study(

@@ -60,6 +60,22 @@ def demo_store(out: Path, frames: int) -> str:
     return str(store)
 
 
+def coco_store(images: Path, store: Path, **settings: Any) -> str:
+    """Return the crop store of the folder that ``--images`` names, which is made on first use and then kept.
+
+    Args:
+        settings: of ``PrepareSettings``: how its images become crops.
+    """
+    from isod.data.prepare.job import prepare
+    from isod.data.prepare.settings import PrepareSettings
+    from isod.data.readers.coco import CocoReader
+
+    folder, train, val = (images / name for name in IMAGES)
+    report = prepare(CocoReader((folder, train), (folder, val)), store, PrepareSettings(**settings))
+    print(report)
+    return report.store
+
+
 def add_sweep_parser(commands: Any) -> None:
     """Add ``sweep [STUDY]`` to the commands."""
     parser = commands.add_parser(

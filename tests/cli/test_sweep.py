@@ -1,5 +1,6 @@
 """The study scripts: what they run by default, and each of them small, on real Ray and MLflow."""
 
+import itertools
 import runpy
 import sys
 from dataclasses import replace
@@ -32,7 +33,7 @@ def names(study: Study) -> list[str]:
 def test_together_they_run_every_sampler_there_is():
     assert names(script("thesis_grid")) == list(THESIS_SAMPLERS)
     assert set(names(script("related_work"))) | set(THESIS_SAMPLERS) == set(SAMPLERS)
-    for name in ("thesis_grid", "related_work", "ablations", "real_traffic"):
+    for name in ("thesis_grid", "related_work", "ablations", "real_traffic", "real_tiles"):
         assert script(name).name == name
         assert "baseline" in names(script(name))
 
@@ -61,14 +62,30 @@ def test_controls_of_the_real_images_run_where_they_are_named():
     assert study.training["baseline-object-loss"] == {"loss_normalisation": "object"}
 
 
+def test_a_stage_is_a_command_line():
+    """Its samplers are the study's; what stands after it wins."""
+    tiles = runpy.run_path(str(SWEEPS / "real_tiles.py"))
+    for number in "0123":
+        words = tiles["with_stage"](["--stage", number, "--iterations", "7", "--resume"])
+        options = build_parser(tiles["STUDY"], None).parse_args(words)
+        assert options.samplers[0] == "baseline"
+        assert len(tiles["STUDY"].choose(options.samplers)) == len(options.samplers)
+        assert options.resume
+        assert options.assignments[-1].value == "7"
+    stage = build_parser(tiles["STUDY"], None).parse_args(tiles["with_stage"](["--stage", "3"]))
+    assert (stage.first_seed, stage.seeds) == (2, 5)  # as nothing was chosen on them
+    assert tiles["with_stage"](["--out", "there"]) == ["--out", "there"]
+
+
 def test_a_name_means_the_same_in_every_study():
-    ablations, traffic = script("ablations"), script("real_traffic")
-    here, there = ({s.name: s for s in (*study.samplers, *study.extra)} for study in (ablations, traffic))
-    shared = here.keys() & there.keys()
-    assert {"UIS-max", "LIS-rms", "UIS-box-only", "UIS-object-loss"} <= shared
-    for name in shared:
-        assert here[name] == there[name]
-        assert ablations.training.get(name) == traffic.training.get(name)
+    studies = [script(name) for name in ("ablations", "real_traffic", "real_tiles")]
+    for one, other in itertools.combinations(studies, 2):
+        here, there = ({s.name: s for s in (*study.samplers, *study.extra)} for study in (one, other))
+        shared = here.keys() & there.keys()
+        assert {"LIS-max", "UIS-object-loss"} <= shared
+        for name in shared:
+            assert here[name] == there[name]
+            assert one.training.get(name) == other.training.get(name)
 
 
 @pytest.mark.parametrize("present", [[], ["images"], ["images", "train.json"]])
