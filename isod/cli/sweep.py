@@ -175,6 +175,7 @@ def run(study: Study, options: argparse.Namespace, store_from_images: StoreFromI
 
         CropStore.open(options.store)
 
+    from isod.cli.interim import InterimReport
     from isod.files import absolute_uri, output_folder
     from isod.orchestration.cluster import connect
     from isod.orchestration.resources import check_gpus_here
@@ -197,22 +198,27 @@ def run(study: Study, options: argparse.Namespace, store_from_images: StoreFromI
     store = absolute_uri(store)
     experiment = choose_experiment(options) or f"{experiment_prefix(study)}-{Path(store).name}"
     logger.info("%d samplers × %d seeds, %d iterations each", len(samplers), seeds, preset.training.iterations)
-    result = run_sweep(
-        Sweep(
-            name=study.name,
-            store=store,
-            preset=preset,
-            samplers=samplers,
-            training=study.training,
-            seeds=seeds,
-            first_seed=options.first_seed,
-            tracking_uri=tracking_uri,
-            experiment=experiment,
-            out=out,
-            address=options.address,
-            resume=options.resume,
+    interim = InterimReport(["--tracking-uri", tracking_uri, "--experiment", experiment, "--out", str(out / "report")])
+    try:
+        result = run_sweep(
+            Sweep(
+                name=study.name,
+                store=store,
+                preset=preset,
+                samplers=samplers,
+                training=study.training,
+                seeds=seeds,
+                first_seed=options.first_seed,
+                tracking_uri=tracking_uri,
+                experiment=experiment,
+                out=out,
+                address=options.address,
+                resume=options.resume,
+            ),
+            interim.run_finished,
         )
-    )
+    finally:
+        interim.close()
     for name, reason in result.failed.items():
         print(f"{name} failed: {reason}", file=sys.stderr)
     again = "repeat the command with --resume"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 from ray.tune.execution import class_cache
+from ray.tune.experiment import Trial
 
 from isod.config.record import CONTENTS, flatten
 from isod.config.settings import Preset, ResourceConfig, RunConfig
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 ATTEMPTS = 4  # at a trial whose process, table, worker or machine is lost
 PATIENCE = 120.0  # seconds that a finished sweep waits for an MLflow server that is away
 
+AfterRun = Callable[[str, str], None]  # given the parent run's id and the sampler's name of a run that has finished
+
 log = logging.getLogger("isod")
 
 
@@ -60,6 +63,21 @@ class Sweep:
     resume: bool = False  # resume the sweep of this name that began last, instead of beginning one
 
 
+class _AfterRun(tune.Callback):
+    """Tell the sampler's name of each run that has finished."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing: Tune pickles its callbacks to restore them, while isod resumes from MLflow."""
+        return {}
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        if not (trial.last_result or {}).get("failed"):
+            self._tell(trial.config["run"]["sampler"].name)
+
+
 @dataclass(frozen=True)
 class SweepResult:
     """How a sweep ended."""
@@ -71,9 +89,11 @@ class SweepResult:
     undelivered: str  # why MLflow lacks some of the results; empty if it has all
 
 
-def run_sweep(sweep: Sweep) -> SweepResult:
+def run_sweep(sweep: Sweep, after_run: AfterRun = lambda sweep, sampler: None) -> SweepResult:
     """Runs every sampler with every seed; a trial that fails is reported and does not stop the others.
 
+    Args:
+        after_run: called when a run has finished, and for those that a resumed sweep finds finished.
     Raises:
         InputError: before anything starts, for a store, setting, tracking URI or cluster that cannot be used, or an
             output folder that another process writes to.
@@ -95,11 +115,16 @@ def run_sweep(sweep: Sweep) -> SweepResult:
     if base.training.compiled and (shared_by := preset.resources.workers_per_trial) > 1:
         log.info("note: torch.compile is for runs of one process: these, of %d each, train without", shared_by)
     with folder_lock(output_folder(sweep.out)):
-        return _run_grid(sweep, store, base, grid, configs)
+        return _run_grid(sweep, store, base, grid, configs, after_run)
 
 
 def _run_grid(
-    sweep: Sweep, store: CropStore, base: RunConfig, grid: list[dict[str, Any]], configs: list[RunConfig]
+    sweep: Sweep,
+    store: CropStore,
+    base: RunConfig,
+    grid: list[dict[str, Any]],
+    configs: list[RunConfig],
+    after_run: AfterRun,
 ) -> SweepResult:
     """Run the trials of a sweep whose settings are checked and whose folder is locked."""
     preset = sweep.preset
@@ -134,6 +159,9 @@ def _run_grid(
     todo = [p for p in grid if trial_name(p["sampler"].name, p["seed"]) not in record.finished]
     if len(todo) < len(grid):
         log.info("%d of %d runs are finished and not run again", len(grid) - len(todo), len(grid))
+    tell = functools.partial(after_run, record.parent_run_id)
+    for sampler in {params["sampler"].name for params in grid if params not in todo}:
+        tell(sampler)
 
     runs = str(sweep.out / "runs" / record.parent_run_id)
     progress = ProgressView(len(todo), base.training.iterations)
@@ -156,7 +184,7 @@ def _run_grid(
     with messages_to(progress.write_line):
         try:
             if todo:
-                callbacks = [MLflowCallback(writer, base=base, runs=runs), progress]
+                callbacks = [MLflowCallback(writer, base=base, runs=runs), progress, _AfterRun(tell)]
                 _tune(sweep, trainable, todo, concurrent, callbacks)
         finally:
             unfinished = len(todo) - progress.done
