@@ -40,6 +40,7 @@ def size_codes(boxes: np.ndarray, image_size: tuple[int, int] | np.ndarray) -> n
 HEADLINE = "mAP"  # every validation has it; its steps are the run's validation grid
 BASELINE = "baseline"  # the sampler that the others are compared with
 SECONDS = "time/seconds"  # of training, validation left out
+CPU_SECONDS = "time/cpu_seconds"  # of a training on a CPU: processor time of its process, validation left out
 ESS = "sampler/ess"  # effective sample size of the scores over N
 REPEATS, RECENT_REPEATS = "sampler/repeats", "sampler/recent_repeats"
 WRONG_LABELS = "sampler/wrong_labels"  # share of the draws; where the label errors are known

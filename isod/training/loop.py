@@ -20,7 +20,7 @@ from isod.training.statistics import RunStatistics, StepResult
 from isod.training.stream import Batch, Stream
 from isod.training.trainer import Loaded, Trainer
 from isod.training.validation import ValidationCrops
-from isod.vocabulary import UNIFORM_ABOVE, ess_in_words
+from isod.vocabulary import CPU_SECONDS, SECONDS, UNIFORM_ABOVE, ess_in_words
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,8 @@ def train(
     Args:
         report: called with the metrics and the number of iterations done, at every multiple of ``validate_every`` and
             after the last iteration. Training losses are means since the last report; ``time/seconds`` is training time
-            from the first batch on (the second one, where the first compiles), without validation.
+            from the first batch on (the second one, where the first compiles), without validation; on a CPU
+            ``time/cpu_seconds`` is the process's processor time in it.
         record: of this run; a fresh one if not given. Training continues after its ``iteration`` steps.
         checkpoints: written after a report, and when the run is interrupted (KeyboardInterrupt), for which a Ctrl-C
             waits until the step or the write under way is done; none if not given.
@@ -80,8 +81,10 @@ def train(
                 **found,
                 **record.close_window(),
                 "sampler/ess": summary.effective_sample_size if summary.primed else math.nan,
-                "time/seconds": record.seconds,
+                SECONDS: record.seconds,
             }
+            if trainer.device.type == "cpu":
+                metrics[CPU_SECONDS] = record.cpu_seconds
             if summary.primed and not record.warned:
                 record.warned = True
                 sampler = trainer.config.sampler
@@ -128,21 +131,22 @@ def validates_after(iteration: int, training: TrainingConfig) -> bool:
 
 
 class Clock:
-    """Adds to the record's seconds the time from each ``start`` to the ``stop`` that follows it."""
+    """Adds to the record's seconds, and processor seconds, those from each ``start`` to the ``stop`` that follows."""
 
     def __init__(self, record: RunStatistics) -> None:
         self._record = record
-        self._began: float | None = None
+        self._began: tuple[float, float] | None = None
 
     def start(self) -> None:
         """No-op if running."""
         if self._began is None:
-            self._began = time.perf_counter()
+            self._began = time.perf_counter(), time.process_time()
 
     def stop(self) -> None:
         """No-op if not running."""
         if self._began is not None:
-            self._record.seconds += time.perf_counter() - self._began
+            self._record.seconds += time.perf_counter() - self._began[0]
+            self._record.cpu_seconds += time.process_time() - self._began[1]
             self._began = None
 
 

@@ -82,6 +82,7 @@ class RunStatistics:
         self.iteration = 0  # steps done
         self.reported = 0  # iteration of the last validation
         self.seconds = 0.0  # of training, validation left out
+        self.cpu_seconds = 0.0  # of all threads of the process in that time
         self.warned = False  # whether the effective sample size was spoken of
         self.unreadable: set[int] = set()  # drawn examples that did not decode
         self._wrong = wrong
@@ -149,6 +150,7 @@ class RunStatistics:
                 "iteration": self.iteration,
                 "reported": self.reported,
                 "seconds": self.seconds,
+                "cpu_seconds": self.cpu_seconds,
                 "warned": self.warned,
                 "unreadable": sorted(self.unreadable),
                 "sums": dict(self._sums),
@@ -164,6 +166,7 @@ class RunStatistics:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where ``state_dict`` was taken."""
         self.iteration, self.reported = int(state["iteration"]), int(state["reported"])
+        self.cpu_seconds = float(state.get("cpu_seconds", math.nan))  # isod 0.1 did not count them
         self.seconds, self.warned = float(state["seconds"]), bool(state["warned"])
         self.unreadable = set(state["unreadable"])
         self._sums = dict(state["sums"])

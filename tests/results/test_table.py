@@ -120,6 +120,29 @@ def test_seeds_that_only_one_has_do_not_pair():
     assert row["beats"] == 1
 
 
+def test_seconds_are_processor_time_where_every_run_has_it():
+    """UIS ran beside others, which doubled its wall-clock time and none of its processor time."""
+
+    def timed(values, wall, cpu):
+        seconds = {"time/seconds": {step: wall * step for step in GRID}}
+        return run(*values) | seconds | ({"time/cpu_seconds": {step: cpu * step for step in GRID}} if cpu else {})
+
+    def table(cpu):
+        runs = {("baseline", s): timed((0.1, 0.2, 0.3, 0.4), 1.0, 0.9) for s in (0, 1)}
+        runs |= {("UIS", s): timed((0.2, 0.5, 0.5, 0.5), 2.0, cpu if s else 0.9) for s in (0, 1)}
+        made = made_runs(runs)
+        found = speedup_table(made)
+        (said,) = (line for line in footnotes(made, found) if line.startswith("In time, s/run: "))
+        return found.loc["UIS", "wall_clock_speedup"], found.loc["UIS", "seconds_per_run"], said
+
+    gain, seconds, said = table(0.9)
+    assert (gain, seconds) == (pytest.approx(1.0), pytest.approx(0.9 * 400))
+    assert "processor time" in said
+    gain, seconds, said = table(None)  # one run is of a GPU, or of an older isod
+    assert (gain, seconds) == (pytest.approx(0.0), pytest.approx(2.0 * 400))
+    assert "other runs on the same machine make longer" in said
+
+
 def test_a_sampler_is_compared_over_the_seeds_that_the_baseline_has_too():
     """The baseline's seeds 0 and 1 are lucky ones, which UIS has not run."""
     clock, slow = ({step: step / per for step in GRID} for per in (10, 5))

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from isod.config.record import flatten
 from isod.data.store.split import CropStore
 from isod.training import validation
 from isod.training.examples import TrainingExamples
+from isod.training.loop import Clock
+from isod.training.statistics import RunStatistics
 from isod.training.stream import Batch, local_stream
 from isod.training.trainer import Trainer, flips, learning_rate
 from isod.training.validation import ValidationCrops
@@ -206,6 +209,26 @@ def test_a_run_that_ends_before_its_sampler_begins_is_told(tiny_store, tmp_path,
     ess = pd.read_csv(tmp_path / "11" / "metrics.csv", index_col="iteration")["sampler/ess"]
     assert ess.isna().to_dict() == {4: True, 8: False, 11: False}
     assert 0 < ess[11] < 1
+
+
+def test_waiting_takes_no_processor_time():
+    record = RunStatistics(1)
+    clock = Clock(record)
+    clock.start()
+    time.sleep(0.5)
+    until = time.thread_time() + 0.2
+    while time.thread_time() < until:
+        pass
+    clock.stop()
+    assert record.cpu_seconds >= 0.2
+    assert record.seconds - record.cpu_seconds > 0.3
+    state = record.state_dict()
+    other = RunStatistics(1)
+    other.load_state_dict(state)
+    assert other.cpu_seconds == record.cpu_seconds
+    del state["cpu_seconds"]  # as isod 0.1 wrote it: not known, rather than too little
+    other.load_state_dict(state)
+    assert math.isnan(other.cpu_seconds)
 
 
 def test_compiling_is_not_training_time(tiny_store, tmp_path, monkeypatch):

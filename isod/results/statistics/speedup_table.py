@@ -20,7 +20,7 @@ from isod.results.statistics.intervals import (
 )
 from isod.results.statistics.speedup import best_iteration, passing_iteration, speedup
 from isod.tracking.runs import Runs, of_the_same_seeds
-from isod.vocabulary import BASELINE, ESS, HEADLINE, SECONDS
+from isod.vocabulary import BASELINE, CPU_SECONDS, ESS, HEADLINE, SECONDS
 
 COLUMNS = (
     "seeds", "pairs", "reached", "speedup", "interval_low", "interval_high", "chance",
@@ -72,7 +72,8 @@ def speedup_table(runs: Runs, metric: str = HEADLINE) -> pd.DataFrame:
             infinite there, and for the baseline.
         target_low, target_high: 95 % interval of that (``target_interval``, paired); −1 is "not reached", NaN below
             five seeds.
-        seconds: training seconds of the mean curve at ``iterations``, paired, validation left out.
+        seconds: training seconds of the mean curve at ``iterations``, paired, validation left out; of the clock that
+            ``attrs["clock"]`` names (``clock_of``).
         wall_clock_speedup: the baseline's seconds at ``baseline_iterations`` over these, minus 1; NaN unless reached.
         seconds_per_run: mean training seconds of a whole run.
         ess: effective sample size of the scores over N at the last validation, mean over seeds.
@@ -80,7 +81,8 @@ def speedup_table(runs: Runs, metric: str = HEADLINE) -> pd.DataFrame:
     curves = {sampler: runs.curve(metric, sampler).reindex(runs.grid) for sampler in runs.samplers}
     curves = {sampler: c for sampler, c in curves.items() if not c.mean(axis=1, skipna=False).isna().all()}
     baseline = curves.get(BASELINE)
-    clocks = {sampler: runs.curve(SECONDS, sampler) for sampler in curves}
+    clock_name = clock_of(runs)
+    clocks = {sampler: runs.curve(clock_name, sampler) for sampler in curves}
     rows = []
     for sampler, curve in curves.items():
         mean = curve.mean(axis=1, skipna=False)
@@ -106,13 +108,24 @@ def speedup_table(runs: Runs, metric: str = HEADLINE) -> pd.DataFrame:
                 row |= _compared_with_baseline(baseline, curve, clocks[BASELINE], clocks[sampler])
         rows.append(row)
     table = pd.DataFrame(rows, columns=["sampler", *COLUMNS]).set_index("sampler")
-    table.attrs["metric"] = metric
+    table.attrs |= {"metric": metric, "clock": clock_name}
     if baseline is not None:
         _add_null_intervals(table, baseline)
     if is_flat(table):
         table[[*SPEED_COLUMNS]] = math.nan
         table["reached"] = False
     return table
+
+
+def clock_of(runs: Runs) -> str:
+    """Return the metric whose seconds compare best: processor time where every run has it, else wall-clock time.
+
+    Trials of a sweep run beside different neighbours, which cost them wall-clock time that is not theirs.
+    """
+    points = {
+        name: [runs.curve(name, sampler).count().sum() for sampler in runs.samplers] for name in (SECONDS, CPU_SECONDS)
+    }
+    return CPU_SECONDS if points[CPU_SECONDS] == points[SECONDS] else SECONDS
 
 
 def is_flat(table: pd.DataFrame) -> bool:

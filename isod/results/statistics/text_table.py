@@ -13,12 +13,16 @@ from isod.results.report.fonts import missing_font
 from isod.results.statistics.intervals import NOT_REACHED
 from isod.results.statistics.speedup_table import is_flat, is_short_of_pairs, speedup_table
 from isod.tracking.runs import Runs
-from isod.vocabulary import BASELINE, HEADLINE
+from isod.vocabulary import BASELINE, CPU_SECONDS, HEADLINE, SECONDS
 
 AVERAGE_PRECISIONS = ("mAP", "AP", "binary_AP")  # what the names of metrics begin with of which more is better
 # The two tables that are printed under one another, as one row would be too long
 SPEED = ("sampler", "seeds", "speed-up", "95 % interval", "chance", "iterations", "to target", "in time")
 LEVEL = ("sampler", "final", "difference (95 %)", "beats", "best", "ESS/N", "s/run")
+CLOCKS = {
+    SECONDS: "In time, s/run: seconds of training, which other runs on the same machine make longer.",
+    CPU_SECONDS: "In time, s/run: processor time of the training process, without its neighbours' and its data's.",
+}
 MISSABLE = ("speedup", "wall_clock_speedup", "target_speedup")  # NaN of these, beside a baseline, is "not reached"
 ENDS = ("interval_low", "interval_high", "null_low", "null_high", "target_low", "target_high")  # −1 is "not reached"
 
@@ -159,6 +163,7 @@ def footnotes(runs: Runs, table: pd.DataFrame) -> list[str]:
         out.append("Beats: probability that a run of the sampler ends higher than a run of the baseline.")
         if held := runs.with_holdout:
             out.append(f"Iterations and seconds leave out the training of the hold-out model: {', '.join(held)}."[:100])
+        out.append(CLOCKS[table.attrs["clock"]])
         if len(devices := runs.devices) > 1:
             out.append("The runs trained on different devices, so seconds (in time, s/run) are hardly comparable:")
             out += [f"  {count} on {device}"[:100] for device, count in devices.items()]
