@@ -55,7 +55,7 @@ class Stage:
 
 
 STAGES = {
-    "0": Stage(("baseline", "LIS", "UIS", "bounded-max", "baseline-object-loss", "baseline-location-loss"), 1500),
+    "0": Stage(("baseline", "LIS", "UIS", "bounded-max", "baseline-object-loss"), 1500),
     "1": Stage(
         ("baseline", "RFS", "empties", "RFS-then-uniform", "uniform-then-RFS", "baseline-object-loss"), 3000
     ),
