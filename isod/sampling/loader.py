@@ -133,7 +133,6 @@ class ImportanceSampler(Sampler[int]):
         self.skipped = 0  # scores that were not finite and that update(skip_nonfinite=True) left out, on all ranks
         self._partial: dict[int, FloatArray] = {}  # scores of a step [n], NaN where there is none yet; inf: skipped
         self._in_flight: defaultdict[int, deque[_Slot]] = defaultdict(deque)  # of each index, in the order of delivery
-        self._resent = False  # whether the loader may hold batches from before an iteration began again
         self._iteration = 0
 
     def __len__(self) -> int:
@@ -152,7 +151,7 @@ class ImportanceSampler(Sampler[int]):
         self._check_ranks()
         self._iteration += 1
         iteration = self._iteration
-        self._forget_batches_in_flight()
+        self._in_flight.clear()
         step = self.step
         end = (step // self.length + 1) * self.length
         while self.endless or step < end:
@@ -209,22 +208,19 @@ class ImportanceSampler(Sampler[int]):
         weights = [self.schedule.draw(slot.step).weights[slot.place] for slot in slots]
         return torch.tensor(weights, dtype=torch.float32, device=device)
 
-    def update(
-        self, scores: Tensor, indices: ArrayLike | Tensor | None = None, *, skip_nonfinite: bool = False
-    ) -> None:
+    def update(self, scores: Tensor, indices: ArrayLike | Tensor, *, skip_nonfinite: bool = False) -> None:
         """Give examples that the loader delivered their scores. It changes nothing if it raises.
 
         Args:
             scores: [n], 0 … 10¹⁵, on any device; they are copied to the host once.
             indices: [n] the examples that these are the scores of, as the loader delivered them: in any order, any
-                number of them, each as often as it was delivered. They may be left out while one batch alone is in
-                flight, as without workers: the scores are then that batch's, in its order.
+                number of them, each as often as it was delivered.
             skip_nonfinite: whether examples whose score is NaN or infinite keep their old one and are counted in
                 ``skipped``, for steps that the framework skips because mixed precision overflowed.
 
         Raises:
-            InputError: shapes differ, an example was not delivered or was scored already, the table rejects a score, it
-                is not clear which batch the scores belong to, or another rank failed or scored another batch.
+            InputError: shapes differ, an example was not delivered or was scored already, the table rejects a score, or
+                another rank failed or scored another batch.
         """
         self._check_ranks()
         slots: list[_Slot] = []
@@ -241,10 +237,10 @@ class ImportanceSampler(Sampler[int]):
         self._apply(*everywhere)
 
     def _matched(
-        self, scores: Tensor, indices: ArrayLike | Tensor | None, skip_nonfinite: bool
+        self, scores: Tensor, indices: ArrayLike | Tensor, skip_nonfinite: bool
     ) -> tuple[list[_Slot], FloatArray]:
         """Return the place of each score, and the scores, inf where one is skipped."""
-        index = self._only_batch() if indices is None else _as_indices(indices)
+        index = _as_indices(indices)
         if scores.shape != index.shape:
             raise InputError(
                 f"update needs one score per example, {len(index)} here, got shape {list(scores.shape)}"
@@ -281,21 +277,6 @@ class ImportanceSampler(Sampler[int]):
             "shards it again, keep it from that; if its loader begins an epoch while batches are in flight, use "
             "endless=True"
         )
-
-    def _only_batch(self) -> IntArray:
-        """Return the indices of the batch in flight, if it is the only one."""
-        in_flight = sorted((slot, index) for index, slots in self._in_flight.items() for slot in slots)
-        steps = {slot.step for slot, _ in in_flight}
-        if not steps:
-            raise InputError("no batch is in flight that could be scored: call update() once per batch")
-        if len(steps) > 1 or self._resent:
-            raise InputError(
-                f"{len(steps)} batches are in flight"
-                + (", and others were when the loader began again" if self._resent else "")
-                + ": say which examples the scores are of, update(scores, indices). "
-                "DataLoader(sampler.indexed(dataset), …) delivers (indices, items)"
-            )
-        return np.array([index for _, index in in_flight], np.int64)
 
     def _gather(
         self, slots: Sequence[_Slot], values: FloatArray, device: torch.device, fault: InputError | None
@@ -354,10 +335,6 @@ class ImportanceSampler(Sampler[int]):
                 kept = np.isfinite(scores)
                 self.schedule.update(step, self.schedule.draw(step).indices[kept], scores[kept])
 
-    def _forget_batches_in_flight(self) -> None:
-        self._resent = self._resent or bool(self._in_flight)
-        self._in_flight.clear()
-
     def _check_ranks(self) -> None:
         ranks = _distributed()[1]
         if not self._given_ranks and ranks != self.world_size:
@@ -400,7 +377,7 @@ class ImportanceSampler(Sampler[int]):
         self.schedule.load_state_dict(state)
         self.skipped = int(state.get("skipped", 0))
         self._partial = {int(step): as_numpy(scores).copy() for step, scores in state.get("partial", {}).items()}
-        self._forget_batches_in_flight()
+        self._in_flight.clear()
         self._iteration += 1  # an iteration under way ends with an error
 
 

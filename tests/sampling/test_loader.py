@@ -56,17 +56,16 @@ def test_an_endless_loader_and_its_workers_do_not_mix_up_the_batches():
     assert batches == train(batch_sampler(20, batch_size=4, lag=4), 40, size=20)
 
 
-@pytest.mark.parametrize("with_indices", [True, False])
-def test_an_endless_loader_needs_an_endless_sampler(with_indices):
+def test_an_endless_loader_needs_an_endless_sampler():
     sampler = batch_sampler(20, batch_size=4, lag=8)
     loader = EndlessLoader(Indices(20), sampler, num_workers=2)
 
     def run():
         for _ in range(8):
             for indices in loader:
-                sampler.update(scores_of(indices), *([indices] if with_indices else []))
+                sampler.update(scores_of(indices), indices)
 
-    with pytest.raises(InputError, match="endless=True" if with_indices else "batches are in flight"):
+    with pytest.raises(InputError, match="endless=True"):
         run()
     assert_scores_are_of_their_examples(sampler.sampler.table)
 
@@ -242,23 +241,6 @@ def test_killed_processes_skip_and_repeat_nothing(tmp_path):
     assert torch.equal(state["table"]["score"], whole.state_dict()["table"]["score"])
 
 
-def test_scores_without_indices_where_one_batch_alone_is_in_flight():
-    sampler = batch_sampler(lag=4)
-    for indices in DataLoader(Indices(), batch_sampler=sampler):
-        sampler.update(scores_of(indices))
-        with pytest.raises(InputError, match="no batch is in flight"):
-            sampler.update(scores_of(indices))
-    assert_scores_are_of_their_examples(sampler.sampler.table)
-    for indices in DataLoader(Indices(), batch_sampler=sampler, num_workers=1):
-        with pytest.raises(InputError, match="3 batches are in flight: say which"):
-            sampler.update(scores_of(indices))
-        break
-    for indices in DataLoader(Indices(), batch_sampler=sampler):
-        with pytest.raises(InputError, match="others were when the loader began again"):
-            sampler.update(scores_of(indices))
-        break
-
-
 def test_two_iterations_at_once():
     sampler = batch_sampler(lag=4)
     older, newer = iter(sampler), iter(sampler)
@@ -274,10 +256,10 @@ def test_bad_input():
         sampler.update(torch.ones(8), range(8))
     batch = next(iter(sampler))
     for scores, indices, message in [
-        (torch.ones(7), None, "one score per example, 8 here"),
+        (torch.ones(7), batch, "one score per example, 8 here"),
         (torch.ones(20), batch, "one score per example, 8 here.*objects"),
         (torch.ones(8, 1), batch, r"\[8, 1\]"),
-        (torch.full((8,), torch.nan), None, "finite"),
+        (torch.full((8,), torch.nan), batch, "finite"),
         (-torch.ones(8), batch, "≥ 0"),
         (torch.ones(1), [0.5], "integers"),
         (torch.ones(1), [40], "not in flight"),

@@ -1,8 +1,8 @@
 """Random loops: every score reaches the example that it was made of, or an error comes.
 
-A loop may do everything wrong: too small a lag, batches that are never scored, scored twice or without indices, an
-endless loader, iterations left early, a second loader, a resume, or a kill after which it resumes from an older state.
-Scores are made of the examples themselves.
+A loop may do everything wrong: too small a lag, batches that are never scored, scored twice, an endless loader,
+iterations left early, a second loader, a resume, or a kill after which it resumes from an older state. Scores are made
+of the examples themselves.
 """
 
 import os
@@ -43,7 +43,6 @@ actions = st.lists(
         {
             "batches": st.integers(1, 8),  # before the iteration is left early
             "accumulation": st.integers(1, 3),
-            "indices": st.sampled_from([True, True, True, False]),
             "reverse": st.booleans(),
             "forget": st.integers(0, 12),  # the batch that is not scored; of most iterations, none
             "twice": st.integers(0, 12),  # the batch that is scored twice
@@ -62,11 +61,10 @@ class Held:
         self.sampler, self.indices = sampler, []
 
     def score(self, action):
-        indices = self.indices[::-1] if action["reverse"] and action["indices"] else self.indices
+        indices = self.indices[::-1] if action["reverse"] else self.indices
         self.indices = []
         if indices:
-            # the last ones are the batch that a loop without indices means
-            self.sampler.update(scores_of(torch.tensor(indices)), *([indices] if action["indices"] else []))
+            self.sampler.update(scores_of(torch.tensor(indices)), indices)
 
 
 def new_sampler(loop):
@@ -99,7 +97,7 @@ def run(loop, plan, new_sampler=new_sampler):
                 if number == action["forget"]:
                     held.indices = held.indices[: -len(indices)]
                 if number == action["twice"] and held.indices:
-                    sampler.update(scores_of(indices), *([indices] if action["indices"] else []))
+                    sampler.update(scores_of(indices), indices)
                 if number % action["accumulation"] == action["accumulation"] - 1:
                     held.score(action)
                     scored += 1
@@ -159,7 +157,7 @@ class WithoutIndices:
                 raise InputError("batch was asked for too early")
             yield self.schedule.draw(step).indices.tolist()
 
-    def update(self, scores, indices=None):
+    def update(self, scores, indices):
         if scores.shape != (self.batch_size,):
             raise InputError("update needs batch_size scores")
         draw = self.schedule.draw(self.schedule.applied)
