@@ -7,7 +7,7 @@ from typing import Any
 
 from isod.errors import require
 from isod.plugins import is_outside
-from isod.sampling.catalogue import HEURISTICS, HISTORIES, PRIORS, REDUCTIONS, STRATEGIES, check_name
+from isod.sampling.catalogue import HEURISTICS, HISTORIES, PRIORS, REDUCTIONS, SELECTIONS, STRATEGIES, check_name
 
 STARTS = ("scores", "prior")
 
@@ -61,6 +61,9 @@ class SamplerConfig:
     floor_from: float = 1.0  # share of the run after which the floor moves from λ, in a straight line …
     floor_until: float = 1.0  # … share of the run by which it has reached floor_end
     floor_end: float = 1.0  # the floor's last value; 1 is uniform
+    # m: a step draws m batches, scores them in a forward pass without gradients, and trains on one batch of them.
+    candidates: int = 1
+    selection: str = "top"  # which of the candidates train: a key of SELECTIONS, or package.module:function
     # Notes that change no run and are recorded with none:
     summary: str = field(default="", compare=False, metadata=LABEL)  # what it does, in one plain sentence
     source: str = field(default="", compare=False, metadata=LABEL)  # where it is from, in a phrase
@@ -134,6 +137,22 @@ class SamplerConfig:
             (self.floor_from, self.floor_until),
         )
         require(0 <= self.floor_end <= 1, "sampler floor_end must be in [0, 1]", self.floor_end)
+        check_name("selection", self.selection, SELECTIONS)
+        require(self.candidates >= 1, "sampler candidates must be ≥ 1", self.candidates)
+        require(
+            self.candidates == 1 or self.heuristic is not None,
+            "sampler candidates > 1 needs a heuristic to choose those that train by",
+            self.candidates,
+        )
+        require(
+            self.candidates == 1
+            or not self.holdout
+            or is_outside(self.selection)
+            or SELECTIONS[self.selection].accepts_negative_scores,
+            "sampler holdout makes scores negative: selection must be one of "
+            + ", ".join(name for name, row in SELECTIONS.items() if row.accepts_negative_scores),
+            self.selection,
+        )
 
     @property
     def timed(self) -> bool:
@@ -386,6 +405,44 @@ _SAMPLERS = [
         horizon=0.5,
         summary="Uniform over the easy half at first, over all examples from the middle of the run.",
         source="Kumar et al. 2010: easy samples first, annealed until all are considered",
+    ),
+    # Online batch selection: each step chooses among candidates, drawn as the baseline draws.
+    SamplerConfig(
+        name="online-top",
+        heuristic="loss",
+        strategy="sequential",
+        candidates=4,
+        summary="Of four batches, trains on the examples with the highest loss.",
+        source="Kawaguchi & Lu 2020, ordered SGD; Loshchilov & Hutter 2015",
+    ),
+    SamplerConfig(
+        name="online-proportional",
+        heuristic="gradient_norm",
+        reduction="norm",
+        box_weight=0.0,
+        strategy="sequential",
+        candidates=4,
+        selection="proportional",
+        summary="Of four batches, draws by a bound of the gradient's norm, with loss weights that undo the bias.",
+        source="Katharopoulos & Fleuret 2018, algorithm 1, from the first step on",
+    ),
+    SamplerConfig(
+        name="online-percentile",
+        heuristic="loss",
+        strategy="sequential",
+        candidates=4,
+        selection="percentile",
+        summary="Of four batches, draws one by the third power of the loss's percentile.",
+        source="Jiang et al. 2019, selective backprop, among the candidates",
+    ),
+    SamplerConfig(
+        name="online-RHO",
+        heuristic="loss",
+        strategy="sequential",
+        holdout=True,
+        candidates=4,
+        summary="Of four batches, trains on the highest loss less that of a hold-out model.",
+        source="Mindermann et al. 2022, RHO-LOSS, algorithm 1",
     ),
     # A control.
     SamplerConfig(

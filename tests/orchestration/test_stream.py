@@ -94,6 +94,7 @@ def assert_same(first, second):
         *(pytest.param(*pair, "UIS", marks=pytest.mark.slow) for pair in ((1, 0), (1, 1), (1, 4), (2, 1))),
         (2, 2, "CAP"),
         *(pytest.param(*rest, marks=pytest.mark.slow) for rest in ((1, 2, "CAP"), (1, 2, "RFS"), (2, 2, "RFS"))),
+        pytest.param(2, 1, "online-top", marks=pytest.mark.slow),  # draws of 32
     ],
 )
 def test_exactly_what_the_local_stream_gives(ray_stream, tiny_store, workers, lag, sampler):
@@ -110,6 +111,9 @@ def test_exactly_what_the_local_stream_gives(ray_stream, tiny_store, workers, la
         np.testing.assert_array_equal(ray_statistics[name], values)
     if config.sampler.prior is not None:  # it had its say at once: no permutation of the examples
         assert len(np.unique(np.concatenate([batch.draw.indices for batch in got[:8]]))) < 64
+        return
+    if config.sampler.strategy == "sequential":
+        assert statistics["draw_count"].tolist() == [STEPS * 32 // 64] * 64
         return
     # the scores had their say: examples of the highest were drawn more often after the first epoch
     later = np.concatenate([batch.draw.indices for batch in got[8 + lag + 1 :]])

@@ -86,7 +86,8 @@ def samplers_to_resume():
             yield next(sampler for sampler in SAMPLERS.values() if sampler.history == history)
     for name in ("CAP", "progress"):
         yield replace(SAMPLERS[name], window=3)
-    yield SAMPLERS["class-max"]
+    for name in ("class-max", "online-proportional", "online-percentile", "online-RHO"):
+        yield SAMPLERS[name]
     outside = "tests.sampling.outside"
     yield SamplerConfig(name="outside", heuristic=f"{outside}:squared_loss", strategy=f"{outside}:Highest")
 
