@@ -50,12 +50,12 @@ class TrainingExamples:
 
 
 def labels_of(split: CropSplit, eligible: NDArray[np.int64]) -> Labels:
-    """The labels of a split, for a sampler's prior; reads no image. A sequence is what a frame's name is without its
-    last number, or its folder."""
+    """The labels of a split, for a sampler's prior; reads no image. A sequence is what the dataset calls one, else what
+    a frame's name is without its last number, or its folder."""
     found = split.annotations()
     classes = [np.where(unknown, 0, labels) for labels, unknown in zip(found.labels, found.dont_care, strict=True)]
     sizes = [size_codes(boxes, size) for boxes, size in zip(found.boxes, split.sizes(), strict=True)]
-    segments = sequences(found.frame_ids)
+    segments = sequences(found.frame_ids, split.sequences() or ())
     return Labels.from_lists(classes, len(split.meta.class_names), eligible=eligible, segments=segments, sizes=sizes)
 
 
