@@ -246,6 +246,12 @@ STRATEGIES: dict[str, Strategy] = {
         source="Kumar et al. 2010",
         accepts_negative_scores=True,
     ),
+    "exclude": Strategy(
+        function=f"{_RANKS}:Excluded",
+        summary="uniform over all but the highest scores, once a share of the run is done",
+        source="Pleiss et al. 2020",
+        accepts_negative_scores=True,
+    ),
     "prune": Strategy(
         function=f"{_EPOCHS}:Pruned",
         summary="epochs that leave out a share of the examples below the mean score; the rest of those weigh more",

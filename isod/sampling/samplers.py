@@ -43,8 +43,10 @@ class SamplerConfig:
     weight_exponent: float = 0.0  # the example's loss is multiplied by (1/(N·p))^exponent; 1 undoes the bias of drawing
     half_life: float = 1000.0  # of strategy "decayed": updates after which a score counts half, the mean score half
     pressure: float = 100.0  # of strategy "rank": how many times as likely the highest score is as the lowest
-    share: float = 0.5  # of the examples: pruned below the mean ("prune"), replaced ("replace"), let in ("self_paced")
-    horizon: float = 0.0  # of the run's draws: when "self_paced" has let in all, when "prune" stops pruning; 0: never
+    # Of the examples: pruned below the mean ("prune"), replaced ("replace"), let in ("self_paced"), out ("exclude").
+    share: float = 0.5
+    # Of the run's draws: when "self_paced" has let in all, when "prune" stops pruning, 0: never; when "exclude" begins.
+    horizon: float = 0.0
     # A key of PRIORS, or package.module:function, of the labels: draws are in proportion to prior × score.
     prior: str | None = None
     prior_exponent: float = 0.5  # e of a prior: a class in a share f of the images weighs (t/f)^e, at least 1
@@ -389,6 +391,18 @@ _SAMPLERS = [
         box_weight=0.0,
         summary="In proportion to how far the true class is behind the best other class.",
         source="Pleiss et al. 2020, the margin, as in thesis chapter 3",
+    ),
+    SamplerConfig(
+        name="AUM",
+        heuristic="margin",
+        box_weight=0.0,
+        history="mean",
+        strategy="exclude",
+        share=0.05,
+        horizon=0.3,
+        smoothing=0.0,
+        summary="Uniform, but from 30 % of the run on without the twentieth whose true class stayed furthest behind.",
+        source="Pleiss et al. 2020, area under the margin, of a bounded form and within one run",
     ),
     SamplerConfig(
         name="EL2N",
