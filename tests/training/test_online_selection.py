@@ -83,7 +83,7 @@ def test_a_hold_out_model_and_a_crop_that_does_not_decode_count_in_the_choice(ti
     assert rest.scores[lost].tolist() == [0, 0]
 
 
-def test_a_draw_by_a_walks_weights_and_a_choice_multiply(tiny_store):
+def test_weights_of_the_draw_and_of_the_choice_multiply(tiny_store):
     """LIS-unbiased draws the candidates, so that they have weights of their own."""
     store = CropStore.open(tiny_store)
     sampler = replace(SAMPLERS["LIS-unbiased"], candidates=2, selection="proportional")
