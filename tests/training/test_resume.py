@@ -275,7 +275,7 @@ THESIS = ["detector.width=0.125"]
     [
         ("UIS", THESIS),
         pytest.param("RFS", THESIS, marks=pytest.mark.slow),
-        ("CAP", [*THESIS, "sampler.window=4"]),
+        pytest.param("CAP", [*THESIS, "sampler.window=4"], marks=pytest.mark.slow),
         pytest.param("UIS", ["detector.name=fcos", "detector.pyramid_channels=64"], marks=pytest.mark.slow, id="fcos"),
         pytest.param(
             "UIS",
