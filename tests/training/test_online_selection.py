@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from isod.config.settings import HoldoutConfig, ResourceConfig
+from isod.config.settings import DetectorConfig, HoldoutConfig, ResourceConfig
 from isod.data.store.split import CropStore
+from isod.detector.model import DETECTORS
 from isod.errors import InputError
 from isod.sampling.samplers import SAMPLERS
 from isod.training.examples import TrainingExamples, check_examples
@@ -17,7 +18,7 @@ from isod.training.loop import train
 from isod.training.stream import Batch, local_stream
 from isod.training.trainer import Trainer
 from isod.training.validation import ValidationCrops
-from tests.training.tiny_run import limited, run_here, tiny_run
+from tests.training.tiny_run import DETECTOR, limited, run_here, tiny_run
 
 CPU = torch.device("cpu")
 BATCH, CANDIDATES = 8, 4
@@ -43,11 +44,21 @@ def part_of(batch, places, weights):
     return Batch(batch.step, draw, chosen)
 
 
-@pytest.mark.parametrize("name", ["online-top", "online-proportional", "online-percentile"])
-def test_a_step_is_the_baselines_step_on_what_was_chosen(tiny_store, name):
+SMALL = DetectorConfig(pyramid_channels=64, anchor_scale=0.25, proposals=16)
+
+
+@pytest.mark.parametrize(
+    ("name", "detector"),
+    [
+        *((name, DETECTOR) for name in ("online-top", "online-proportional", "online-percentile")),
+        *(("online-top", replace(SMALL, name=name)) for name in DETECTORS if name != "thesis"),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_a_step_is_the_baselines_step_on_what_was_chosen(tiny_store, name, detector):
     """To the last bit, running statistics included: the pass that scores the candidates leaves nothing behind. The
     weights are 1/(n·p) by hand, the candidates' scores those of the detector in evaluation mode."""
-    store, config = CropStore.open(tiny_store), tiny_run(name)
+    store, config = CropStore.open(tiny_store), replace(tiny_run(name), detector=detector)
     batch = first_batch(config, store)
     assert len(batch.draw.indices) == CANDIDATES * BATCH
     trainer = Trainer(config, store.meta, CPU)
@@ -61,7 +72,7 @@ def test_a_step_is_the_baselines_step_on_what_was_chosen(tiny_store, name):
     if name == "online-proportional":
         weights = expected.mean() / expected[result.chosen]
         assert (weights != 1).all()
-    alone = Trainer(tiny_run("baseline"), store.meta, CPU)
+    alone = Trainer(replace(tiny_run("baseline"), detector=detector), store.meta, CPU)
     found = alone.step(part_of(batch, result.chosen, weights))
     assert found.losses == pytest.approx(result.losses, rel=1e-6)
     for key, value in alone.model.state_dict().items():
