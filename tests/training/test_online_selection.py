@@ -51,7 +51,11 @@ SMALL = DetectorConfig(pyramid_channels=64, anchor_scale=0.25, proposals=16)
     ("name", "detector"),
     [
         *((name, DETECTOR) for name in ("online-top", "online-proportional", "online-percentile")),
-        *(("online-top", replace(SMALL, name=name)) for name in DETECTORS if name != "thesis"),
+        *(
+            pytest.param("online-top", replace(SMALL, name=name), marks=[] if name == "fcos" else [pytest.mark.slow])
+            for name in DETECTORS
+            if name != "thesis"
+        ),
     ],
     ids=lambda value: getattr(value, "name", value),
 )
