@@ -10,6 +10,7 @@ from isod.plugins import is_outside
 from isod.sampling.catalogue import HEURISTICS, HISTORIES, PRIORS, REDUCTIONS, SELECTIONS, STRATEGIES, check_name
 
 STARTS = ("scores", "prior")
+SCORERS = ("detector", "predictor")
 
 SCORE = {"decides": "score"}  # metadata of a field that decides how examples score, not how they are drawn
 LABEL = {"decides": "nothing"}  # metadata of a field that is a name or a note
@@ -66,6 +67,7 @@ class SamplerConfig:
     # m: a step draws m batches, scores them in a forward pass without gradients, and trains on one batch of them.
     candidates: int = 1
     selection: str = "top"  # which of the candidates train: a key of SELECTIONS, or package.module:function
+    scorer: str = "detector"  # what scores the candidates: the detector, or predictor, a small network beside it
     # Notes that change no run and are recorded with none:
     summary: str = field(default="", compare=False, metadata=LABEL)  # what it does, in one plain sentence
     source: str = field(default="", compare=False, metadata=LABEL)  # where it is from, in a phrase
@@ -145,6 +147,17 @@ class SamplerConfig:
             self.candidates == 1 or self.heuristic is not None,
             "sampler candidates > 1 needs a heuristic to choose those that train by",
             self.candidates,
+        )
+        require(self.scorer in SCORERS, f"sampler scorer must be one of {', '.join(SCORERS)}", self.scorer)
+        require(
+            self.scorer == "detector" or self.candidates > 1,
+            "sampler scorer 'predictor' scores candidates, and there are none: candidates must be > 1",
+            self.candidates,
+        )
+        require(
+            self.scorer == "detector" or row is None or not row.observes,
+            f"sampler prior {self.prior!r} wants to see all that is drawn: scorer must be 'detector'",
+            self.scorer,
         )
         require(
             self.candidates == 1
@@ -457,6 +470,16 @@ _SAMPLERS = [
         candidates=4,
         summary="Of four batches, trains on the highest loss less that of a hold-out model.",
         source="Mindermann et al. 2022, RHO-LOSS, algorithm 1",
+    ),
+    SamplerConfig(
+        name="online-predicted",
+        heuristic="loss",
+        strategy="sequential",
+        candidates=4,
+        selection="proportional",
+        scorer="predictor",
+        summary="Of four batches, draws by the loss that a small second network predicts, with weights against bias.",
+        source="Katharopoulos & Fleuret 2017, with a convolutional network in place of a recurrent one",
     ),
     # A control.
     SamplerConfig(

@@ -34,6 +34,8 @@ class StepResult:
     # [b] places of those that trained, where the sampler chooses among candidates; None: all. The arrays above are then
     # of the forward pass that scored the candidates.
     chosen: NDArray[np.int64] | None = None
+    # [B] bool, what the detector measured, where a second network scored the others; None: all.
+    measured: NDArray[np.bool_] | None = None
 
 
 class Moments:
@@ -106,7 +108,7 @@ class RunStatistics:
         trained = indices
         if result.chosen is not None:
             trained = indices[result.chosen]
-            self._forward_only += len(indices)
+            self._forward_only += len(indices) if result.measured is None else 0
             if not len(self._trained):
                 self._trained = np.zeros(len(self._margin), np.int32)
             np.add.at(self._trained, trained, 1)
@@ -124,10 +126,11 @@ class RunStatistics:
         scores = result.scores
         if self._offset is not None:
             scores = np.where(scores > 0, scores - self._offset[indices], scores)
-        self._class.add(scores, result.class_losses)
-        self._box.add(scores, result.box_losses)
+        measured = slice(None) if result.measured is None else result.measured
+        self._class.add(scores[measured], result.class_losses[measured])
+        self._box.add(scores[measured], result.box_losses[measured])
         self._recent.append(distinct)
-        self._margin[indices] = result.margins
+        self._margin[indices[measured]] = result.margins[measured]
         self.iteration += 1
 
     def close_window(self) -> dict[str, float]:

@@ -27,6 +27,7 @@ from isod.sampling.catalogue import check_available, find_selection, prior_obser
 from isod.sampling.scores.observations import observations
 from isod.sampling.table import Draw
 from isod.training.decode import decode_batch
+from isod.training.predictor import ScorePredictor
 from isod.training.ranks import gather_step, highest_of_ranks, sum_gradients, sum_over_ranks
 from isod.training.statistics import StepResult, example_losses, object_margins
 from isod.training.stream import WHOLE_BATCH, Batch, BatchPart
@@ -94,6 +95,22 @@ def to_device(crops: Crops, size: tuple[int, int], device: torch.device) -> Load
     return Loaded(images, crops.objects.to(device), crops.unreadable)
 
 
+def _with_predicted(
+    predicted: NDArray[np.float64], chosen: NDArray[np.int64], of_trained: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Numbers of all candidates [R, B], predicted scores and NaN where they did not train; and which did [B].
+
+    Args:
+        predicted: [B], scores of the candidates.
+        chosen: [b], places of those that trained.
+        of_trained: [R, b], numbers of these, the scores first.
+    """
+    rows = np.full((len(of_trained), len(predicted)), np.nan)
+    rows[0] = predicted
+    rows[:, chosen] = of_trained
+    return rows, np.isin(np.arange(len(predicted)), chosen)
+
+
 class Trainer:
     """Network, optimizer and evaluator of one run.
 
@@ -126,6 +143,7 @@ class Trainer:
         self._offset = offset
         self._selection = find_selection(config.sampler.selection) if config.sampler.candidates > 1 else None
         training = config.training
+        self._predictor = ScorePredictor(training.seed, device) if config.sampler.scorer == "predictor" else None
         model = build_detector(config.detector, len(meta.class_names), seed=training.seed)
         check_available(config.sampler.heuristic, getattr(model, "provides", frozenset()), config.detector.name)
         configure_loss(model, training, sum_counts=sum_over_ranks if part.ranks > 1 else None)
@@ -184,7 +202,7 @@ class Trainer:
             flip = torch.from_numpy(self.part.of(mirrored)).to(self.device)
             images = torch.where(flip[:, None, None, None], images.flip(-1), images)
             objects = objects.mirrored(flip, images.shape[-1])
-        weights = chosen = None
+        weights = chosen = measured = None
         shares = np.where(unreadable, 0.0, self.part.of(batch.draw.weights))
         if self._selection is not None:
             host_rows = self._score_candidates(images, objects)
@@ -202,7 +220,7 @@ class Trainer:
             total = total + loss.extra
         self.optimizer.zero_grad()
         total.backward()
-        rows = self._rows(outcome) if chosen is None else None
+        rows = self._rows(outcome) if chosen is None or self._predictor is not None else None
         losses = torch.stack([total, loss.class_loss, loss.box_loss]).detach()
         if self.part.ranks > 1:
             sum_gradients(self.model.parameters())
@@ -213,7 +231,11 @@ class Trainer:
             host_rows, host_losses, unreadable = gather_step(rows, losses, unreadable)
         else:
             values = torch.cat([rows.flatten(), losses]).cpu().double().numpy()
-            host_rows, host_losses = values[:-3].reshape(len(rows), -1), values[-3:]
+            of_trained, host_losses = values[:-3].reshape(len(rows), -1), values[-3:]
+            if chosen is None:
+                host_rows = of_trained
+            else:
+                host_rows, measured = _with_predicted(host_rows[0], chosen, of_trained)
         total_loss, class_loss, box_loss = host_losses.tolist()
         if not math.isfinite(total_loss):
             raise FloatingPointError(
@@ -222,6 +244,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(training, batch.step)
         self.optimizer.step()
+        if self._predictor is not None and rows is not None:
+            self._predictor.fit(images, rows[0])
         if self._average is not None:
             self._average.update_parameters(self.model)
         return StepResult(
@@ -233,6 +257,7 @@ class Trainer:
             unreadable=unreadable,
             observed=np.where(unreadable[:, None], np.nan, host_rows[4:].T) if self._observes else None,
             chosen=chosen,
+            measured=measured,
         )
 
     def _rows(self, outcome: Outcome) -> Tensor:
@@ -248,7 +273,9 @@ class Trainer:
 
     @torch.no_grad()
     def _score_candidates(self, images: Tensor, objects: Objects) -> NDArray[np.float64]:
-        """``_rows`` of one forward pass in evaluation mode, on the host."""
+        """``_rows`` of one forward pass in evaluation mode, on the host; of a predictor the scores alone, [1, B]."""
+        if self._predictor is not None:
+            return self._predictor.predict(images).unsqueeze(0).cpu().double().numpy()
         self.model.eval()
         with self._autocast():
             _, outcome = self.model.loss(images, objects)
@@ -313,9 +340,10 @@ class Trainer:
         del held
 
     def state_dict(self) -> dict[str, Any]:
-        """Network, optimizer and averaged weights."""
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return state if self._average is None else {**state, "average": self._average.state_dict()}
+        """Network, optimizer, and averaged weights and predictor where there are such."""
+        parts = {"model": self.model, "optimizer": self.optimizer, "average": self._average,
+                 "predictor": self._predictor}  # fmt: skip
+        return {name: part.state_dict() for name, part in parts.items() if part is not None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where ``state_dict`` was taken."""
@@ -323,6 +351,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
+        if self._predictor is not None:
+            self._predictor.load_state_dict(state["predictor"])
 
     @torch.inference_mode()
     def score(self, crops: Crops) -> NDArray[np.float64]:

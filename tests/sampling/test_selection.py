@@ -79,6 +79,12 @@ def test_selective_backprop_keeps_by_a_power_of_the_percentile(batches):
         ({"candidates": 0}, "sampler candidates must be ≥ 1, got 0"),
         ({"candidates": 2}, "sampler candidates > 1 needs a heuristic to choose those that train by, got 2"),
         ({"selection": "tops"}, r"sampler selection must be one of top, .* got 'tops'; did you mean 'top'\?"),
+        ({"scorer": "predictor"}, "scorer 'predictor' scores candidates, and there are none: candidates must be > 1"),
+        ({"scorer": "me"}, "sampler scorer must be one of detector, predictor, got 'me'"),
+        (
+            {"heuristic": "loss", "candidates": 2, "scorer": "predictor", "prior": "progress"},
+            "sampler prior 'progress' wants to see all that is drawn: scorer must be 'detector', got 'predictor'",
+        ),
         (
             {"heuristic": "loss", "strategy": "sequential", "holdout": True, "candidates": 2,
              "selection": "proportional"},

@@ -86,7 +86,7 @@ def samplers_to_resume():
             yield next(sampler for sampler in SAMPLERS.values() if sampler.history == history)
     for name in ("CAP", "progress"):
         yield replace(SAMPLERS[name], window=3)
-    for name in ("class-max", "online-proportional", "online-percentile", "online-RHO"):
+    for name in ("class-max", "online-proportional", "online-percentile", "online-RHO", "online-predicted"):
         yield SAMPLERS[name]
     outside = "tests.sampling.outside"
     yield SamplerConfig(name="outside", heuristic=f"{outside}:squared_loss", strategy=f"{outside}:Highest")
