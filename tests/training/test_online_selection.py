@@ -61,7 +61,7 @@ SMALL = DetectorConfig(pyramid_channels=64, anchor_scale=0.25, proposals=16)
     ids=lambda value: getattr(value, "name", value),
 )
 def test_a_step_is_the_baselines_step_on_what_was_chosen(tiny_store, name, detector):
-    """To the last bit, running statistics included: the pass that scores the candidates leaves nothing behind. The
+    """Running statistics included: the pass that scores the candidates leaves nothing behind. The
     weights are 1/(n·p) by hand, the candidates' scores those of the detector in evaluation mode."""
     store, config = CropStore.open(tiny_store), replace(tiny_run(name), detector=detector)
     batch = first_batch(config, store)
