@@ -124,13 +124,13 @@ def planted_labels(split: PlantedSplit) -> Labels:
 def planted_stream(config: RunConfig, split: PlantedSplit, *, shifted: bool) -> LocalStream:
     """The run's table and its draws, as isod.training.local makes them for a store."""
     training = config.training
-    run_length = training.iterations * training.batch_size
+    run_length = training.iterations * config.draw_size
     table = ImportanceTable(
         len(split), sampler=config.sampler, seed=training.seed, eligible=split.readable, run_length=run_length
     )
     if config.sampler.prior is not None:
         table.set_labels(planted_labels(split))
-    schedule = DrawSchedule(table, batch_size=training.batch_size, lag=training.lag)
+    schedule = DrawSchedule(table, batch_size=config.draw_size, lag=training.lag)
     return (ShiftedStream if shifted else LocalStream)(split, table, schedule)  # type: ignore[arg-type]
 
 
@@ -162,9 +162,11 @@ def run(job: Job) -> Result:
 
     weights = class_weights(planted_labels(split), config.sampler) if weighs_classes(config.sampler.reduction) else None
     trainer = Trainer(config, planted_meta(), torch.device("cpu"), class_weights=weights)
-    train(trainer, stream, ValidationCrops(validation, job.batch_size), report)  # type: ignore[arg-type]
+    record = train(trainer, stream, ValidationCrops(validation, job.batch_size), report)  # type: ignore[arg-type]
     drawn = stream.statistics(job.iterations - 1)["draw_count"]
-    if config.sampler.start == "scores":
+    if config.sampler.candidates > 1:
+        drawn = record.examples()["trained_count"]
+    elif config.sampler.start == "scores":
         drawn -= 1  # the first epoch draws each image once
     rare = float(drawn[split.rare].sum() / drawn.sum()) if drawn.sum() > 0 else math.nan
     return Result(job, curve, ess, rare, time.perf_counter() - began)

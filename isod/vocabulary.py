@@ -43,6 +43,7 @@ SECONDS = "time/seconds"  # of training, validation left out
 CPU_SECONDS = "time/cpu_seconds"  # of a training on a CPU: processor time of its process, validation left out
 ESS = "sampler/ess"  # effective sample size of the scores over N
 REPEATS, RECENT_REPEATS = "sampler/repeats", "sampler/recent_repeats"
+FORWARD_ONLY = "sampler/forward_only"  # images passed through the network without training on them, so far
 WRONG_LABELS = "sampler/wrong_labels"  # share of the draws; where the label errors are known
 CLASS_LOSS_CORRELATION, BOX_LOSS_CORRELATION = "sampler/correlation_class_loss", "sampler/correlation_box_loss"
 

@@ -24,7 +24,8 @@ def samplers(options: argparse.Namespace) -> None:
     rows = [("sampler", "heuristic", "reduction", "strategy")]
     for sampler in SAMPLERS.values():
         parts = (sampler.heuristic, sampler.reduction) if sampler.heuristic else ("–", "–")
-        rows.append((sampler.name, *parts, sampler.strategy))
+        chosen = f", {sampler.selection} of {sampler.candidates}" if sampler.candidates > 1 else ""
+        rows.append((sampler.name, *parts, sampler.strategy + chosen))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["what it does (source)", *(f"{sampler.summary} ({sampler.source})" for sampler in SAMPLERS.values())]
     for row, text in zip(rows, lines, strict=True):

@@ -154,6 +154,11 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
 
+    @property
+    def draw_size(self) -> int:
+        """Examples that a step draws: more than it trains on where the sampler chooses among candidates."""
+        return self.sampler.candidates * self.training.batch_size
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceConfig:
@@ -205,6 +210,15 @@ class ResourceConfig:
                 f"a batch of {batch_size} crops has no {workers} equal parts ({workers} × {size} + {rest}):"
                 f" set --batch-size {max(1, size) * workers}, or another --workers-per-trial"
             )
+
+    def check_sampler(self, sampler: SamplerConfig) -> None:
+        """Raise InputError if the workers of a trial cannot share what a sampler does."""
+        require(
+            self.workers_per_trial == 1 or sampler.candidates == 1,
+            f"sampler {sampler.name!r} chooses among the candidates of a whole step, of which each worker of a trial "
+            "has a part: workers_per_trial must be 1",
+            self.workers_per_trial,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

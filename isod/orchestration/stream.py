@@ -156,7 +156,7 @@ class RayStream:
             sampler=config.sampler,
             examples=examples,
             seed=training.seed,
-            batch_size=training.batch_size,
+            batch_size=config.draw_size,
             lag=training.lag,
             start=0 if state is None else int(state["applied"]),
             stop=training.iterations,

@@ -110,6 +110,7 @@ def run_sweep(sweep: Sweep, after_run: AfterRun = lambda sweep, sampler: None) -
         check_names(config)
         check_examples(config, store.split("train"))
         preset.resources.check_batch(config.training.batch_size)
+        preset.resources.check_sampler(config.sampler)
         if note := epoch_note(config, store.split("train")):
             log.info(note)
     if base.training.compiled and (shared_by := preset.resources.workers_per_trial) > 1:

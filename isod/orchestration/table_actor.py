@@ -27,7 +27,7 @@ class Assignment:
     sampler: SamplerConfig
     examples: TrainingExamples
     seed: int
-    batch_size: int
+    batch_size: int  # examples of a draw
     lag: int
     start: int  # first step to draw
     stop: int  # step after the last one

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isod.sampling.catalogue import HEURISTICS, HISTORIES, PRIORS, REDUCTIONS, STRATEGIES
+    from isod.sampling.catalogue import HEURISTICS, HISTORIES, PRIORS, REDUCTIONS, SELECTIONS, STRATEGIES
     from isod.sampling.loader import ImportanceBatchSampler, ImportanceSampler, lag_for
     from isod.sampling.priors import Labels
     from isod.sampling.samplers import SAMPLERS, SamplerConfig
@@ -30,6 +30,7 @@ _HOME = {
     "PRIORS": "isod.sampling.catalogue",
     "REDUCTIONS": "isod.sampling.catalogue",
     "SAMPLERS": "isod.sampling.samplers",
+    "SELECTIONS": "isod.sampling.catalogue",
     "STRATEGIES": "isod.sampling.catalogue",
     "SamplerConfig": "isod.sampling.samplers",
     "lag_for": "isod.sampling.loader",
@@ -42,6 +43,7 @@ __all__ = [
     "PRIORS",
     "REDUCTIONS",
     "SAMPLERS",
+    "SELECTIONS",
     "STRATEGIES",
     "Draw",
     "DrawSchedule",

@@ -1,4 +1,4 @@
-"""Every heuristic, reduction, strategy and history: a row each, with the properties that others ask about.
+"""Every heuristic, reduction, strategy, history, prior and selection: a row each, with the properties others ask about.
 
 Importing this module imports neither torch nor numba: a row names its function or class, which is imported when it is
 used. A ``SamplerConfig`` may also name a function or class of another package, ``package.module:function``. It needs no
@@ -73,6 +73,16 @@ class Prior:
     summary: str
     source: str
     observes: str = ""  # of the drawn objects, by a class: error, 1 − a, or loss, −log a
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which of a step's candidates train: ``function(scores, count, rng) -> Selected``, see isod.sampling.selection."""
+
+    function: str
+    summary: str
+    source: str
+    accepts_negative_scores: bool = False  # the sampler may subtract a hold-out model's scores
 
 
 _HEURISTICS, _REDUCTIONS = "isod.sampling.scores.heuristics", "isod.sampling.scores.reductions"
@@ -173,6 +183,7 @@ STRATEGIES: dict[str, Strategy] = {
         function=f"{_EPOCHS}:Sequential",
         summary="a fresh permutation each epoch",
         source="thesis §4.2.1",
+        accepts_negative_scores=True,
     ),
     "proportional": Strategy(
         function=f"{_TREES}:Proportional",
@@ -233,6 +244,12 @@ STRATEGIES: dict[str, Strategy] = {
         function=f"{_RANKS}:SelfPaced",
         summary="uniform over the lowest scores, over more of them as the run proceeds",
         source="Kumar et al. 2010",
+        accepts_negative_scores=True,
+    ),
+    "exclude": Strategy(
+        function=f"{_RANKS}:Excluded",
+        summary="uniform over all but the highest scores, once a share of the run is done",
+        source="Pleiss et al. 2020",
         accepts_negative_scores=True,
     ),
     "prune": Strategy(
@@ -300,6 +317,27 @@ PRIORS: dict[str, Prior] = {
     ),
 }
 
+_SELECTIONS = "isod.sampling.selection"
+SELECTIONS: dict[str, Selection] = {
+    "top": Selection(
+        function=f"{_SELECTIONS}:top",
+        summary="those with the highest scores",
+        source="Kawaguchi & Lu 2020; Mindermann et al. 2022",
+        accepts_negative_scores=True,
+    ),
+    "proportional": Selection(
+        function=f"{_SELECTIONS}:proportional",
+        summary="with replacement, in proportion to the scores, with weights that undo the bias",
+        source="Katharopoulos & Fleuret 2018, algorithm 1",
+    ),
+    "percentile": Selection(
+        function=f"{_SELECTIONS}:percentile",
+        summary="without replacement, in proportion to a power of the score's percentile",
+        source="Jiang et al. 2019 (selective backprop)",
+        accepts_negative_scores=True,
+    ),
+}
+
 _FORM = re.compile(r"[^\s:]+:[^\s:]+")  # package.module:function
 # What a strategy's class must have, and the properties that one of another package may declare.
 STRATEGY_METHODS = (
@@ -353,6 +391,12 @@ def find_strategy(name: str) -> Any:
 def find_prior(name: str) -> Callable[[Any, Any], Any]:
     """Return a prior's function. Raises InputError if there is no such."""
     return _find("prior", name, PRIORS)
+
+
+@cache
+def find_selection(name: str) -> Callable[[Any, int, Any], Any]:
+    """Return a selection's function. Raises InputError if there is no such."""
+    return _find("selection", name, SELECTIONS)
 
 
 def weighs_classes(reduction: str) -> bool:

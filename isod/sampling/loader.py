@@ -115,6 +115,12 @@ class ImportanceSampler(Sampler[int]):
             raise InputError(f"length must be ≥ 1, got {length}")
         if batch_size < 1:
             raise InputError(f"batch_size must be ≥ 1, got {batch_size}")
+        if table.config.candidates > 1:
+            raise InputError(
+                f"sampler {table.config.name!r} trains on a part of what it draws, which isod's own training alone "
+                "does: in your loop, draw larger batches from a table with candidates=1 and choose with "
+                "isod.sampling.selection"
+            )
         self.table, self.batch_size, self.drop_last, self.endless = table, batch_size, drop_last, endless
         examples = -(-table.examples.eligible // self.world_size)  # of an epoch on each rank
         if length is not None:

@@ -7,9 +7,10 @@ from typing import Any
 
 from isod.errors import require
 from isod.plugins import is_outside
-from isod.sampling.catalogue import HEURISTICS, HISTORIES, PRIORS, REDUCTIONS, STRATEGIES, check_name
+from isod.sampling.catalogue import HEURISTICS, HISTORIES, PRIORS, REDUCTIONS, SELECTIONS, STRATEGIES, check_name
 
 STARTS = ("scores", "prior")
+SCORERS = ("detector", "predictor")
 
 SCORE = {"decides": "score"}  # metadata of a field that decides how examples score, not how they are drawn
 LABEL = {"decides": "nothing"}  # metadata of a field that is a name or a note
@@ -43,8 +44,10 @@ class SamplerConfig:
     weight_exponent: float = 0.0  # the example's loss is multiplied by (1/(N·p))^exponent; 1 undoes the bias of drawing
     half_life: float = 1000.0  # of strategy "decayed": updates after which a score counts half, the mean score half
     pressure: float = 100.0  # of strategy "rank": how many times as likely the highest score is as the lowest
-    share: float = 0.5  # of the examples: pruned below the mean ("prune"), replaced ("replace"), let in ("self_paced")
-    horizon: float = 0.0  # of the run's draws: when "self_paced" has let in all, when "prune" stops pruning; 0: never
+    # Of the examples: pruned below the mean ("prune"), replaced ("replace"), let in ("self_paced"), out ("exclude").
+    share: float = 0.5
+    # Of the run's draws: when "self_paced" has let in all, when "prune" stops pruning, 0: never; when "exclude" begins.
+    horizon: float = 0.0
     # A key of PRIORS, or package.module:function, of the labels: draws are in proportion to prior × score.
     prior: str | None = None
     prior_exponent: float = 0.5  # e of a prior: a class in a share f of the images weighs (t/f)^e, at least 1
@@ -61,6 +64,10 @@ class SamplerConfig:
     floor_from: float = 1.0  # share of the run after which the floor moves from λ, in a straight line …
     floor_until: float = 1.0  # … share of the run by which it has reached floor_end
     floor_end: float = 1.0  # the floor's last value; 1 is uniform
+    # m: a step draws m batches, scores them in a forward pass without gradients, and trains on one batch of them.
+    candidates: int = 1
+    selection: str = "top"  # which of the candidates train: a key of SELECTIONS, or package.module:function
+    scorer: str = "detector"  # what scores the candidates: the detector, or predictor, a small network beside it
     # Notes that change no run and are recorded with none:
     summary: str = field(default="", compare=False, metadata=LABEL)  # what it does, in one plain sentence
     source: str = field(default="", compare=False, metadata=LABEL)  # where it is from, in a phrase
@@ -134,6 +141,33 @@ class SamplerConfig:
             (self.floor_from, self.floor_until),
         )
         require(0 <= self.floor_end <= 1, "sampler floor_end must be in [0, 1]", self.floor_end)
+        check_name("selection", self.selection, SELECTIONS)
+        require(self.candidates >= 1, "sampler candidates must be ≥ 1", self.candidates)
+        require(
+            self.candidates == 1 or self.heuristic is not None,
+            "sampler candidates > 1 needs a heuristic to choose those that train by",
+            self.candidates,
+        )
+        require(self.scorer in SCORERS, f"sampler scorer must be one of {', '.join(SCORERS)}", self.scorer)
+        require(
+            self.scorer == "detector" or self.candidates > 1,
+            "sampler scorer 'predictor' scores candidates, and there are none: candidates must be > 1",
+            self.candidates,
+        )
+        require(
+            self.scorer == "detector" or row is None or not row.observes,
+            f"sampler prior {self.prior!r} wants to see all that is drawn: scorer must be 'detector'",
+            self.scorer,
+        )
+        require(
+            self.candidates == 1
+            or not self.holdout
+            or is_outside(self.selection)
+            or SELECTIONS[self.selection].accepts_negative_scores,
+            "sampler holdout makes scores negative: selection must be one of "
+            + ", ".join(name for name, row in SELECTIONS.items() if row.accepts_negative_scores),
+            self.selection,
+        )
 
     @property
     def timed(self) -> bool:
@@ -467,6 +501,67 @@ _SAMPLERS = [
         floor=0.2,
         summary="By the class and size whose loss falls: what cannot be learnt is left alone.",
         source="ours; learning progress after Graves et al. 2017",
+    ),
+    # Online batch selection: each step chooses among candidates, drawn as the baseline draws.
+    SamplerConfig(
+        name="online-top",
+        heuristic="loss",
+        strategy="sequential",
+        candidates=4,
+        summary="Of four batches, trains on the examples with the highest loss.",
+        source="Kawaguchi & Lu 2020, ordered SGD; Loshchilov & Hutter 2015",
+    ),
+    SamplerConfig(
+        name="online-proportional",
+        heuristic="gradient_norm",
+        reduction="norm",
+        box_weight=0.0,
+        strategy="sequential",
+        candidates=4,
+        selection="proportional",
+        summary="Of four batches, draws by a bound of the gradient's norm, with loss weights that undo the bias.",
+        source="Katharopoulos & Fleuret 2018, algorithm 1, from the first step on",
+    ),
+    SamplerConfig(
+        name="online-percentile",
+        heuristic="loss",
+        strategy="sequential",
+        candidates=4,
+        selection="percentile",
+        summary="Of four batches, draws one by the third power of the loss's percentile.",
+        source="Jiang et al. 2019, selective backprop, among the candidates",
+    ),
+    SamplerConfig(
+        name="online-RHO",
+        heuristic="loss",
+        strategy="sequential",
+        holdout=True,
+        candidates=4,
+        summary="Of four batches, trains on the highest loss less that of a hold-out model.",
+        source="Mindermann et al. 2022, RHO-LOSS, algorithm 1",
+    ),
+    SamplerConfig(
+        name="online-predicted",
+        heuristic="loss",
+        strategy="sequential",
+        candidates=4,
+        selection="proportional",
+        scorer="predictor",
+        summary="Of four batches, draws by the loss that a small second network predicts, with weights against bias.",
+        source="Katharopoulos & Fleuret 2017, with a convolutional network in place of a recurrent one",
+    ),
+    # Without what stays misclassified.
+    SamplerConfig(
+        name="AUM",
+        heuristic="margin",
+        box_weight=0.0,
+        history="mean",
+        strategy="exclude",
+        share=0.05,
+        horizon=0.3,
+        smoothing=0.0,
+        summary="Uniform, but from 30 % of the run on without the twentieth whose true class stayed furthest behind.",
+        source="Pleiss et al. 2020, area under the margin, of a bounded form and within one run",
     ),
 ]
 SAMPLERS: dict[str, SamplerConfig] = {sampler.name: sampler for sampler in _SAMPLERS}

@@ -14,7 +14,14 @@ from isod.data.store.split import CropSplit
 from isod.detector.model import DETECTORS
 from isod.errors import InputError, require
 from isod.plugins import is_outside, resolve
-from isod.sampling.catalogue import find_heuristic, find_prior, find_reduction, find_strategy, weighs_classes
+from isod.sampling.catalogue import (
+    find_heuristic,
+    find_prior,
+    find_reduction,
+    find_selection,
+    find_strategy,
+    weighs_classes,
+)
 from isod.sampling.priors import Labels, class_weights
 from isod.sampling.samplers import SamplerConfig
 from isod.sampling.table import ImportanceTable
@@ -43,12 +50,12 @@ class TrainingExamples:
 
 
 def labels_of(split: CropSplit, eligible: NDArray[np.int64]) -> Labels:
-    """The labels of a split, for a sampler's prior; reads no image. A sequence is what a frame's name is without its
-    last number, or its folder."""
+    """The labels of a split, for a sampler's prior; reads no image. A sequence is what the dataset calls one, else what
+    a frame's name is without its last number, or its folder."""
     found = split.annotations()
     classes = [np.where(unknown, 0, labels) for labels, unknown in zip(found.labels, found.dont_care, strict=True)]
     sizes = [size_codes(boxes, size) for boxes, size in zip(found.boxes, split.sizes(), strict=True)]
-    segments = sequences(found.frame_ids)
+    segments = sequences(found.frame_ids, split.sequences() or ())
     return Labels.from_lists(classes, len(split.meta.class_names), eligible=eligible, segments=segments, sizes=sizes)
 
 
@@ -78,13 +85,13 @@ def epoch_note(config: RunConfig, split: CropSplit) -> str:
     """What to tell where a run is too short for its sampler to begin; else empty."""
     training = config.training
     eligible, _ = shares(config, split)
-    enough = -(-len(eligible) // training.batch_size) + training.lag  # the first draw that has seen all scores
+    enough = -(-len(eligible) // config.draw_size) + training.lag  # the first draw that has seen all scores
     at_once = config.sampler.strategy == "sequential" or config.sampler.start == "prior"
     if at_once or training.iterations > enough:
         return ""
     return (
         f"note: {config.sampler.name} draws as the baseline does until each of the {len(eligible)} examples has a "
-        f"score, and {training.iterations} iterations of {training.batch_size} do not go beyond that: "
+        f"score, and {training.iterations} iterations of {config.draw_size} do not go beyond that: "
         f"set --iterations well above {enough}"
     )
 
@@ -101,6 +108,8 @@ def check_names(config: RunConfig) -> None:
         find_reduction(sampler.reduction)
     if is_outside(sampler.strategy):
         find_strategy(sampler.strategy)
+    if is_outside(sampler.selection):
+        find_selection(sampler.selection)
     if sampler.prior is not None:
         find_prior(sampler.prior)
     if config.detector.name not in DETECTORS:  # isod's own would bring torch
@@ -123,4 +132,10 @@ def check_examples(config: RunConfig, split: CropSplit) -> None:
         config.training.batch_size <= len(eligible),
         f"batch_size must not exceed the {len(eligible)} training examples of the store",
         config.training.batch_size,
+    )
+    require(
+        config.draw_size <= len(eligible),
+        f"{config.sampler.candidates} batches of candidates must not exceed the {len(eligible)} training examples of "
+        "the store",
+        config.draw_size,
     )

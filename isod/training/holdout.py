@@ -72,7 +72,8 @@ def holdout_key(config: RunConfig, store: CropStore) -> str:
 
 
 def holdout_run(config: RunConfig, holdout: HoldoutConfig, examples: int) -> RunConfig:
-    """The hold-out model's own training: sequential, on its share, with the main run's seed and learning rate."""
+    """The hold-out model's own training: sequential, on its share, with the main run's seed and learning rate. It
+    trains on all that it draws."""
     training = replace(
         config.training,
         iterations=-(-holdout.epochs * examples // holdout.batch_size),
@@ -80,7 +81,8 @@ def holdout_run(config: RunConfig, holdout: HoldoutConfig, examples: int) -> Run
         compiled=False,
         decode_on_device=False,
     )
-    return replace(config, detector=holdout.detector, training=training)
+    sampler = replace(config.sampler, candidates=1)
+    return replace(config, sampler=sampler, detector=holdout.detector, training=training)
 
 
 def holdout_scores(

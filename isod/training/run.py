@@ -137,7 +137,7 @@ class Run:
         threads = self.resources.decode_workers
         cache = self.holdout_cache or path / "holdout"
         examples = training_examples(config, self.store, device=self.device, workers=threads, cache=cache)
-        trainer = self._trainer(saved)
+        trainer = self._trainer(saved, examples.offset)
         statistics = RunStatistics(len(split), split.wrong_examples(), examples.offset)
         if saved is not None:
             statistics.load_state_dict(saved["record"])
@@ -199,11 +199,11 @@ class Run:
             run={"sampler": self.config.sampler.name, "seed": training.seed, "iterations": training.iterations},
         )
 
-    def _trainer(self, saved: dict[str, Any] | None = None) -> Trainer:
+    def _trainer(self, saved: dict[str, Any] | None = None, offset: NDArray[np.float64] | None = None) -> Trainer:
         """Return the trainer, as saved; out of memory becomes a sentence."""
         try:
             weights = weights_of_classes(self.config, self.store.split("train"))
-            trainer = Trainer(self.config, self.store.meta, self.device, self.part, weights)
+            trainer = Trainer(self.config, self.store.meta, self.device, self.part, weights, offset)
             if saved is not None:
                 trainer.load_state_dict(saved)
             return trainer
@@ -222,7 +222,8 @@ class Run:
 
 
 def write_examples(path: Path, split: CropSplit, statistics: dict[str, NDArray]) -> None:
-    """Write per-example statistics as Parquet: index, frame_id, draw_count, mean_importance, last_step, margin."""
+    """Write per-example statistics as Parquet: index, frame_id, draw_count, mean_importance, last_step, margin; and
+    trained_count, where the sampler chose among candidates."""
     frame = pd.DataFrame({"index": np.arange(len(split)), "frame_id": split.annotations().frame_ids, **statistics})
     with atomic_write(path) as part:
         frame.to_parquet(part, index=False)

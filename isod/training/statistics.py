@@ -15,13 +15,14 @@ from torch import Tensor
 from isod.outcome import Outcome
 from isod.sampling.examples import as_numpy, as_tensors
 from isod.sampling.scores.reductions import object_scores
+from isod.vocabulary import FORWARD_ONLY
 
 RECENT = 10  # batches that sampler/recent_repeats looks back
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """One optimizer step, as the host sees it. All arrays are [B], in the order of the whole batch."""
+    """One optimizer step, as the host sees it. All arrays but ``chosen`` are [B], in the order of the draw."""
 
     scores: NDArray[np.float64]  # sample scores
     class_losses: NDArray[np.float64]  # each example's own eq. 4.1, class part
@@ -30,6 +31,11 @@ class StepResult:
     losses: dict[str, float]  # of the batch, under their metric names
     unreadable: NDArray[np.bool_]  # crops that did not decode
     observed: NDArray[np.float64] | None = None  # [B, M + 2], for a sampler's prior that follows the training
+    # [b] places of those that trained, where the sampler chooses among candidates; None: all. The arrays above are then
+    # of the forward pass that scored the candidates.
+    chosen: NDArray[np.int64] | None = None
+    # [B] bool, what the detector measured, where a second network scored the others; None: all.
+    measured: NDArray[np.bool_] | None = None
 
 
 class Moments:
@@ -94,28 +100,38 @@ class RunStatistics:
         self._margin = np.full(num_examples, np.nan, np.float32)
         self._margin_mean = np.full(num_examples, np.nan, np.float32)
         self._margin_count = np.zeros(num_examples, np.int32)
+        self._forward_only = 0  # examples that were scored in a pass of their own, so far
+        # How often each example trained; empty where all that are drawn do.
+        self._trained = np.zeros(0, np.int32)
 
     def add(self, indices: NDArray[np.int64], result: StepResult) -> None:
         """Take in one step."""
-        size = len(indices)
-        drawn = np.unique(indices)
+        trained = indices
+        if result.chosen is not None:
+            trained = indices[result.chosen]
+            self._forward_only += len(indices) if result.measured is None else 0
+            if not len(self._trained):
+                self._trained = np.zeros(len(self._margin), np.int32)
+            np.add.at(self._trained, trained, 1)
+        distinct = np.unique(trained)
         recent = np.concatenate(self._recent) if self._recent else np.zeros(0, np.int64)
         values = {
             **result.losses,
-            "sampler/repeats": 1 - len(drawn) / size,
-            "sampler/recent_repeats": float(np.isin(indices, recent).mean()),
+            "sampler/repeats": 1 - len(distinct) / len(trained),
+            "sampler/recent_repeats": float(np.isin(trained, recent).mean()),
         }
         if self._wrong is not None:
-            values["sampler/wrong_labels"] = float(self._wrong[indices].mean())
+            values["sampler/wrong_labels"] = float(self._wrong[trained].mean())
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         scores = result.scores
         if self._offset is not None:
             scores = np.where(scores > 0, scores - self._offset[indices], scores)
-        self._class.add(scores, result.class_losses)
-        self._box.add(scores, result.box_losses)
-        self._recent.append(drawn)
-        self._margin[indices] = result.margins
+        measured = slice(None) if result.measured is None else result.measured
+        self._class.add(scores[measured], result.class_losses[measured])
+        self._box.add(scores[measured], result.box_losses[measured])
+        self._recent.append(distinct)
+        self._margin[indices[measured]] = result.margins[measured]
         self.iteration += 1
 
     def close_window(self) -> dict[str, float]:
@@ -124,6 +140,8 @@ class RunStatistics:
         metrics = {name: value / steps for name, value in self._sums.items()}
         metrics["sampler/correlation_class_loss"] = self._class.correlation()
         metrics["sampler/correlation_box_loss"] = self._box.correlation()
+        if self._forward_only:
+            metrics[FORWARD_ONLY] = float(self._forward_only)
         if self.unreadable:
             metrics["data/unreadable"] = float(len(self.unreadable))
         known = ~np.isnan(self._margin)
@@ -136,12 +154,14 @@ class RunStatistics:
 
     def examples(self) -> dict[str, NDArray]:
         """Per example [N]: ``margin``, the final-layer margin of its objects, averaged over the validations since it
-        was first drawn; NaN where it has no object or was never drawn.
+        was first drawn; NaN where it has no object or was never drawn. And ``trained_count``, how often it trained,
+        where the sampler chose among candidates.
 
         The thesis averages a margin taken at each validation (Fig. 6.2). Here that is the newest one which training
         left behind, so that no example is run through the network a second time.
         """
-        return {"margin": self._margin_mean.copy()}
+        margin = {"margin": self._margin_mean.copy()}
+        return {**margin, "trained_count": self._trained.copy()} if len(self._trained) else margin
 
     def state_dict(self) -> dict[str, Any]:
         """Everything above, as torch tensors and plain numbers."""
@@ -160,6 +180,8 @@ class RunStatistics:
                 "margin": self._margin.copy(),
                 "margin_mean": self._margin_mean.copy(),
                 "margin_count": self._margin_count.copy(),
+                "forward_only": self._forward_only,
+                "trained": self._trained.copy(),
             }
         )
 
@@ -175,6 +197,8 @@ class RunStatistics:
         self._margin[:] = as_numpy(state["margin"])
         self._margin_mean[:] = as_numpy(state["margin_mean"])
         self._margin_count[:] = as_numpy(state["margin_count"])
+        self._forward_only = int(state.get("forward_only", 0))  # an older state has neither
+        self._trained = as_numpy(state.get("trained", self._trained)).copy()
 
 
 @torch.no_grad()

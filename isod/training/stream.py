@@ -182,9 +182,9 @@ def local_stream(
     Where several processes share a run, each has its own, and all are sent the scores of the whole batch.
     """
     training = config.training
-    run_length = training.iterations * training.batch_size
+    run_length = training.iterations * config.draw_size
     table = examples.table(config.sampler, seed=training.seed, run_length=run_length)
-    schedule = DrawSchedule(table, batch_size=training.batch_size, lag=training.lag, steps=training.iterations)
+    schedule = DrawSchedule(table, batch_size=config.draw_size, lag=training.lag, steps=training.iterations)
     if state is not None:
         schedule.load_state_dict(state)
     return LocalStream(split, table, schedule, workers=workers, part=part, decode=not training.decode_on_device)

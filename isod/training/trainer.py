@@ -21,22 +21,26 @@ from isod.detector.batch_norm import over_all_ranks
 from isod.detector.model import build_detector, configure_loss
 from isod.evaluation.evaluator import DetectionEvaluator
 from isod.objects import Objects
+from isod.outcome import Outcome
 from isod.sampling import sample_scores
-from isod.sampling.catalogue import check_available, prior_observes
+from isod.sampling.catalogue import check_available, find_selection, prior_observes
 from isod.sampling.scores.observations import observations
 from isod.sampling.table import Draw
 from isod.training.decode import decode_batch
+from isod.training.predictor import ScorePredictor
 from isod.training.ranks import gather_step, highest_of_ranks, sum_gradients, sum_over_ranks
 from isod.training.statistics import StepResult, example_losses, object_margins
 from isod.training.stream import WHOLE_BATCH, Batch, BatchPart
 from isod.training.validation import ValidationCrops
 
-FLIP_STREAM = 1  # which of the seed's random streams mirrors crops; the draws have their own
+# Which of the seed's random streams mirrors crops, and which chooses among candidates; the draws have their own.
+FLIP_STREAM, SELECTION_STREAM = 1, 3
 
 
-def flips(config: TrainingConfig, step: int) -> NDArray[np.bool_]:
-    """[B] bool, which slots of the step's batch are mirrored; the same for every sampler of one seed."""
-    return np.random.default_rng([config.seed, FLIP_STREAM, step]).random(config.batch_size) < 0.5
+def flips(config: TrainingConfig, step: int, candidates: int = 1) -> NDArray[np.bool_]:
+    """[B · candidates] bool, which slots of what the step draws are mirrored; the same for every sampler of one seed
+    and number of candidates."""
+    return np.random.default_rng([config.seed, FLIP_STREAM, step]).random(candidates * config.batch_size) < 0.5
 
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
@@ -91,6 +95,22 @@ def to_device(crops: Crops, size: tuple[int, int], device: torch.device) -> Load
     return Loaded(images, crops.objects.to(device), crops.unreadable)
 
 
+def _with_predicted(
+    predicted: NDArray[np.float64], chosen: NDArray[np.int64], of_trained: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Numbers of all candidates [R, B], predicted scores and NaN where they did not train; and which did [B].
+
+    Args:
+        predicted: [B], scores of the candidates.
+        chosen: [b], places of those that trained.
+        of_trained: [R, b], numbers of these, the scores first.
+    """
+    rows = np.full((len(of_trained), len(predicted)), np.nan)
+    rows[0] = predicted
+    rows[:, chosen] = of_trained
+    return rows, np.isin(np.arange(len(predicted)), chosen)
+
+
 class Trainer:
     """Network, optimizer and evaluator of one run.
 
@@ -101,6 +121,7 @@ class Trainer:
         part: of every batch that this process trains on. Where it is not the whole, every rank of torch.distributed's
             default group has a trainer, and every step is taken by all of them together.
         class_weights: [C + 1], for a sampler whose reduction weighs classes; see ``isod.sampling.priors``.
+        offset: [N], hold-out scores that a choice among candidates subtracts; None for nothing.
     """
 
     def __init__(
@@ -110,6 +131,7 @@ class Trainer:
         device: torch.device,
         part: BatchPart = WHOLE_BATCH,
         class_weights: NDArray[np.float64] | Tensor | None = None,
+        offset: NDArray[np.float64] | None = None,
     ) -> None:
         self.config = config
         self.meta = meta
@@ -118,7 +140,10 @@ class Trainer:
         weights = class_weights
         self.class_weights = None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=device)
         self._observes = prior_observes(config.sampler.prior)
+        self._offset = offset
+        self._selection = find_selection(config.sampler.selection) if config.sampler.candidates > 1 else None
         training = config.training
+        self._predictor = ScorePredictor(training.seed, device) if config.sampler.scorer == "predictor" else None
         model = build_detector(config.detector, len(meta.class_names), seed=training.seed)
         check_available(config.sampler.heuristic, getattr(model, "provides", frozenset()), config.detector.name)
         configure_loss(model, training, sum_counts=sum_over_ranks if part.ranks > 1 else None)
@@ -152,9 +177,12 @@ class Trainer:
     def step(
         self, batch: Batch, loaded: Loaded | None = None, while_computing: Callable[[], None] = lambda: None
     ) -> StepResult:
-        """One optimizer step. All that it returns is one copy to the host.
+        """One optimizer step. All that it returns is one copy to the host; the scores of candidates are one more.
 
         A crop that did not decode weighs nothing in the loss and scores 0.
+
+        Where the sampler chooses among candidates, these are scored in evaluation mode: no running statistics move, and
+        what trains is one batch alone.
 
         Args:
             loaded: what ``load`` made of the batch, if it was called before.
@@ -163,7 +191,6 @@ class Trainer:
             FloatingPointError: if the loss is not finite; the weights are then those before the step.
         """
         training = self.config.training
-        self.model.train()
         images, objects, unreadable = loaded or self.load(batch)
         if self._copies is not None:
             present = torch.cuda.current_stream(self.device)
@@ -171,11 +198,19 @@ class Trainer:
             for tensor in (images, objects.boxes, objects.labels, objects.dont_care, objects.counts):
                 tensor.record_stream(present)
         if training.flip:
-            flip = torch.from_numpy(self.part.of(flips(training, batch.step))).to(self.device)
+            mirrored = flips(training, batch.step, self.config.sampler.candidates)
+            flip = torch.from_numpy(self.part.of(mirrored)).to(self.device)
             images = torch.where(flip[:, None, None, None], images.flip(-1), images)
             objects = objects.mirrored(flip, images.shape[-1])
-        weights = None
+        weights = chosen = measured = None
         shares = np.where(unreadable, 0.0, self.part.of(batch.draw.weights))
+        if self._selection is not None:
+            host_rows = self._score_candidates(images, objects)
+            chosen, factors = self._choose(batch, np.where(unreadable, 0.0, host_rows[0]))
+            place = torch.from_numpy(chosen).to(self.device)
+            images, objects = images[place].contiguous(memory_format=torch.channels_last), objects[place]
+            shares = shares[chosen] * factors
+        self.model.train()
         if (shares != 1).any():
             weights = torch.from_numpy(shares).to(self.device)
         with self._autocast():
@@ -185,22 +220,22 @@ class Trainer:
             total = total + loss.extra
         self.optimizer.zero_grad()
         total.backward()
-        scores = sample_scores(outcome, self.config.sampler, self.class_weights)
-        rows = torch.stack([scores, *example_losses(outcome), object_margins(outcome)])
-        if self._observes:
-            seen = observations(outcome, self._observes)  # [B, M + 2]
-            if self.part.ranks > 1:
-                seen = self._as_wide_as_the_others(seen)
-            rows = torch.cat([rows, seen.T])
+        rows = self._rows(outcome) if chosen is None or self._predictor is not None else None
         losses = torch.stack([total, loss.class_loss, loss.box_loss]).detach()
         if self.part.ranks > 1:
             sum_gradients(self.model.parameters())
         while_computing()
-        if self.part.ranks > 1:
+        if rows is None:
+            host_losses = losses.cpu().double().numpy()
+        elif self.part.ranks > 1:
             host_rows, host_losses, unreadable = gather_step(rows, losses, unreadable)
         else:
             values = torch.cat([rows.flatten(), losses]).cpu().double().numpy()
-            host_rows, host_losses = values[:-3].reshape(len(rows), -1), values[-3:]
+            of_trained, host_losses = values[:-3].reshape(len(rows), -1), values[-3:]
+            if chosen is None:
+                host_rows = of_trained
+            else:
+                host_rows, measured = _with_predicted(host_rows[0], chosen, of_trained)
         total_loss, class_loss, box_loss = host_losses.tolist()
         if not math.isfinite(total_loss):
             raise FloatingPointError(
@@ -209,6 +244,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(training, batch.step)
         self.optimizer.step()
+        if self._predictor is not None and rows is not None:
+            self._predictor.fit(images, rows[0])
         if self._average is not None:
             self._average.update_parameters(self.model)
         return StepResult(
@@ -219,7 +256,46 @@ class Trainer:
             losses={"train/loss": total_loss, "train/class_loss": class_loss, "train/box_loss": box_loss},
             unreadable=unreadable,
             observed=np.where(unreadable[:, None], np.nan, host_rows[4:].T) if self._observes else None,
+            chosen=chosen,
+            measured=measured,
         )
+
+    def _rows(self, outcome: Outcome) -> Tensor:
+        """[R, B], what the host wants to know of each example: the fields of StepResult, one after the other."""
+        scores = sample_scores(outcome, self.config.sampler, self.class_weights)
+        rows = torch.stack([scores, *example_losses(outcome), object_margins(outcome)])
+        if self._observes:
+            seen = observations(outcome, self._observes)  # [B, M + 2]
+            if self.part.ranks > 1:
+                seen = self._as_wide_as_the_others(seen)
+            rows = torch.cat([rows, seen.T])
+        return rows
+
+    @torch.no_grad()
+    def _score_candidates(self, images: Tensor, objects: Objects) -> NDArray[np.float64]:
+        """``_rows`` of one forward pass in evaluation mode, on the host; of a predictor the scores alone, [1, B]."""
+        if self._predictor is not None:
+            return self._predictor.predict(images).unsqueeze(0).cpu().double().numpy()
+        self.model.eval()
+        with self._autocast():
+            _, outcome = self.model.loss(images, objects)
+        return self._rows(outcome).cpu().double().numpy()
+
+    def _choose(self, batch: Batch, scores: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Places among the candidates [b] and weights [b] of those that train.
+
+        Less a hold-out model's score, as in the table; a score of 0, of which nothing can be learnt, stays the lowest.
+        """
+        assert self._selection is not None
+        if not np.isfinite(scores).all():
+            raise FloatingPointError(
+                f"a score is {scores[~np.isfinite(scores)][0]} at step {batch.step}, examples "
+                f"{batch.draw.indices.tolist()}"
+            )
+        if self._offset is not None:
+            scores = np.where(scores > 0, scores - self._offset[batch.draw.indices], -np.inf)
+        rng = np.random.default_rng([self.config.training.seed, SELECTION_STREAM, batch.step])
+        return self._selection(scores, len(scores) // self.config.sampler.candidates, rng)
 
     def _as_wide_as_the_others(self, seen: Tensor) -> Tensor:
         """[b, M + 2] with NaN for the objects that other ranks' parts have more of; the last two columns stay last."""
@@ -230,7 +306,7 @@ class Trainer:
         """How many crops of this process's part fit where they were too many, by trying half, a quarter …; 0 if not
         even one does.
         """
-        size = len(batch.crops.indices) // 2
+        size = len(batch.crops.indices) // self.config.sampler.candidates // 2
         while size:
             try:
                 with contextlib.suppress(FloatingPointError):  # that is no question of memory
@@ -241,14 +317,14 @@ class Trainer:
         return 0
 
     def _try(self, batch: Batch, size: int) -> None:
-        """Two steps of another trainer, alone and not compiled, on the first ``size`` crops: the first one takes the
-        optimizer's own memory, so the second has what every later one has; the batch that comes next is there too, and
-        what compiling takes where the run is compiled."""
-        draw = batch.draw
+        """Two steps of another trainer, alone and not compiled, in batches of ``size`` of these crops: the first takes
+        the optimizer's own memory, so the second has what every later one has; the batch that comes next is there too,
+        and what compiling takes where the run is compiled."""
+        draw, drawn = batch.draw, size * self.config.sampler.candidates
         indices, probabilities, weights = (
-            self.part.of(values)[:size] for values in (draw.indices, draw.probabilities, draw.weights)
+            self.part.of(values)[:drawn] for values in (draw.indices, draw.probabilities, draw.weights)
         )
-        crops = batch.crops.without(np.arange(len(batch.crops.indices)) >= size)
+        crops = batch.crops.without(np.arange(len(batch.crops.indices)) >= drawn)
         batch = Batch(batch.step, Draw(indices, probabilities, weights, draw.step, draw.version), crops)
         room = 0  # torch.compile overwrites as much memory as there is L2 cache while it times kernels
         if self.compiled and self.device.type == "cuda":
@@ -264,9 +340,10 @@ class Trainer:
         del held
 
     def state_dict(self) -> dict[str, Any]:
-        """Network, optimizer and averaged weights."""
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return state if self._average is None else {**state, "average": self._average.state_dict()}
+        """Network, optimizer, and averaged weights and predictor where there are such."""
+        parts = {"model": self.model, "optimizer": self.optimizer, "average": self._average,
+                 "predictor": self._predictor}  # fmt: skip
+        return {name: part.state_dict() for name, part in parts.items() if part is not None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where ``state_dict`` was taken."""
@@ -274,6 +351,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
+        if self._predictor is not None:
+            self._predictor.load_state_dict(state["predictor"])
 
     @torch.inference_mode()
     def score(self, crops: Crops) -> NDArray[np.float64]:

@@ -64,6 +64,42 @@ def test_classes_are_matched_by_name(read):
     assert read(good(), val).frames("val")[1].objects().labels.tolist() == [2]
 
 
+def with_fields(*fields):
+    """The images of ``good``, each with these fields more."""
+    content = good()
+    for image, more in zip(content["images"], fields, strict=True):
+        image.update(more)
+    return content
+
+
+@pytest.mark.parametrize(
+    ("fields", "sequences"),
+    [
+        ([{}, {}], ["", ""]),
+        ([{"video_id": 4}, {"video_id": "x"}], ["x", "4"]),  # in the order of image ids
+        ([{"video_id": 4, "sequence": "a"}, {"video_id": 5, "sequence": "b"}], ["b", "a"]),
+        ([{"video_id": 4, "sequence": "a"}, {"video_id": 5}], ["5", "4"]),
+        ([{"video_id": 4}, {"video_id": None}], ["", ""]),
+    ],
+)
+def test_the_field_that_every_image_has_names_its_sequence(read, fields, sequences):
+    both = with_fields(*fields)
+    reader = read(both, both)
+    assert [frame.sequence for frame in reader.frames("train")] == sequences
+    assert ("note: 2 sequences, by the images'" in "".join(reader.notes)) == all(sequences)
+    assert "sequence_field" not in reader.settings
+    assert [frame.sequence for frame in read(both, good()).frames("train")] == ["", ""]  # val has no field
+
+
+def test_a_field_that_is_named_must_be_on_every_image(read, tmp_path):
+    read(with_fields({"clip": "a"}, {"clip": ["b"]}))
+    files = (tmp_path / "images", tmp_path / "train.json")
+    with pytest.raises(InputError, match=r"image 3 has clip \['b'\], which is to name its sequence. Make it text or a"):
+        CocoReader(files, sequence_field="clip")
+    read(with_fields({"clip": "a"}, {"clip": "b"}))
+    assert CocoReader(files, sequence_field="clip").settings["sequence_field"] == "clip"
+
+
 def test_a_class_that_only_val_has_objects_of(read):
     """As in a thin part of a large set: the class stays, and its AP is that of a detector that never saw it."""
     train, val = good(), good()

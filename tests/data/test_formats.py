@@ -1,7 +1,9 @@
 """The formats that have a label file per image: the same set gives the same store, and each fault has its sentence."""
 
+import json
 import shutil
 
+import numpy as np
 import pytest
 
 from isod.cli.main import main
@@ -12,6 +14,7 @@ from isod.data.readers.voc import VocReader
 from isod.data.readers.yolo import YoloReader
 from isod.data.store.split import CropStore
 from isod.errors import InputError
+from isod.training.examples import labels_of
 from tests.data import written_formats as written
 from tests.data.written_formats import HEIGHT, WIDTH, Item
 
@@ -418,6 +421,42 @@ def test_a_part_is_cut_by_the_command(tmp_path, capsys, monkeypatch):
     assert f"note: validation part: {5 * len(drives[1])} of 30 frames, chosen by sequence" in capsys.readouterr().out
 
 
+def coco_clips(folder, *, field="clip"):
+    """Twelve images of four clips, which their names do not show."""
+    categories = [{"id": 1, "name": "a"}]
+    images = [{"id": i, "file_name": f"{i:02d}.jpg", "width": 64, "height": 32, field: f"c{i % 4}"} for i in range(12)]
+    annotations = [{"id": i, "image_id": i, "category_id": 1, "bbox": [8, 8, 8, 8]} for i in range(12)]
+    for image in images:
+        written.write_image(folder / image["file_name"])
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "all.json").write_text(json.dumps(content))
+    return str(folder), str(folder / "all.json")
+
+
+def test_a_store_keeps_the_sequences_that_a_coco_json_names(tmp_path, capsys, monkeypatch):
+    """The cut by sequence, and the prior "segments", use them: of three images each, in two tiles."""
+    monkeypatch.setattr("isod.data.prepare.job.in_processes", map)
+    words = ["--val-share", "0.3", "--val-by", "sequence", "--sequence-field", "clip", "--tiles", "2", "1"]
+    files = coco_clips(tmp_path)
+    assert main(["prepare", "coco", "--train", *files, *words, str(tmp_path / "store")]) == 0
+    assert "note: 4 sequences, by the images' 'clip'" in capsys.readouterr().out
+    store = CropStore.open(str(tmp_path / "store"))
+    clips = {}
+    for name in ("train", "val"):
+        split = store.split(name)
+        frames = split.annotations().frame_ids
+        assert split.sequences() == [f"c{int(frame[:2]) % 4}" for frame in frames]
+        clips[name] = set(split.sequences())
+    assert clips["train"] | clips["val"] == {"c0", "c1", "c2", "c3"}
+    assert not clips["train"] & clips["val"]
+    train = store.split("train")
+    labels = labels_of(train, train.readable)
+    assert np.bincount(labels.segments).tolist() == [6] * len(clips["train"])
+    (tmp_path / "store" / "sequences.json").write_text('{"train": ["a"], "val": []}')
+    with pytest.raises(InputError, match=r"sequences.json is damaged \(ValueError: it does not have a text for each"):
+        train.sequences()
+
+
 def test_a_test_split_is_said_to_be_left_out(yolo):
     with (yolo / "data.yaml").open("a") as file:
         file.write("test: images/none\n")
@@ -430,9 +469,7 @@ def test_a_part_that_cannot_be_cut(tmp_path, yolo):
     with pytest.raises(InputError, match="--val-share is for a dataset without a validation split"):
         ValidationPartReader(YoloReader(yolo), 0.2)
     reader = one_split(tmp_path / "other", ["0001", "0002", "0003"])
-    with pytest.raises(
-        InputError, match="--val-by sequence needs at least two sequences, and the names of the 3 frame"
-    ):
+    with pytest.raises(InputError, match="--val-by sequence needs at least two sequences, and the 3 frames show"):
         ValidationPartReader(reader, 0.2, "sequence")
     with pytest.raises(InputError, match=r"--val-share must be in \(0, 1\), got 1.5"):
         ValidationPartReader(reader, 1.5)

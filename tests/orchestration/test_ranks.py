@@ -110,6 +110,12 @@ def test_a_batch_that_has_no_equal_parts_is_refused_with_the_arithmetic(tiny_sto
         run_sweep(sweep)
 
 
+def test_a_sampler_that_chooses_among_candidates_is_refused(tiny_store, tmp_path):
+    sweep = replace(sweep_of(tiny_store, tmp_path), samplers=[SAMPLERS["online-top"]])
+    with pytest.raises(InputError, match=r"'online-top' chooses among .*: workers_per_trial must be 1, got 2"):
+        run_sweep(sweep)
+
+
 def test_ray_train_reserves_all_that_a_trial_needs_at_once():
     """A rank's decode workers live on what the rank reserves; Tune adds no CPU that could be missing for it."""
     assert rank_resources(TWO_RANKS) == {"CPU": 1.0}

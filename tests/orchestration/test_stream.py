@@ -15,15 +15,16 @@ from isod.objects import Objects
 from isod.orchestration.stream import RayStream, pack, unpack
 from isod.orchestration.table_actor import Assignment, TableActor
 from isod.sampling.table import Draw
-from isod.training.examples import TrainingExamples
+from isod.training.examples import TrainingExamples, labels_of
 from isod.training.stream import WHOLE_BATCH, local_stream
 from tests.training.tiny_run import tiny_run
 
 STEPS = 20  # of 8 of 64 crops: 8 steps of the sequential first epoch, then 12 by the scores
 
 
-def config_with(lag):
-    return tiny_run("UIS", lag=lag, iterations=STEPS)
+def config_with(lag, sampler="UIS"):
+    config = tiny_run(sampler, lag=lag, iterations=STEPS)
+    return replace(config, sampler=replace(config.sampler, window=3))  # a prior that follows the training changes often
 
 
 def scores_of(step, indices):
@@ -31,9 +32,16 @@ def scores_of(step, indices):
     return (indices % 7 + 0.1) ** 2 / (step + 1)
 
 
-def examples_of(store):
+def seen_of(step, indices):
+    """Made up likewise: what a step saw of its examples' objects, of which most have two or fewer."""
+    return np.random.default_rng(step).random((len(indices), 7)) / (step + 1)
+
+
+def examples_of(store, prior=None):
     split = CropStore.open(store).split("train")
-    return TrainingExamples(len(split), split.readable)
+    return TrainingExamples(
+        len(split), split.readable, labels=None if prior is None else labels_of(split, split.readable)
+    )
 
 
 @pytest.fixture
@@ -43,7 +51,7 @@ def ray_stream(ray_local, tiny_store):
 
     def make(config, workers=1):
         stream = RayStream(workers=workers, cpus_per_worker=0.25)
-        stream.begin(tiny_store, config, examples_of(tiny_store))
+        stream.begin(tiny_store, config, examples_of(tiny_store, config.sampler.prior))
         made.append(stream)
         return stream
 
@@ -57,7 +65,8 @@ def train_on(stream, stop=STEPS):
     batches = []
     for batch in stream.batches(0, stop):
         batches.append(batch)
-        stream.send_scores(batch.step, batch.draw.indices, scores_of(batch.step, batch.draw.indices))
+        indices = batch.draw.indices
+        stream.send_scores(batch.step, indices, scores_of(batch.step, indices), seen_of(batch.step, indices))
     return batches, stream.statistics(stop - 1), stream.summary(stop - 1)
 
 
@@ -78,13 +87,21 @@ def assert_same(first, second):
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
-    ("workers", "lag"),
-    [(2, 0), (2, 4), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((1, 0), (1, 1), (1, 4), (2, 1)))],
+    ("workers", "lag", "sampler"),
+    [
+        (2, 0, "UIS"),
+        (2, 4, "UIS"),
+        *(pytest.param(*pair, "UIS", marks=pytest.mark.slow) for pair in ((1, 0), (1, 1), (1, 4), (2, 1))),
+        (2, 2, "CAP"),
+        *(pytest.param(*rest, marks=pytest.mark.slow) for rest in ((1, 2, "CAP"), (1, 2, "RFS"), (2, 2, "RFS"))),
+        pytest.param(2, 1, "online-top", marks=pytest.mark.slow),  # draws of 32
+    ],
 )
-def test_exactly_what_the_local_stream_gives(ray_stream, tiny_store, workers, lag):
-    config = config_with(lag)
+def test_exactly_what_the_local_stream_gives(ray_stream, tiny_store, workers, lag, sampler):
+    config = config_with(lag, sampler)
     split = CropStore.open(tiny_store).split("train")
-    expected, statistics, summary = train_on(local_stream(config, split, examples_of(tiny_store), workers=1))
+    examples = examples_of(tiny_store, config.sampler.prior)
+    expected, statistics, summary = train_on(local_stream(config, split, examples, workers=1))
     got, ray_statistics, ray_summary = train_on(ray_stream(config, workers))
     assert [batch.step for batch in got] == list(range(STEPS))
     for one, other in zip(got, expected, strict=True):
@@ -92,6 +109,12 @@ def test_exactly_what_the_local_stream_gives(ray_stream, tiny_store, workers, la
     assert ray_summary == summary
     for name, values in statistics.items():
         np.testing.assert_array_equal(ray_statistics[name], values)
+    if config.sampler.prior is not None:  # it had its say at once: no permutation of the examples
+        assert len(np.unique(np.concatenate([batch.draw.indices for batch in got[:8]]))) < 64
+        return
+    if config.sampler.strategy == "sequential":
+        assert statistics["draw_count"].tolist() == [STEPS * 32 // 64] * 64
+        return
     # the scores had their say: examples of the highest were drawn more often after the first epoch
     later = np.concatenate([batch.draw.indices for batch in got[8 + lag + 1 :]])
     assert (later % 7 == 6).mean() > 2 * (later % 7 == 1).mean()

@@ -86,7 +86,8 @@ def samplers_to_resume():
             yield next(sampler for sampler in SAMPLERS.values() if sampler.history == history)
     for name in ("CAP", "progress"):
         yield replace(SAMPLERS[name], window=3)
-    yield SAMPLERS["class-max"]
+    for name in ("class-max", "online-proportional", "online-percentile", "online-RHO", "online-predicted"):
+        yield SAMPLERS[name]
     outside = "tests.sampling.outside"
     yield SamplerConfig(name="outside", heuristic=f"{outside}:squared_loss", strategy=f"{outside}:Highest")
 
@@ -266,26 +267,33 @@ def test_only_a_gpu_with_a_lag_fetches_early():
     assert not loop.fetches_early(CPU, 4)
 
 
+THESIS = ["detector.width=0.125"]
+
+
 @pytest.mark.parametrize(
-    "detector",
+    ("sampler", "detector"),
     [
-        ["detector.width=0.125"],
-        pytest.param(["detector.name=fcos", "detector.pyramid_channels=64"], marks=pytest.mark.slow, id="fcos"),
+        ("UIS", THESIS),
+        pytest.param("RFS", THESIS, marks=pytest.mark.slow),
+        pytest.param("CAP", [*THESIS, "sampler.window=4"], marks=pytest.mark.slow),
+        pytest.param("UIS", ["detector.name=fcos", "detector.pyramid_channels=64"], marks=pytest.mark.slow, id="fcos"),
         pytest.param(
+            "UIS",
             ["detector.name=faster_rcnn", "detector.pyramid_channels=32", "detector.proposals=16"],
             marks=pytest.mark.slow,
             id="faster_rcnn",
         ),
         pytest.param(
+            "UIS",
             ["detector.name=detr", "detector.pyramid_channels=32", "resources.checkpoint_share=1"],
             marks=pytest.mark.slow,
             id="detr",
         ),
     ],
 )
-def test_a_killed_process_goes_on_as_if_nothing_had_been(tiny_store, tmp_path, detector):
+def test_a_killed_process_goes_on_as_if_nothing_had_been(tiny_store, tmp_path, sampler, detector):
     """kill -9 of `isod train` with steps behind its last checkpoint."""
-    command = [sys.executable, "-m", "isod", "train", tiny_store, "--sampler", "UIS", "--preset", "demo",
+    command = [sys.executable, "-m", "isod", "train", tiny_store, "--sampler", sampler, "--preset", "demo",
                "--batch-size", "8", "--iterations", "60", "--validate-every", "6", "--set", *detector]  # fmt: skip
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True, timeout=300)

@@ -32,9 +32,10 @@ from isod.data.prepare.region import FAR
 from isod.data.prepare.report import PrepareReport
 from isod.data.prepare.settings import PrepareSettings
 from isod.data.readers.base import Reader
+from isod.data.readers.validation_part import named_sequences
 from isod.data.readers.zod import ZodReader
 from isod.data.store.address import filesystem, read_text, write_text
-from isod.data.store.meta import FAULTS_FILE, META_FILE, StoreMeta, sum_remarks
+from isod.data.store.meta import FAULTS_FILE, META_FILE, SEQUENCES_FILE, StoreMeta, sum_remarks
 from isod.data.store.split import CropStore
 from isod.data.store.writer import commit, disk_full_is_bad_input
 from isod.errors import InputError, one_line
@@ -102,6 +103,9 @@ def prepare(
         }
         if in_crops:
             write_text(uri, FAULTS_FILE, faults_to_json(in_crops))
+        named = {split: named_sequences(frames[split]) for split in SPLITS}
+        if all(named.values()):
+            write_text(uri, SEQUENCES_FILE, json.dumps(named, ensure_ascii=False))
         write_text(uri, META_FILE, meta.to_json())
         files, path = filesystem(uri)
         files.delete_dir(f"{path}/{JOURNAL}")

@@ -63,6 +63,10 @@ READERS: dict[str, DatasetFormat] = {
         arguments={
             "--train": {**SPLIT_FILES, "required": True, "help": "image folder and json of the training split"},
             "--val": {**SPLIT_FILES, "help": "image folder and json of the validation split"},
+            "--sequence-field": {
+                "metavar": "NAME",
+                "help": "key of an image that names its sequence (default: sequence or video_id, where all have it)",
+            },
             "--follow-links": LINKS,
         },
         lenient=True,

@@ -50,7 +50,10 @@ def _can_be_listed(folder: str) -> bool:
 
 
 class FrameRef(Protocol):
-    """One frame, of which no file has been read yet. Small and picklable, as worker processes receive it."""
+    """One frame, of which no file has been read yet. Small and picklable, as worker processes receive it.
+
+    It may have one attribute more, ``sequence``, a text that names the sequence which the frame is part of.
+    """
 
     @property
     def frame_id(self) -> str:

@@ -35,6 +35,7 @@ WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")  # text that is a whole number
 NO_NUMBER = re.compile(r'"(?:[^"\\]|\\.)*"|(-?Infinity|NaN)')  # a string, or a word that JSON does not have
 MAX_OUTLINE = 2**20  # numbers of a polygon or a run-length code
 MISFIT = 0.5  # IoU with its polygons below which a box does not fit them
+SEQUENCE_FIELDS = ("sequence", "video_id")  # of an image, taken as its sequence where every image has it
 TRIED = 20  # images of a json that are looked for in these folders: some may be missing
 FOUND = 1000  # folders and files that are looked through for a dataset
 EXPORT_AGAIN = "Export the annotations in COCO's format again."
@@ -74,6 +75,7 @@ class CocoReader:
         *,
         follow_links: bool = False,
         lenient: bool = False,
+        sequence_field: str | None = None,
     ) -> None:
         """Read and check the jsons; no image is opened, except where the json lacks its size.
 
@@ -85,9 +87,11 @@ class CocoReader:
             follow_links: whether links may lead out of the folder of images.
             lenient: whether an image that is not there is looked for under a name with slashes for backslashes, with
                 its percent signs decoded, in another form of Unicode, or with another ending, in that order.
+            sequence_field: key of an image that names the sequence it is part of, text or a whole number; by default
+                the first of SEQUENCE_FIELDS that every image has.
         Raises:
             InputError: a json is wrong, with the file, the entry and the rule; val has a class that train lacks; no
-                image file exists.
+                image file exists; an image lacks the ``sequence_field``.
         """
         self._paths = {"train": train} | ({} if val is None else {"val": val})
         files = {
@@ -106,14 +110,21 @@ class CocoReader:
                     f"{files['val'].path} has the class {name!r}, which {files['train'].path} lacks, so that no "
                     "detector can learn it. Add it to the training json or remove it from this one."
                 )
-        self._lenient = lenient
-        self._frames = {split: file.frames(labels) for split, file in files.items()}
+        self._lenient, self._sequence_field = lenient, sequence_field
+        field = sequence_field or next(
+            (name for name in SEQUENCE_FIELDS if all(file.names_sequences(name) for file in files.values())), None
+        )
+        self._frames = {split: file.frames(labels, field) for split, file in files.items()}
         self.notes = [note for file in files.values() for note in file.notes()]
+        if field is not None:
+            number = len({frame.sequence for frames in self._frames.values() for frame in frames})
+            self.notes.append(f"note: {number} sequences, by the images' {field!r}")
 
     @property
     def settings(self) -> dict[str, object]:
-        """Absolute paths of both splits, and the SHA-256 of their jsons."""
-        return {
+        """Absolute paths of both splits, the SHA-256 of their jsons, and the field of sequences that was named."""
+        named = {} if self._sequence_field is None else {"sequence_field": self._sequence_field}
+        return named | {
             split: {
                 "images": str(Path(images).resolve()),
                 "json": str(Path(path).resolve()),
@@ -224,11 +235,16 @@ class CocoFile:
             names[key] = name
         return names
 
-    def frames(self, labels: dict[str, int]) -> list[CocoFrameRef]:
+    def names_sequences(self, field: str) -> bool:
+        """Whether every image has such a field that can name a sequence."""
+        return all(_is_id(entry.get(field)) for entry in self._images.values())
+
+    def frames(self, labels: dict[str, int], sequence_field: str | None = None) -> list[CocoFrameRef]:
         """Return every image with its objects, in the order of image ids.
 
         Args:
             labels: class name → label 1…C, of every category that has an object.
+            sequence_field: of an image, names its sequence; None for none.
         """
         paths = self._paths(self._images)
         refs = []
@@ -247,6 +263,7 @@ class CocoFile:
                     size=size,
                     told=size is not None,
                     image_id=image_id,
+                    sequence=self._sequence(image_id, sequence_field),
                 )
             )
         first = [found[0] for what in (LEFT_OUT, CLIPPED) if (found := self._done.get(what))]
@@ -255,6 +272,15 @@ class CocoFile:
             self._fail(f"{outside} of {len(self.content['annotations'])} boxes do not lie inside their image: one is "
                        f"that of {first[0]}", "Write each bbox as [x, y, width, height] in pixels.")  # fmt: skip
         return refs
+
+    def _sequence(self, image_id: int | str, field: str | None) -> str:
+        if field is None:
+            return ""
+        name = self._images[image_id].get(field)
+        if not _is_id(name):
+            self._fail(f"image {image_id} has {field} {SHOWN.repr(name)}, which is to name its sequence",
+                       "Make it text or a whole number, or name another --sequence-field.")  # fmt: skip
+        return str(name)
 
     def _read_annotations(self) -> dict[int | str, list[_Object]]:
         """Return image id → its objects."""

@@ -54,6 +54,7 @@ class LabelledFrame:
     size: tuple[int, int] | None = None  # (height, width), pixels, where the labels say it
     in_shares: bool = False
     told: bool = False  # whether the reader's notes tell what is done with the boxes
+    sequence: str = ""  # name of the sequence that the image is part of; "" if the labels do not say
 
     def objects(self) -> Annotation:
         """Return the objects. Reads the image's header where the labels do not say its size."""

@@ -28,8 +28,7 @@ class ValidationPartReader:
 
         Args:
             share: of the frames, in (0, 1).
-            by: "frame" cuts frame by frame. "sequence" keeps neighbouring frames together: those of one folder where
-                the frames are in several, else those whose names differ in their last number alone.
+            by: "frame" cuts frame by frame. "sequence" keeps those of a sequence together, see ``sequences``.
         Raises:
             InputError: the share is not in (0, 1), the dataset has a validation split or too few frames or sequences.
         """
@@ -43,11 +42,11 @@ class ValidationPartReader:
         self.class_names, self.source, self.demo = reader.class_names, reader.source, reader.demo
         frames = reader.frames("train")
         ids = [frame.frame_id for frame in frames]
-        groups = ids if by == "frame" else sequences(ids)
+        groups = ids if by == "frame" else sequences(ids, named_sequences(frames))
         in_val = _chosen(groups, share)
         if not in_val:
             raise InputError(
-                f"--val-by {by} needs at least two {by}s, and the names of the {len(ids)} frames show "
+                f"--val-by {by} needs at least two {by}s, and the {len(ids)} frames show "
                 f"{len(set(groups))}, such as {groups[0]!r:.100}: cut by frame, or make the splits yourself"
                 if groups
                 else "split 'train' of the dataset has no frames"
@@ -85,8 +84,21 @@ class ValidationPartReader:
         return [replace(fault, index=moved[fault.index]) for fault in faults if fault.index in moved]
 
 
-def sequences(frame_ids: Sequence[str]) -> list[str]:
-    """Return the sequence of each frame, by its folder or by its name without the last number."""
+def named_sequences(frames: Sequence[FrameRef]) -> list[str]:
+    """Return the sequence that the dataset itself gives each frame; none at all unless it gives all of them one."""
+    named = [getattr(frame, "sequence", "") for frame in frames]
+    return named if all(named) else []
+
+
+def sequences(frame_ids: Sequence[str], named: Sequence[str] = ()) -> list[str]:
+    """Return the sequence of each frame: as the dataset names it, else its folder where the frames are in several, else
+    its name without the last number.
+
+    Args:
+        named: of each frame, as ``named_sequences`` returns it.
+    """
+    if named:
+        return list(named)
     folders = [os.path.dirname(frame_id) for frame_id in frame_ids]
     if len(set(folders)) > 1:
         return folders

@@ -18,6 +18,7 @@ FORMAT = "isod crop store"
 FORMAT_VERSION = 1
 META_FILE = "store.json"
 FAULTS_FILE = "faults.json"
+SEQUENCES_FILE = "sequences.json"
 CHECKSUMS_KEY = "seals"  # in store.json, which had them under that name first
 MAX_ROWS = 2**30  # of a split; what store.json may claim before anything of that size is allocated
 SCHEMA = pa.schema(

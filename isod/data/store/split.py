@@ -6,6 +6,7 @@ Layout::
     STORE/train.lance   one row per frame, in the reader's order; row number = index for life
     STORE/val.lance
     STORE/faults.json   annotations known to be wrong; only where the dataset knows them (demo data)
+    STORE/sequences.json  of each split, the sequence of each frame; only where the dataset names them
 
 A frame that could not be read keeps its row, with no image and the reason in ``error``. Where frames were cut into T
 tiles there are T rows per frame, one after the other with the same frame_id, tiles row by row from the top left: index
@@ -28,6 +29,7 @@ import pyarrow.fs
 from isod.data.faults import Fault
 from isod.data.store.checksums import verify_checksums
 from isod.errors import InputError, one_line
+from isod.files import parse_json
 from isod.objects import Objects
 from isod.vocabulary import SPLITS, Split
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 from isod.data.faults import faults_from_json
 from isod.data.store.address import filesystem, read_text
 from isod.data.store.crops import Annotations, Crops, decode_all, flat_objects, padded_files
-from isod.data.store.meta import FAULTS_FILE, META_FILE, SCHEMA, StoreMeta
+from isod.data.store.meta import FAULTS_FILE, META_FILE, SCHEMA, SEQUENCES_FILE, StoreMeta
 
 
 class CropStore:
@@ -173,6 +175,26 @@ class CropSplit:
                 "prepare the store again"
             ) from None
         return faults
+
+    def sequences(self) -> list[str] | None:
+        """N names, of the sequence that each row is part of; None where the dataset names none.
+
+        Raises InputError if the list is damaged.
+        """
+        text = read_text(self.uri, SEQUENCES_FILE)
+        if text is None:
+            return None
+        columns, rows = self.meta.tiles
+        try:
+            named = parse_json(text)[self.name]
+            if len(named) * columns * rows != len(self) or not all(isinstance(name, str) for name in named):
+                raise ValueError("it does not have a text for each frame")
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{self.uri}/{SEQUENCES_FILE} is damaged ({type(error).__name__}: {one_line(error)}): "
+                "prepare the store again"
+            ) from None
+        return [name for name in named for _ in range(columns * rows)]
 
     def wrong_examples(self) -> np.ndarray | None:
         """[N] bool: whether a row has an annotation known to be wrong; None where the store does not know."""

@@ -64,7 +64,7 @@ LOOKS: dict[str, Look] = {
     "UIS-IR": Look("#004a80", DOTS, "v", filled=True),
 }
 _COLORS = ("#009e73", "#cc79a7", "#8c6d1f", "#7b61c4", "#4d9221", "#c51b7d", "#35978f")
-_VARIANTS = ((LONG, "s"), (DASH_DOT, "P"), (DOTS, "X"), (SOLID, "h"), (DASH_DOT_DOT, "*"))
+_VARIANTS = ((LONG, "s"), (DASH_DOT, "P"), (DOTS, "X"), (SOLID, "h"), (DASH_DOT_DOT, "*"), (LONG, "d"))
 OTHERS = tuple(Look(color, dash, marker) for (dash, marker), color in product(_VARIANTS, _COLORS))
 LOOKS |= zip([name for name in SAMPLERS if name not in LOOKS], OTHERS, strict=False)
 

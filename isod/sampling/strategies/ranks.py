@@ -100,3 +100,17 @@ class SelfPaced(ExponentialRank):
     def parameter(self) -> float:
         grown = self.examples.progress(self.horizon) if self.horizon else 0.0
         return max(1.0, (self.share + (1 - self.share) * grown) * self.examples.eligible)
+
+
+class Excluded(SelfPaced):
+    """Uniform over all examples; from the share ``horizon`` of the run's draws on, over all but the highest scores.
+
+    A ``share`` of the examples is left out. These are scored no more, so that the choice is for good, but for one that
+    is drawn and comes to score higher, which then changes places with the lowest of them. With the mean of the margin
+    as the score it leaves out what Pleiss et al. 2020 find to be labelled wrong; they train a second time without.
+    """
+
+    @property
+    def parameter(self) -> float:
+        warming_up = self.horizon and self.examples.progress(self.horizon) < 1
+        return float(self.examples.eligible) if warming_up else max(1.0, (1 - self.share) * self.examples.eligible)

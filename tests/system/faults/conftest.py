@@ -102,13 +102,14 @@ def rows_of(out: Path, trial: str) -> int:
 
 
 @pytest.fixture
-def sweep(tiny_store, tmp_path):
-    """One UIS trial."""
+def sweep(request, tiny_store, tmp_path):
+    """One trial, of UIS or of the sampler that the test is parametrised with."""
+    sampler = SAMPLERS[getattr(request, "param", "UIS")]
     return Sweep(
         name="faults",
         store=tiny_store,
         preset=Preset(detector=DETECTOR, training=TRAINING, resources=RESOURCES, seeds=1),
-        samplers=[SAMPLERS["UIS"]],
+        samplers=[sampler],
         seeds=1,
         tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
         experiment="faults",

@@ -26,24 +26,32 @@ SAMPLERS = ["baseline", "UIS"]
 
 @pytest.mark.timeout(540)
 @pytest.mark.parametrize(
-    "kills",
-    [[(TABLE, 2)], pytest.param([(TRIAL, 2), (TABLE, 6), (WORKER, 10)], marks=pytest.mark.slow)],  # title, validations
-    ids=["table", "all"],
+    ("sweep", "kills"),  # sampler; title, validations
+    [
+        ("UIS", [(TABLE, 2)]),
+        pytest.param("UIS", [(TRIAL, 2), (TABLE, 6), (WORKER, 10)], marks=pytest.mark.slow),
+        pytest.param("RFS", [(TABLE, 2)], marks=pytest.mark.slow),
+        pytest.param("CAP", [(TRIAL, 2), (TABLE, 6)], marks=pytest.mark.slow),  # its first window closes at 100 of 120
+    ],
+    ids=["table", "all", "RFS", "CAP"],
+    indirect=["sweep"],
 )
 def test_a_trial_outlives_its_process_its_table_and_its_decode_worker(ray_local, sweep, undisturbed, capsys, kills):
     """Killed with -9 in one run, each at a later validation; what MLflow has is the undisturbed run. The table's end is
     the trial's too, whose process then starts anew."""
-    expected = undisturbed("UIS")
+    (sampler,) = (item.name for item in sweep.samplers)
+    trial = f"{sampler}-seed0"
+    expected = undisturbed(sampler)
     killed = []
 
     def kill_one_after_the_other():
         for title, rows in kills:
-            until(lambda rows=rows: rows_of(sweep.out, "UIS-seed0") >= rows)
+            until(lambda rows=rows: rows_of(sweep.out, trial) >= rows)
             (process, *_) = processes(title)
             process.kill()
             killed.append(title)
-            seen = rows_of(sweep.out, "UIS-seed0")
-            until(lambda seen=seen: rows_of(sweep.out, "UIS-seed0") != seen)  # it goes on
+            seen = rows_of(sweep.out, trial)
+            until(lambda seen=seen: rows_of(sweep.out, trial) != seen)  # it goes on
 
     join = in_background(kill_one_after_the_other)
     result = run_sweep(sweep)
@@ -51,9 +59,9 @@ def test_a_trial_outlives_its_process_its_table_and_its_decode_worker(ray_local,
     assert killed == [title for title, _ in kills]
     assert (result.failed, result.unfinished, result.undelivered) == ({}, 0, "")
     said = capsys.readouterr().out
-    assert said.count("UIS-seed0 was lost") == len(kills)
+    assert said.count(f"{trial} was lost") == len(kills)
     assert said.count("resuming after iteration") == len(kills)
-    assert_recorded(sweep.tracking_uri, "faults", {"UIS": expected})
+    assert_recorded(sweep.tracking_uri, "faults", {sampler: expected})
 
 
 def assert_complete(store, out, undisturbed):

@@ -55,8 +55,8 @@ def coco(folder: Path) -> Target:
     (images / "loop").symlink_to("loop")
     good = {
         "images": [
-            {"id": 7, "file_name": "b.jpg", "width": 24, "height": 16},
-            {"id": 3, "file_name": "sub/a.jpg", "width": 24, "height": 16},
+            {"id": 7, "file_name": "b.jpg", "width": 24, "height": 16, "video_id": 1},
+            {"id": 3, "file_name": "sub/a.jpg", "width": 24, "height": 16, "video_id": "x"},
         ],
         "annotations": [
             {"id": 1, "image_id": 7, "category_id": 20, "bbox": [1, 2, 3, 4], "iscrowd": 0},
@@ -72,6 +72,7 @@ def coco(folder: Path) -> Target:
         for split in ("train", "val"):
             for place, ref in enumerate(reader.frames(split)):
                 make_rows(ref, place, PrepareSettings())
+                ref.sequence.encode()
         json.dumps(reader.settings).encode()
         "".join(reader.class_names).encode()
 
@@ -259,6 +260,21 @@ def faults_json(folder: Path) -> Target:
     return Target([seed], read, mutate=damaged_json)
 
 
+def sequences_json(folder: Path) -> Target:
+    """sequences.json of a store."""
+    meta = _meta()
+    (folder / "store.json").write_text(meta.to_json())
+    seed = json.dumps({split: ["a", "b"] * (rows // 2) + ["c"] * (rows % 2) for split, rows in meta.rows.items()})
+
+    def read(data: bytes) -> None:
+        (folder / "sequences.json").write_bytes(data)
+        split = CropStore.open(folder).split("train")
+        assert len(split.sequences() or ()) == len(split)
+
+    read(seed.encode())
+    return Target([seed.encode()], read, mutate=damaged_json)
+
+
 def lance(folder: Path) -> Target:
     """The files of a store's Lance dataset, one of them damaged."""
     uri = str(folder / "store")
@@ -376,6 +392,7 @@ READERS: dict[str, Callable[[Path], Target]] = {
     "crop": crop,
     "store.json": store_json,
     "faults.json": faults_json,
+    "sequences.json": sequences_json,
     "lance": lance,
     "command": command,
 }
