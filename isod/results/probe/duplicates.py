@@ -6,12 +6,12 @@ It sees the scene, not a small object in it: two tiles of one empty road differ 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from isod.data.store.split import CropSplit
@@ -93,7 +93,7 @@ def near_identical(of: Fingerprints, among: Fingerprints | None = None) -> NDArr
     return found
 
 
-def group_count(sizes: Sequence[int]) -> float:
+def group_count(sizes: ArrayLike) -> float:
     """Return (Σn)²/Σn², how many equally large groups are as uneven as these; 0 for none."""
     counts = np.asarray(sizes, np.float64)
     return float(counts.sum() ** 2 / np.square(counts).sum()) if len(counts) else 0.0

@@ -150,8 +150,8 @@ def crop_lines(probe: Probe) -> list[str]:
     lines = [
         f"{probe.readable} training{lost} and {probe.val} validation crops of {width}×{height} pixels or less; "
         f"{share(probe.empty)} of the training crops have no object of known class.",
-        f"{found.frames} training frames in {found.count} sequences by their names, the longest of {found.longest}; "
-        f"as uneven as {found.effective:.0f} equally long ones.",
+        f"Sequences by the frames' names: {found.count} of {found.frames} training frames, the longest of "
+        f"{found.longest}; as uneven as {found.effective:.0f} equally long ones.",
         f"Near-duplicates: {copies.repeats} of {copies.compared} training crops have an earlier one that is nearly the "
         f"same picture; {copies.leaks} of {copies.val_compared} validation crops have one in training.",
     ]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from isod.data.readers.validation_part import sequences
 from isod.data.store.split import CropStore
 from isod.errors import InputError
 from isod.files import atomic_write
@@ -178,7 +176,7 @@ def probe_store(
         suspects=find_suspects(boxes, frame_ids, names),
         objects=len(boxes.labels),
         duplicates=duplicates,
-        sequences=count_sequences(frame_ids, store.meta.tiles[0] * store.meta.tiles[1]),
+        sequences=count_sequences(labels.segments, store.meta.tiles[0] * store.meta.tiles[1]),
         label_ceilings=ceilings,
         scores=scores,
         rows=rows,
@@ -200,11 +198,15 @@ def find_duplicates(train: Fingerprints, val: Fingerprints | None) -> Duplicates
     return Duplicates(len(train.indices), len(repeats), repeats, compared, len(leaks), leaks)
 
 
-def count_sequences(frame_ids: Sequence[str], tiles: int) -> Sequences:
-    """Return the sequences of frames, of ``tiles`` rows each, by folder or by name up to its last number."""
-    frames = frame_ids[::tiles]
-    sizes = list(Counter(sequences(frames)).values())
-    return Sequences(len(sizes), len(frames), max(sizes), group_count(sizes))
+def count_sequences(segments: NDArray[np.int64], tiles: int) -> Sequences:
+    """Return how many training frames each sequence has.
+
+    Args:
+        segments: [N], number of the sequence of each crop; see ``isod.training.examples.labels_of``.
+        tiles: crops of a frame.
+    """
+    sizes = np.unique(segments[::tiles], return_counts=True)[1]
+    return Sequences(len(sizes), int(sizes.sum()), int(sizes.max()), group_count(sizes))
 
 
 def write_json(probe: Probe, out: Path) -> None:
