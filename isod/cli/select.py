@@ -38,11 +38,11 @@ def add_select_parser(commands: Any) -> None:
     parser.add_argument("store", metavar="STORE", help="crop store made by `isod prepare`")
     parser.add_argument("--keep", type=float, required=True, metavar="SHARE", help="of the training crops, in (0, 1]")
     parser.add_argument("--by", required=True, metavar="WHAT",
-                        help=f"{RANDOM}; of --run: {' or '.join(COLUMNS)}; of --model: {K_CENTRE}, or a heuristic, whose "
-                             f"highest scores are kept: {', '.join(HEURISTICS)}")  # fmt: skip
+                        help=f"{RANDOM}; of --run: {' or '.join(COLUMNS)}; of --model: {K_CENTRE}, or the highest "
+                             f"scores by a heuristic: {', '.join(HEURISTICS)}")  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the keep-list")
     parser.add_argument("--run", dest="runs", nargs="+", default=(), metavar="RUN",
-                        help="folders of finished runs, or their ids or names in MLflow; their ranks are averaged")  # fmt: skip
+                        help="folders of finished runs, or their ids or names in MLflow")  # fmt: skip
     add_tracking_uri(parser, "the database in out/")
     parser.add_argument("--experiment", metavar="NAME",
                         help="of the runs in MLflow (default: MLFLOW_EXPERIMENT_NAME, else search all)")  # fmt: skip
