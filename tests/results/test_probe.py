@@ -115,8 +115,8 @@ def prints(thumbnails):
 def test_near_identical_by_hand():
     scenes = np.random.default_rng(0).integers(10, 240, (2, 72))
     flat, noise = np.full(72, 100), np.random.default_rng(1).integers(-1, 2, (2, 72))
-    found = prints([scenes[0], scenes[1], scenes[0] + 3, scenes[0] + 9, flat, flat, flat + 60])
-    # brighter by 3 levels is the same; by 9, or two flat crops of other brightness, is not
+    found = prints([scenes[0], scenes[1], scenes[0] + 3, scenes[0] + 10, flat, flat, flat + 60])
+    # brighter by 3 levels is the same; by 10, or two flat crops of other brightness, is not
     assert near_identical(found).tolist() == [-1, -1, 0, -1, -1, 4, -1]
     assert near_identical(prints([scenes[1], scenes[1][::-1]]), found).tolist() == [1, -1]
     assert near_identical(prints([flat + noise[0], flat + noise[1]])).tolist() == [-1, -1]  # hashes of noise

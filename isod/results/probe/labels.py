@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,7 +139,7 @@ def _repeated(found: Boxes) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return [K] masks of boxes that an earlier box of the crop repeats, of the same class and of another one."""
     same, mixed = np.zeros(len(found.labels), bool), np.zeros(len(found.labels), bool)
     firsts = np.flatnonzero(np.diff(found.images, prepend=-1))
-    for first, last in zip(firsts, [*firsts[1:], len(found.images)], strict=True):
+    for first, last in pairwise([*firsts, len(found.images)]):
         if last - first > 1:
             boxes, labels = found.boxes[first:last], found.labels[first:last]
             close = np.tril(box_ious(boxes, boxes) >= TWICE, -1)
