@@ -53,7 +53,7 @@ def probe(options: argparse.Namespace) -> None:
             seconds=60 * options.minutes if options.training else None,
             device=choose_device(options.device),
             threads=options.threads,
-            progress=lambda what, steps: progress_bar(steps, shown=True, what=what),
+            progress=lambda what, unit, count: progress_bar(count, shown=True, what=what, unit=unit),
         )
         write_json(found, out)
         page = write_page(found, out)

@@ -6,7 +6,7 @@ It sees the scene, not a small object in it: two tiles of one empty road differ 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,13 +47,20 @@ def difference_hash(thumbnails: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return (bits * _WEIGHTS).sum(1, dtype=np.uint64)
 
 
-def fingerprints(split: CropSplit, *, seed: int = 0) -> Fingerprints:
-    """Read the crops of a split, at most ``MOST``, and return their fingerprints; those that do not decode left out."""
+def fingerprints(
+    split: CropSplit, *, seed: int = 0, advance: Callable[[int], None] = lambda count: None
+) -> Fingerprints:
+    """Read the crops of a split, at most ``MOST``, and return their fingerprints; those that do not decode left out.
+
+    Args:
+        advance: called with the number of crops just read.
+    """
     indices = split.readable
     if len(indices) > MOST:
         indices = np.sort(np.random.default_rng(seed).choice(indices, MOST, replace=False))
     kept, thumbnails = [], []
     for index, data in _files(split, indices):
+        advance(1)
         try:
             grey = simplejpeg.decode_jpeg(data, "GRAY", min_height=64, min_width=72)[..., 0]
         except ValueError:

@@ -18,9 +18,9 @@ from isod.data.store.split import CropStore
 from isod.errors import InputError
 from isod.files import atomic_write
 from isod.results.probe.ceilings import RULE, label_ceilings, verdict
-from isod.results.probe.duplicates import Fingerprints, fingerprints, group_count, near_identical
+from isod.results.probe.duplicates import MOST, Fingerprints, fingerprints, group_count, near_identical
 from isod.results.probe.labels import ClassCount, Suspect, boxes_of, count_classes, find_suspects
-from isod.results.probe.scores import GRADIENT, SAMPLE, STEPS, ScoreRow, Scores, run_and_score, score_rows
+from isod.results.probe.scores import GRADIENT, ScoreRow, Scores, most_steps, run_and_score, score_rows
 from isod.training.examples import labels_of
 from isod.version import source_commit
 
@@ -28,7 +28,7 @@ MANY_DUPLICATES = 0.05  # of the crops: above it, a note
 FEW_OBJECTS = 20  # of a class in validation: below it, a note
 NAMED = ("LIS", "UIS")  # scoring samplers that the sentence may name
 
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+Progress = Callable[[str, str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,8 @@ def probe_store(
 
     Args:
         seconds: of training and scoring; None for neither.
-        progress: given a word and a number of steps, a context that yields a function to call with steps just done.
+        progress: given what is done, the unit, and how many there are, a context that yields a function to call with
+            the number just done.
     Raises:
         InputError: no training crop can be read, or, with training, a split has no object; a damaged store.
     """
@@ -153,15 +154,13 @@ def probe_store(
     val_boxes = None if val is None else boxes_of(val)[0]
     labels = labels_of(split, split.readable)
     ceilings = label_ceilings(labels) if not labels.empty.all() else {"empties": (0.0, 0.0)}
-    with progress("hashing", 1 if val is None else 2) as advance:
-        train_prints = fingerprints(split)
-        advance(1)
-        duplicates = find_duplicates(train_prints, None if val is None else fingerprints(val))
-        advance(1)
+    parts = [split] if val is None else [split, val]
+    with progress("hashing", "crops", sum(min(len(part.readable), MOST) for part in parts)) as advance:
+        train_prints, *val_prints = [fingerprints(part, advance=advance) for part in parts]
+    duplicates = find_duplicates(train_prints, *val_prints)
     scores, rows = None, []
     if seconds is not None:
-        batch = 32
-        with progress("training", STEPS + min(SAMPLE, len(split.readable)) // batch) as advance:
+        with progress("training", "steps", most_steps(len(split.readable))) as advance:
             scores = run_and_score(store, labels, seconds=seconds, device=device, threads=threads, advance=advance)
         rows = score_rows(scores, labels)
     ess = {row.name: row.ess for row in rows}
@@ -185,7 +184,7 @@ def probe_store(
     )
 
 
-def find_duplicates(train: Fingerprints, val: Fingerprints | None) -> Duplicates:
+def find_duplicates(train: Fingerprints, val: Fingerprints | None = None) -> Duplicates:
     """Return near-identical training crops, and validation crops that nearly are one of training."""
 
     def pairs(found: NDArray[np.int64], of: Fingerprints) -> list[tuple[int, int]]:

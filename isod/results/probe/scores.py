@@ -64,6 +64,11 @@ class ScoreRow:
     top_tenth: float  # share of the draws that would go to the tenth with the highest scores
 
 
+def most_steps(crops: int) -> int:
+    """Return how many steps and batches a run on so many training crops takes at most."""
+    return STEPS + -(-min(SAMPLE, crops) // PRESETS[PRESET].training.batch_size)
+
+
 def run_and_score(
     store: CropStore,
     labels: Labels,
