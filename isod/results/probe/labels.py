@@ -102,10 +102,21 @@ def count_classes(train: Boxes, val: Boxes | None, names: Sequence[str], readabl
     rows = []
     for label, name in enumerate(names, 1):
         mine = train.labels == label
-        images, sizes = train.images_with(label), np.bincount(codes[mine], minlength=3).tolist()
-        val_images = 0 if val is None else val.images_with(label)
-        val_objects = 0 if val is None else int((val.labels == label).sum())
-        rows.append(ClassCount(name, images, images / readable, int(mine.sum()), *sizes, val_images, val_objects))
+        images = train.images_with(label)
+        small, medium, large = np.bincount(codes[mine], minlength=3).tolist()
+        rows.append(
+            ClassCount(
+                name=name,
+                images=images,
+                share=images / readable,
+                objects=int(mine.sum()),
+                small=small,
+                medium=medium,
+                large=large,
+                val_images=0 if val is None else val.images_with(label),
+                val_objects=0 if val is None else int((val.labels == label).sum()),
+            )
+        )
     return sorted(rows, key=lambda row: -row.images)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -192,7 +193,7 @@ def rank_correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     """Return Spearman's correlation, equal values sharing their mean rank; NaN where either has no variance."""
     import pandas as pd
 
-    ranks = [pd.Series(values).rank().to_numpy() for values in (x, y)]
-    if len(x) < 2 or min(np.ptp(values) for values in ranks) == 0:
-        return float("nan")
-    return float(np.corrcoef(*ranks)[0, 1])
+    of_x, of_y = (pd.Series(values).rank().to_numpy() for values in (x, y))
+    if len(x) < 2 or np.ptp(of_x) == 0 or np.ptp(of_y) == 0:
+        return math.nan
+    return float(np.corrcoef(of_x, of_y)[0, 1])
