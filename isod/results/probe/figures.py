@@ -33,6 +33,7 @@ def tail_figure(probe: Probe) -> Figure:
         axes.set(xscale="log", xlim=(0.5, 4 * max(counts)), xlabel="training crops with the class")
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
+        axes.set_axisbelow(True)
         axes.tick_params(axis="y", length=0)
     return figure
 
