@@ -2,12 +2,14 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from isod.cli.main import main
@@ -139,14 +141,24 @@ def test_by_the_scores_of_a_run_and_a_run_on_these_alone(trained, tiny_store, tm
     statistics = pd.read_parquet(trained / "examples.parquet")
     assert sorted(statistics.nlargest(16, "mean_importance")["index"]) == kept
 
-    from dataclasses import replace
-
     config = tiny_run()
     config = replace(config, sampler=replace(config.sampler, subset=str(tmp_path / "keep/keep.csv")))
     run_here(config, tiny_store, tmp_path / "run")
     after = pd.read_parquet(tmp_path / "run/examples.parquet")
     assert np.flatnonzero(after["draw_count"]).tolist() == kept
     assert (after["last_step"].to_numpy() == INELIGIBLE).sum() == 48
+
+
+def test_by_a_run_in_mlflow(trained, tiny_store, tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = MlflowClient(uri)
+    experiment = client.create_experiment("grid", artifact_location=str(tmp_path / "artifacts"))
+    run_id = client.create_run(experiment, run_name="UIS-seed0").info.run_id
+    client.log_artifact(run_id, str(trained / "examples.parquet"))
+    client.set_terminated(run_id)
+    kept = kept_by(tiny_store, tmp_path / "keep", "--by", "draws", "--run", "UIS-seed0", "--tracking-uri", uri)
+    statistics = pd.read_parquet(trained / "examples.parquet")
+    assert sorted(statistics.nlargest(16, "draw_count")["index"]) == kept  # of equals the first
 
 
 def test_by_a_model(trained, tiny_store, tmp_path):
