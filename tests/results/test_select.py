@@ -104,7 +104,7 @@ def test_what_is_written_is_what_isods_readers_read(made, tmp_path, capsys):
     assert [image["file_name"] for image in content["images"]] == [f"day/{n // 2}-tile-{n % 2}-0.jpg" for n in kept]
     frames = CocoFile(out / "images", out / "coco.json").frames({"car": 1, "bike": 2})
     for index, frame in zip(kept, frames, strict=True):
-        found = frame.annotation()
+        found = frame.objects()
         known = ~found.dont_care
         assert sorted(found.labels[known].tolist()) == sorted(truth.labels[index][~truth.dont_care[index]].tolist())
         assert np.sort(found.boxes[known], 0) == pytest.approx(
