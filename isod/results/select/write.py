@@ -70,7 +70,7 @@ def write_keep_list(store: CropStore, kept: NDArray[np.int64], out: Path, *, ima
     _write(out / "keep.txt", "".join(f"{name}\n" for name in frames))
     _write(out / "coco.json", json.dumps(content) + "\n")
     _write(out / "yolo.txt", "".join(f"./images/{name}\n" for name in names))
-    described = {"train": "yolo.txt", "val": "yolo.txt", "names": dict(enumerate(store.meta.class_names))}
+    described = {"train": "yolo.txt", "names": dict(enumerate(store.meta.class_names))}
     _write(out / "data.yaml", yaml.safe_dump(described, allow_unicode=True, sort_keys=False))
     with atomic_write(out / KEEP) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
