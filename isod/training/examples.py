@@ -85,22 +85,23 @@ def read_keep_list(path: str, split: CropSplit) -> NDArray[np.int64]:
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            rows = [(int(row["index"]), row["frame_id"]) for row in reader]
+            header, *lines = csv.reader(file)
+            index, frame_id = (header.index(name) for name in KEEP_COLUMNS[:2])
+            rows = [(int(line[index]), line[frame_id]) for line in lines]
     except OSError as error:
         raise InputError(f"sampler.subset {path} cannot be read: {error.strerror or error}") from None
-    except (KeyError, TypeError, ValueError, csv.Error):
+    except (ValueError, IndexError, csv.Error):
         raise InputError(
             f"sampler.subset {path} is no keep-list: `isod select` writes one, with the columns "
             f"{', '.join(KEEP_COLUMNS)}"
         ) from None
     frame_ids = split.annotations().frame_ids
-    for index, frame_id in rows:
-        if not 0 <= index < len(split) or frame_ids[index] != frame_id:
+    for place, name in rows:
+        if not 0 <= place < len(split) or frame_ids[place] != name:
             raise InputError(
-                f"sampler.subset {path} is of another store than {split.uri}: there, example {index} is {frame_id!r}"
+                f"sampler.subset {path} is of another store than {split.uri}: its example {place} is {name!r}"
             )
-    kept = np.intersect1d(np.array([index for index, _ in rows], np.int64), split.readable)
+    kept = np.intersect1d(np.array([place for place, _ in rows], np.int64), split.readable)
     if not len(kept):
         raise InputError(f"sampler.subset {path} names no example that can be read")
     return kept
