@@ -41,6 +41,7 @@ class SamplerConfig:
     history: str = "latest"  # what an example's scores add up to; a key of HISTORIES
     momentum: float = 0.0  # of history "momentum": importance = momentum · importance + (1 − momentum) · score
     holdout: bool = False  # subtract the hold-out model's score of each example (RHO, §4.2.6)
+    subset: str = ""  # a file of `isod select` (keep.csv): no other example is drawn; "" for all
     weight_exponent: float = 0.0  # the example's loss is multiplied by (1/(N·p))^exponent; 1 undoes the bias of drawing
     half_life: float = 1000.0  # of strategy "decayed": updates after which a score counts half, the mean score half
     pressure: float = 100.0  # of strategy "rank": how many times as likely the highest score is as the lowest

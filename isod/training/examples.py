@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from isod.sampling.samplers import SamplerConfig
 from isod.sampling.table import ImportanceTable
 from isod.vocabulary import size_codes
 
+KEEP_COLUMNS = ("index", "frame_id", "tile_column", "tile_row")  # of a keep-list
 HOLDOUT_STREAM = 2  # which of the seed's random streams chooses the hold-out examples
 
 
@@ -76,9 +78,40 @@ def split_holdout(readable: NDArray[np.int64], share: float, seed: int) -> tuple
 
 def shares(config: RunConfig, split: CropSplit) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The examples that a run may draw, and those held out for its hold-out model, none where it has no such."""
+    kept = split.readable if not config.sampler.subset else read_keep_list(config.sampler.subset, split)
     if not config.sampler.holdout:
-        return split.readable, np.zeros(0, np.int64)
-    return split_holdout(split.readable, config.holdout.share, config.training.seed)
+        return kept, np.zeros(0, np.int64)
+    return split_holdout(kept, config.holdout.share, config.training.seed)
+
+
+def read_keep_list(path: str, split: CropSplit) -> NDArray[np.int64]:
+    """The examples that a keep.csv of ``isod select`` names, without those that cannot be read any more; ascending.
+
+    Raises:
+        InputError: no such file, or one of another store.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            header, *lines = csv.reader(file)
+            index, frame_id = (header.index(name) for name in KEEP_COLUMNS[:2])
+            rows = [(int(line[index]), line[frame_id]) for line in lines]
+    except OSError as error:
+        raise InputError(f"sampler.subset {path} cannot be read: {error.strerror or error}") from None
+    except (ValueError, IndexError, csv.Error):
+        raise InputError(
+            f"sampler.subset {path} is no keep-list: `isod select` writes one, with the columns "
+            f"{', '.join(KEEP_COLUMNS)}"
+        ) from None
+    frame_ids = split.annotations().frame_ids
+    for place, name in rows:
+        if not 0 <= place < len(split) or frame_ids[place] != name:
+            raise InputError(
+                f"sampler.subset {path} is of another store than {split.uri}: its example {place} is {name!r}"
+            )
+    kept = np.intersect1d(np.array([place for place, _ in rows], np.int64), split.readable)
+    if not len(kept):
+        raise InputError(f"sampler.subset {path} names no example that can be read")
+    return kept
 
 
 def epoch_note(config: RunConfig, split: CropSplit) -> str:
