@@ -21,8 +21,8 @@ from isod.messages import messages_to
 from isod.signals import sigterm_as_ctrl_c
 
 COMMANDS = (
-    "demo", "prepare", "samplers", "settings", "train", "sweep", "results", "triage", "predict", "evaluate", "export",
-    "doctor", "completion",
+    "demo", "prepare", "samplers", "settings", "train", "sweep", "search", "results", "triage", "predict", "evaluate",
+    "export", "doctor", "completion",
 )  # fmt: skip
 
 

@@ -154,6 +154,11 @@ class RunConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     holdout: HoldoutConfig = field(default_factory=HoldoutConfig)
 
+    @property
+    def name(self) -> str:
+        """How the run is called everywhere: in MLflow, in file names, in messages."""
+        return f"{self.sampler.name}-seed{self.training.seed}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceConfig:
