@@ -4,14 +4,21 @@ from __future__ import annotations
 
 _TRAIN = ("torch", "torchvision", "lance", "pyarrow", "simplejpeg", "PIL", "pandas", "safetensors", "rich", "yaml")
 _EVALUATE = ("pycocotools", "matplotlib", "jinja2")
-_GRID = ("ray", "mlflow", "sqlalchemy", "scipy")
+_GRID = ("ray", "mlflow", "sqlalchemy", "scipy", "psutil")
 _EXPORT = ("onnx", "onnxscript", "onnxruntime")
 EXTRAS = (
     dict.fromkeys(_TRAIN, "train")
     | dict.fromkeys(_EVALUATE, "evaluate")
     | dict.fromkeys(_GRID, "grid")
     | dict.fromkeys(_EXPORT, "export")
-    | {"av": "video", "shtab": "completion", "transformers": "detr", "zod": "zod", "dataclass_wizard": "zod"}
+    | {
+        "av": "video",
+        "shtab": "completion",
+        "optuna": "search",
+        "transformers": "detr",
+        "zod": "zod",
+        "dataclass_wizard": "zod",
+    }
 )
 
 

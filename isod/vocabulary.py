@@ -76,6 +76,9 @@ OLD_MODEL = "model.pt"  # what it was until isod 0.1
 # --- MLflow tags -----------------------------------------------------------------------------------------------------
 
 SWEEP_TAG = "isod.sweep"  # of a parent run: the study's name
+SEARCH_TAG = "isod.search"  # likewise, of a search, which is no sweep: its runs are not compared
+KIND_TAG = "isod.kind"  # "search" for every run of a search, parent and children
+STOPPED_TAG = "isod.stopped"  # of a child of a search: the iteration at which its scheduler stopped it
 PARENT_TAG = "mlflow.parentRunId"  # what MLflow's UI nests runs by
 NAME_TAG = "mlflow.runName"
 COMMIT_TAG = "isod.commit"

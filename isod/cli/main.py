@@ -21,8 +21,8 @@ from isod.messages import messages_to
 from isod.signals import sigterm_as_ctrl_c
 
 COMMANDS = (
-    "demo", "prepare", "probe", "samplers", "settings", "train", "sweep", "results", "triage", "select", "predict",
-    "evaluate", "export", "doctor", "completion",
+    "demo", "prepare", "probe", "samplers", "settings", "train", "sweep", "search", "results", "triage", "select",
+    "predict", "evaluate", "export", "doctor", "completion",
 )  # fmt: skip
 
 

@@ -112,6 +112,18 @@ def add_tracking_uri(parser: argparse.ArgumentParser, folder: str) -> None:
                         help=f"MLflow's (default: MLFLOW_TRACKING_URI, else {folder})")  # fmt: skip
 
 
+def add_experiment(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add ``--experiment``, which ``choose_experiment`` reads."""
+    parser.add_argument("--experiment", metavar="NAME",
+                        help=f"MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else {default})")  # fmt: skip
+
+
+def add_system_metrics(parser: argparse.ArgumentParser) -> None:
+    """Add ``--system-metrics``."""
+    parser.add_argument("--system-metrics", action="store_true",
+                        help="also record the use of CPU, memory, disk, network and GPU")  # fmt: skip
+
+
 def choose_tracking(options: argparse.Namespace, out: Path = OUT) -> str:
     """Return MLflow's address: the option's, else the environment's, else the database of a sweep's folder."""
     database = f"sqlite:///{out.resolve() / 'mlflow.db'}"

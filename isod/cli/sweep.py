@@ -10,15 +10,17 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from isod.cli.main import exit_cleanly
 from isod.cli.options import (
     OUT,
     SWEEP_FLAGS,
+    add_experiment,
     add_settings,
+    add_system_metrics,
     add_tracking_uri,
     choose_experiment,
     choose_preset,
@@ -27,9 +29,13 @@ from isod.cli.options import (
 )
 from isod.config.overrides import override
 from isod.config.presets import PRESETS
+from isod.config.settings import ResourceConfig
 from isod.config.study import Study, read_study, sections_of
 from isod.errors import InputError, require
 from isod.sampling.samplers import SAMPLERS, THESIS_SAMPLERS
+
+if TYPE_CHECKING:
+    from isod.orchestration.sweep import SweepResult
 
 DEMO_SEED = 0
 DEMO_SIZE = (160, 48)  # width, height: an eighth of the far region
@@ -113,6 +119,24 @@ def add_sweep_options(parser: argparse.ArgumentParser, study: Study, *, images: 
         images: offer ``--images`` in place of demo data.
     """
     names = " ".join(sampler.name for sampler in study.samplers)
+    add_source(parser, study.preset, images=images)
+    parser.add_argument("--samplers", nargs="+", metavar="NAME", help=f"default: {names}")
+    parser.add_argument(
+        "--seeds", type=int, metavar="N", help="runs per sampler, seeds 0 … N-1 (default: the preset's)"
+    )
+    parser.add_argument("--first-seed", type=int, default=0, metavar="K",
+                        help="run seeds K … K+N-1 instead, those that another machine does not run")  # fmt: skip
+    add_places(parser, "sweep", experiment_prefix(study.name))
+    add_settings(parser, SWEEP_FLAGS)
+
+
+def add_source(parser: argparse.ArgumentParser, preset: str | None, *, images: bool = False) -> None:
+    """Add the options that choose the crop store and the preset.
+
+    Args:
+        preset: the study's own.
+        images: offer ``--images`` in place of demo data.
+    """
     source = parser.add_mutually_exclusive_group()
     default = "" if images else " (default: demo data)"
     source.add_argument("--store", metavar="STORE", help=f"crop store made by `isod prepare`{default}")
@@ -121,30 +145,34 @@ def add_sweep_options(parser: argparse.ArgumentParser, study: Study, *, images: 
     else:
         source.add_argument("--demo-frames", type=int, default=1000, metavar="N",
                             help="frames of the demo data (default: %(default)s)")  # fmt: skip
-    preset = study.preset or "demo on demo data, small on a store"
+    preset = preset or "demo on demo data, small on a store"
     parser.add_argument("--preset", metavar="NAME", help=f"one of {', '.join(PRESETS)} (default: {preset})")
-    parser.add_argument("--samplers", nargs="+", metavar="NAME", help=f"default: {names}")
-    parser.add_argument(
-        "--seeds", type=int, metavar="N", help="runs per sampler, seeds 0 … N-1 (default: the preset's)"
-    )
-    parser.add_argument("--first-seed", type=int, default=0, metavar="K",
-                        help="run seeds K … K+N-1 instead, those that another machine does not run")  # fmt: skip
+
+
+def add_places(parser: argparse.ArgumentParser, what: str, experiment: str) -> None:
+    """Add the options that say where trials run and where their results go.
+
+    Args:
+        what: sweep or search.
+        experiment: what the default name of the MLflow experiment begins with.
+    """
     add_tracking_uri(parser, "a database in the --out folder")
-    parser.add_argument("--experiment", metavar="NAME",
-                        help="MLflow experiment (default: MLFLOW_EXPERIMENT_NAME, else "
-                             f"{experiment_prefix(study)}-STORE)")  # fmt: skip
+    add_experiment(parser, f"{experiment}-STORE")
+    add_system_metrics(parser)
     parser.add_argument("--address", metavar="ADDR",
                         help="Ray cluster to run on, such as auto (default: start Ray on this machine)")  # fmt: skip
-    parser.add_argument("--resume", action="store_true",
-                        help="resume the sweep that started last with these settings in the --out folder")  # fmt: skip
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help=f"resume the {what} that started last with these settings in the --out folder",
+    )
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIR",
                         help="folder for all results (default: %(default)s)")  # fmt: skip
-    add_settings(parser, SWEEP_FLAGS)
 
 
-def experiment_prefix(study: Study) -> str:
-    """Return what the default name of the MLflow experiment begins with."""
-    return study.name.replace("_", "-")
+def experiment_prefix(name: str) -> str:
+    """Return what the default name of the MLflow experiment of a study begins with."""
+    return name.replace("_", "-")
 
 
 def run(study: Study, options: argparse.Namespace, store_from_images: StoreFromImages | None = None) -> int:
@@ -153,8 +181,7 @@ def run(study: Study, options: argparse.Namespace, store_from_images: StoreFromI
     Args:
         store_from_images: makes the crop store of ``--images``, if the script has that option.
     """
-    images: Path | None = getattr(options, "images", None)
-    size = options.preset or study.preset or ("small" if options.store else "demo")
+    size = choose_size(options, study.preset)
     study = replace(study, settings=[*study.settings, *options.assignments])
     preset = choose_preset(size)
     preset = replace(preset, **override(sections_of(preset, study.settings), study.settings))
@@ -164,6 +191,75 @@ def run(study: Study, options: argparse.Namespace, store_from_images: StoreFromI
     require(seeds >= 1, "--seeds must be ≥ 1", seeds)
     require(options.first_seed >= 0, "--first-seed must be ≥ 0", options.first_seed)
 
+    places = choose_places(options, size, preset.resources, experiment_prefix(study.name), store_from_images)
+    logger.info("%d samplers × %d seeds, %d iterations each", len(samplers), seeds, preset.training.iterations)
+    from isod.cli.interim import InterimReport
+    from isod.orchestration.sweep import Sweep, run_sweep
+
+    options_of_results = {
+        "--tracking-uri": places.tracking_uri, "--experiment": places.experiment, "--out": str(places.out / "report"),
+    }  # fmt: skip
+    interim = InterimReport([word for pair in options_of_results.items() for word in pair])
+    try:
+        result = run_sweep(
+            Sweep(
+                name=study.name,
+                preset=preset,
+                samplers=samplers,
+                training=study.training,
+                seeds=seeds,
+                first_seed=options.first_seed,
+                **vars(places),
+            ),
+            after_run=interim.run_finished,
+        )
+    finally:
+        interim.close()
+    code = print_end(result, places.out)
+    if not result.finished:
+        return code  # there is nothing to compare
+    # MLflow and Matplotlib: a sweep does not wait for them to begin
+    from isod.results.command import results_command
+
+    page, table = results_command(
+        places.tracking_uri, places.experiment, places.out / "report", sweep=result.parent_run_id
+    )
+    publish(places.tracking_uri, result.parent_run_id, page.parent, table)
+    return code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where trials run and where their results go, as ``Sweep`` takes it."""
+
+    store: str
+    tracking_uri: str
+    experiment: str
+    out: Path
+    address: str | None
+    resume: bool
+    system_metrics: bool
+
+
+def choose_size(options: argparse.Namespace, preset: str | None) -> str:
+    """Return the name of the preset: the option's, else the study's, else one that suits the data."""
+    return options.preset or preset or ("small" if options.store else "demo")
+
+
+def choose_places(
+    options: argparse.Namespace,
+    size: str,
+    resources: ResourceConfig,
+    experiment: str,
+    store_from_images: StoreFromImages | None = None,
+) -> Places:
+    """Check where trials run and where their results go; make the crop store where none is named.
+
+    Args:
+        size: name of the preset.
+        experiment: what the default name of the MLflow experiment begins with.
+    """
+    images: Path | None = getattr(options, "images", None)
     if store_from_images is not None and not options.store and images is None:
         raise InputError(f"name a folder with {', '.join(IMAGES)} as --images, or a crop store as --store")
     if images is not None:
@@ -175,14 +271,12 @@ def run(study: Study, options: argparse.Namespace, store_from_images: StoreFromI
 
         CropStore.open(options.store)
 
-    from isod.cli.interim import InterimReport
     from isod.files import absolute_uri, output_folder
     from isod.orchestration.cluster import connect
     from isod.orchestration.resources import check_gpus_here
-    from isod.orchestration.sweep import Sweep, run_sweep
 
     if options.address is None:
-        check_gpus_here(preset.resources)
+        check_gpus_here(resources)
     out = output_folder(options.out)
     store = options.store
     tracking_uri = choose_tracking(options, out)
@@ -196,29 +290,19 @@ def run(study: Study, options: argparse.Namespace, store_from_images: StoreFromI
         else:
             store = demo_store(out, options.demo_frames)
     store = absolute_uri(store)
-    experiment = choose_experiment(options) or f"{experiment_prefix(study)}-{Path(store).name}"
-    logger.info("%d samplers × %d seeds, %d iterations each", len(samplers), seeds, preset.training.iterations)
-    interim = InterimReport(["--tracking-uri", tracking_uri, "--experiment", experiment, "--out", str(out / "report")])
-    try:
-        result = run_sweep(
-            Sweep(
-                name=study.name,
-                store=store,
-                preset=preset,
-                samplers=samplers,
-                training=study.training,
-                seeds=seeds,
-                first_seed=options.first_seed,
-                tracking_uri=tracking_uri,
-                experiment=experiment,
-                out=out,
-                address=options.address,
-                resume=options.resume,
-            ),
-            interim.run_finished,
-        )
-    finally:
-        interim.close()
+    return Places(
+        store=store,
+        tracking_uri=tracking_uri,
+        experiment=choose_experiment(options) or f"{experiment}-{Path(store).name}",
+        out=out,
+        address=options.address,
+        resume=options.resume,
+        system_metrics=options.system_metrics,
+    )
+
+
+def print_end(result: SweepResult, out: Path) -> int:
+    """Print what failed, was not finished or not delivered; return 1 if anything was, else 0."""
     for name, reason in result.failed.items():
         print(f"{name} failed: {reason}", file=sys.stderr)
     again = "repeat the command with --resume"
@@ -226,20 +310,18 @@ def run(study: Study, options: argparse.Namespace, store_from_images: StoreFromI
         print(f"{result.unfinished} runs were not finished: {again} to finish them", file=sys.stderr)
     if result.undelivered:
         print(f"{result.undelivered}: all results are in {out / 'runs'}; {again} to deliver them", file=sys.stderr)
-    code = 1 if result.failed or result.unfinished or result.undelivered else 0
-    if not result.finished:
-        return code  # there is nothing to compare
-    # MLflow and Matplotlib: a sweep does not wait for them to begin
-    from isod.results.command import results_command
+    return 1 if result.failed or result.unfinished or result.undelivered else 0
+
+
+def publish(tracking_uri: str, parent_run_id: str, folder: Path, text: str) -> None:
+    """Store a report at its parent run, and print where MLflow shows it."""
     from isod.tracking.client import is_server
     from isod.tracking.published import publish_results
 
-    page, table = results_command(tracking_uri, experiment, out / "report", sweep=result.parent_run_id)
-    if undelivered := publish_results(tracking_uri, result.parent_run_id, page.parent, table):
+    if undelivered := publish_results(tracking_uri, parent_run_id, folder, text):
         print(f"the report is not in MLflow ({undelivered})", file=sys.stderr)
     server = is_server(tracking_uri)
     print(f"compare runs: {tracking_uri if server else f'mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}'}")
-    return code
 
 
 def main(

@@ -4,26 +4,45 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from isod.cli.options import TRAIN_FLAGS, add_settings, choose_preset, choose_sampler, examples
+from isod.cli.options import (
+    OUT,
+    TRAIN_FLAGS,
+    add_experiment,
+    add_settings,
+    add_system_metrics,
+    add_tracking_uri,
+    choose_experiment,
+    choose_preset,
+    choose_sampler,
+    choose_tracking,
+    examples,
+)
 from isod.config.overrides import Assignment, override
 from isod.config.presets import PRESETS
 from isod.config.settings import ResourceConfig, RunConfig
 from isod.config.study import sections_of
+from isod.errors import InputError
 from isod.sampling.samplers import SAMPLERS
+
+if TYPE_CHECKING:
+    from isod.training.run import Reporter
 
 
 def add_train_parser(commands: Any) -> None:
     """Add ``train STORE --out DIR`` to the commands."""
     parser = commands.add_parser(
         "train",
-        help="train one detector with one sampler, without Ray or MLflow",
-        description="Train one detector with one sampler and one seed, in one process, without Ray or MLflow.",
+        help="train one detector with one sampler, without Ray",
+        description="Train one detector with one sampler and one seed, in one process, without Ray.",
         **examples(
             "isod train demo-store --sampler UIS --out run --preset demo --iterations 100",
             "isod train demo-store --sampler UIS --out run-floor --set sampler.floor=0.1 training.eps=1e-8",
+            "isod train demo-store --sampler UIS --out run --mlflow --tracking-uri http://127.0.0.1:5000",
         ),
     )
     parser.add_argument("store", metavar="STORE", help="crop store made by `isod prepare`")
@@ -34,6 +53,10 @@ def add_train_parser(commands: Any) -> None:
     parser.add_argument("--preset", default="small", metavar="NAME",
                         help=f"one of {', '.join(PRESETS)} (default: %(default)s)")  # fmt: skip
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="default: %(default)s")
+    parser.add_argument("--mlflow", action="store_true", help="record the run in MLflow, as a sweep records its runs")
+    add_tracking_uri(parser, "the database in out/")
+    add_experiment(parser, "train-STORE")
+    add_system_metrics(parser)
     add_settings(parser, TRAIN_FLAGS)
     parser.set_defaults(run=train)
 
@@ -46,11 +69,14 @@ def run_settings(sampler: str, preset: str, assignments: list[Assignment]) -> tu
     return RunConfig(**changed), resources
 
 
-def train(options: argparse.Namespace) -> None:
-    """Train the run, or resume it."""
+def train(options: argparse.Namespace) -> int:
+    """Train the run, or resume it; 1 if MLflow lacks some of its results at the end, else 0."""
+    for name in ("tracking_uri", "experiment", "system_metrics"):
+        if getattr(options, name) and not options.mlflow:
+            raise InputError(f"--{name.replace('_', '-')} is of a run in MLflow: add --mlflow, or leave it out")
     config, resources = run_settings(options.sampler, options.preset, options.assignments)
     from isod.data.store.split import CropStore
-    from isod.files import absolute_uri
+    from isod.files import absolute_uri, output_folder
     from isod.training.device import choose_device
     from isod.training.folder import RunFolder
     from isod.training.run import Run
@@ -62,8 +88,42 @@ def train(options: argparse.Namespace) -> None:
         device=choose_device(options.device),
         resources=resources,
     )
-    run.start(ConsoleReporter(config.training.iterations), resume=options.resume)
+    console = ConsoleReporter(config.training.iterations)
+    undelivered = ""
+    if options.mlflow:
+        from isod.tracking.client import is_server, open_experiment
+        from isod.tracking.run_writer import recorded
+        from isod.tracking.system_metrics import measured
+
+        name = choose_experiment(options) or f"train-{Path(run.store.uri).name}"
+        tracking_uri = choose_tracking(options)
+        out = OUT if is_server(tracking_uri) else output_folder(OUT)  # for a database, and its artifacts
+        experiment = open_experiment(tracking_uri, name, out / "artifacts")
+        with recorded(run, experiment, resume=options.resume) as reporter, ExitStack() as stack:
+            measuring: Reporter = stack.enter_context(measured(reporter)) if options.system_metrics else reporter
+            run.start(Reporters(console, measuring), resume=options.resume)
+        undelivered = reporter.undelivered
+    else:
+        run.start(console, resume=options.resume)
     print(f"config.json, metrics.csv, examples.parquet, model/: {options.out}")
+    if undelivered:
+        print(f"{undelivered}: repeat the command with --resume to deliver them", file=sys.stderr)
+    return 1 if undelivered else 0
+
+
+class Reporters:
+    """Passes everything on to several reporters."""
+
+    def __init__(self, *reporters: Reporter) -> None:
+        self._reporters = reporters
+
+    def report(self, metrics: dict[str, float], iteration: int) -> None:
+        for reporter in self._reporters:
+            reporter.report(metrics, iteration)
+
+    def replay(self, rows: list[tuple[int, dict[str, float]]]) -> None:
+        for reporter in self._reporters:
+            reporter.replay(rows)
 
 
 class ConsoleReporter:

@@ -159,6 +159,11 @@ class RunConfig:
         """Examples that a step draws: more than it trains on where the sampler chooses among candidates."""
         return self.sampler.candidates * self.training.batch_size
 
+    @property
+    def name(self) -> str:
+        """How the run is called everywhere: in MLflow, in file names, in messages."""
+        return f"{self.sampler.name}-seed{self.training.seed}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ResourceConfig:

@@ -115,16 +115,21 @@ def read_study(path: Path) -> Study:
         InputError: no such file, no TOML, an unknown key with the nearest one, or a value of the wrong type or out of
             range; the message begins with the file's name.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read the study {path} ({error.strerror}): name a TOML file") from None
-    except ValueError as error:
-        raise InputError(f"{path} is not TOML: {error}") from None
+    content = read_toml(path)
     try:
         return _study(content, path)
     except InputError as error:
         raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a study's or a search's file. Raises InputError if there is none, or it is not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the study {path} ({error.strerror}): name a TOML file") from None
+    except ValueError as error:
+        raise InputError(f"{path} is not TOML: {error}") from None
 
 
 def _study(content: Mapping[str, Any], path: Path) -> Study:

@@ -8,7 +8,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from isod.config.settings import RunConfig
-from isod.orchestration.trial import run_config, trial_folder
+from isod.orchestration.trial import trial_folder
 from isod.orchestration.tune_trial import failure_reason, name_of
 from isod.tracking.sweep_writer import SweepWriter
 
@@ -17,13 +17,11 @@ class MLflowCallback(Callback):
     """Hand every event of a trial to a ``SweepWriter``.
 
     Args:
-        base: the run that every trial varies.
         runs: folder of the trials' results, from which files are taken.
     """
 
-    def __init__(self, writer: SweepWriter, *, base: RunConfig, runs: str) -> None:
+    def __init__(self, writer: SweepWriter, *, runs: str) -> None:
         self._writer = writer
-        self._base = base
         self._runs = runs
 
     def __getstate__(self) -> dict[str, Any]:
@@ -31,7 +29,7 @@ class MLflowCallback(Callback):
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._writer.trial_started(name_of(trial), self._config(trial))
+        self._writer.trial_started(name_of(trial), trial.config["run"])
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -39,13 +37,15 @@ class MLflowCallback(Callback):
         self._writer.trial_reported(name_of(trial), result["rows"], result["device"])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if reason := (trial.last_result or {}).get("failed", ""):
+        config: RunConfig = trial.config["run"]
+        folder, last = trial_folder(self._runs, config), trial.last_result or {}
+        if reason := last.get("failed", ""):
             self._writer.trial_failed(name_of(trial), reason)
+        elif last["iteration"] < config.training.iterations:
+            self._writer.trial_stopped(name_of(trial), last["iteration"])
+            folder.drop_checkpoints()
         else:
-            self._writer.trial_finished(name_of(trial), trial_folder(self._runs, self._config(trial)).path)
+            self._writer.trial_finished(name_of(trial), folder.path)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._writer.trial_failed(name_of(trial), failure_reason(trial))
-
-    def _config(self, trial: Trial) -> RunConfig:
-        return run_config(self._base, trial.config["run"])

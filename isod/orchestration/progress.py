@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any, TextIO
 
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
+from isod.config.record import flatten
 from isod.orchestration.tune_trial import failure_reason, name_of
 from isod.training.folder import Row
 from isod.vocabulary import HEADLINE, SECONDS
@@ -33,12 +35,22 @@ class ProgressView(Callback):
     Args:
         total: number of trials.
         iterations: of each trial.
+        varied: names of the settings that a search varies, which a line states as a trial starts.
         every: seconds between two status lines where the output is no terminal.
     """
 
-    def __init__(self, total: int, iterations: int, *, every: float = 20.0, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        total: int,
+        iterations: int,
+        *,
+        varied: Sequence[str] = (),
+        every: float = 20.0,
+        stream: TextIO | None = None,
+    ) -> None:
         self._total = total
         self._iterations = iterations
+        self._varied = varied
         self._stream = stream
         self._live = (stream or sys.stdout).isatty()
         self._every = 0.5 if self._live else every
@@ -82,6 +94,9 @@ class ProgressView(Callback):
         return seconds_left(now - self._first_result, done, left)
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        if self._varied and trial.trial_id not in self._running:  # else it is restarted
+            settings = flatten(trial.config["run"])
+            self.write_line(" ".join([f"{name_of(trial)}:", *(f"{name}={settings[name]}" for name in self._varied)]))
         self._running[trial.trial_id] = f"{name_of(trial)} starting"
         self._draw()
 
@@ -117,9 +132,10 @@ class ProgressView(Callback):
             self._ended(trial, f"{name_of(trial)} FAILED: {reason}")
             return
         step, metrics = self._latest[trial.trial_id]
+        how = "done" if step >= self._iterations else "stopped early"
         self._ended(
             trial,
-            f"{name_of(trial)} done: {HEADLINE} {metrics[HEADLINE]:.4f} after {step} iterations,"
+            f"{name_of(trial)} {how}: {HEADLINE} {metrics[HEADLINE]:.4f} after {step} iterations,"
             f" {metrics[SECONDS]:.0f} s of training",
         )
 

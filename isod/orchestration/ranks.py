@@ -21,7 +21,7 @@ from isod.errors import InputError
 from isod.messages import messages_to
 from isod.orchestration.resources import rank_resources
 from isod.orchestration.stream import RayStream, start_table
-from isod.orchestration.trial import TuneReporter
+from isod.orchestration.trial import TuneReporter, measured_if
 from isod.training.device import device_name
 from isod.training.folder import Row, RunFolder
 from isod.training.process import configure_process
@@ -41,6 +41,7 @@ def run_on_ranks(
     holdout: str,
     resources: ResourceConfig,
     reporter: TuneReporter,
+    system_metrics: bool = False,
 ) -> None:
     """Trains a trial's run on ``workers_per_trial`` ranks, from its last checkpoint if there is one. To be called in a
     trial.
@@ -63,6 +64,7 @@ def run_on_ranks(
             "resources": resources,
             "table": table,
             "messages": messages,
+            "system_metrics": system_metrics,
         },
         torch_config=TorchConfig(timeout_s=PATIENCE),
         scaling_config=ScalingConfig(
@@ -146,5 +148,5 @@ def _run_rank(settings: dict[str, Any]) -> None:
         run.follow(lambda first: stream.join())
         return
     reporter = RankReporter(settings["messages"], device_name(device))
-    with messages_to(reporter.message):
-        run.train(lambda examples, state: stream.begin(run.store.uri, run.config, examples, state), reporter)
+    with messages_to(reporter.message), measured_if(settings["system_metrics"], reporter) as measuring:
+        run.train(lambda examples, state: stream.begin(run.store.uri, run.config, examples, state), measuring)

@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,19 +26,20 @@ from isod.files import folder_lock, output_folder
 from isod.messages import messages_to
 from isod.orchestration.cluster import connect, machine
 from isod.orchestration.resources import concurrent_trials, reservation
-from isod.orchestration.trial import run_config, run_trial, trial_name
+from isod.orchestration.search import Plan, Search
+from isod.orchestration.trial import run_trial
 from isod.sampling.samplers import SamplerConfig
 from isod.signals import handlers_kept
+from isod.tracking.deliveries import PATIENCE
 from isod.tracking.metric_names import class_tags
 from isod.training.examples import check_examples, check_names, epoch_note
 from isod.version import source_commit
-from isod.vocabulary import COMMIT_TAG, DEMO_TAG, MACHINE_TAG
+from isod.vocabulary import COMMIT_TAG, DEMO_TAG, KIND_TAG, MACHINE_TAG, SEARCH_TAG, SWEEP_TAG
 
 if TYPE_CHECKING:
     from isod.tracking.client import Experiment
 
 ATTEMPTS = 4  # at a trial whose process, table, worker or machine is lost
-PATIENCE = 120.0  # seconds that a finished sweep waits for an MLflow server that is away
 
 AfterRun = Callable[[str, str], None]  # given the parent run's id and the sampler's name of a run that has finished
 
@@ -61,6 +62,7 @@ class Sweep:
     out: Path  # absolute; Tune's state and per-example statistics; shared storage on a cluster of several nodes
     address: str | None = None  # Ray's; None starts it here
     resume: bool = False  # resume the sweep of this name that began last, instead of beginning one
+    system_metrics: bool = False  # whether each trial reports the use of its machine
 
 
 class _AfterRun(tune.Callback):
@@ -75,7 +77,8 @@ class _AfterRun(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         if not (trial.last_result or {}).get("failed"):
-            self._tell(trial.config["run"]["sampler"].name)
+            config: RunConfig = trial.config["run"]
+            self._tell(config.sampler.name)
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,13 @@ class SweepResult:
     undelivered: str  # why MLflow lacks some of the results; empty if it has all
 
 
-def run_sweep(sweep: Sweep, after_run: AfterRun = lambda sweep, sampler: None) -> SweepResult:
+def run_sweep(
+    sweep: Sweep, search: Search | None = None, after_run: AfterRun = lambda sweep, sampler: None
+) -> SweepResult:
     """Runs every sampler with every seed; a trial that fails is reported and does not stop the others.
 
     Args:
+        search: the trials in place of those of the grid; ``sweep`` then has the one sampler and seed that they share.
         after_run: called when a run has finished, and for those that a resumed sweep finds finished.
     Raises:
         InputError: before anything starts, for a store, setting, tracking URI or cluster that cannot be used, or an
@@ -101,29 +107,34 @@ def run_sweep(sweep: Sweep, after_run: AfterRun = lambda sweep, sampler: None) -
     store = CropStore.open(sweep.store)
     store.meta.require_objects(store.uri)
     preset = sweep.preset
-    base = RunConfig(
-        sampler=sweep.samplers[0], detector=preset.detector, training=preset.training, holdout=preset.holdout
-    )
-    grid = trial_grid(sweep)
-    configs = [run_config(base, params) for params in grid[: len(sweep.samplers)]]  # of one seed
+    if search is None:
+        grid = trial_grid(sweep)
+        configs = grid[: len(sweep.samplers)]  # of one seed
+        base = replace(grid[0], training=preset.training)
+    else:
+        grid = search.trials()
+        configs = search.corners()
+        base = configs[0]
     for config in configs:
         check_names(config)
         check_examples(config, store.split("train"))
         preset.resources.check_batch(config.training.batch_size)
         preset.resources.check_sampler(config.sampler)
-        if note := epoch_note(config, store.split("train")):
+    for note in dict.fromkeys(epoch_note(config, store.split("train")) for config in configs):
+        if note:
             log.info(note)
     if base.training.compiled and (shared_by := preset.resources.workers_per_trial) > 1:
         log.info("note: torch.compile is for runs of one process: these, of %d each, train without", shared_by)
     with folder_lock(output_folder(sweep.out)):
-        return _run_grid(sweep, store, base, grid, configs, after_run)
+        return _run_grid(sweep, search, store, base, grid, configs, after_run)
 
 
 def _run_grid(
     sweep: Sweep,
+    search: Search | None,
     store: CropStore,
     base: RunConfig,
-    grid: list[dict[str, Any]],
+    grid: list[RunConfig],
     configs: list[RunConfig],
     after_run: AfterRun,
 ) -> SweepResult:
@@ -139,40 +150,52 @@ def _run_grid(
     from isod.tracking.dataset import store_input
     from isod.tracking.sweep_writer import SweepWriter, begin_sweep, resume_sweep
 
-    concurrent = _concurrency(sweep, len(grid))
+    total = len(grid) if search is None else search.count
+    concurrent = _concurrency(sweep, total)
     _log_idle_workers(preset.resources, configs)
 
-    shared = {key: value for key, value in flatten(base).items() if not key.startswith(("sampler.", "training.seed"))}
+    if search is None:
+        kind, varied = SWEEP_TAG, [name for name in flatten(base) if name.startswith(("sampler.", "training.seed"))]
+    else:
+        kind, varied = SEARCH_TAG, search.study.varied
+    shared = {name: value for name, value in flatten(base).items() if name not in varied}
     tags = {
         **run_context(),
+        **({} if search is None else {KIND_TAG: "search"}),
         COMMIT_TAG: source_commit(),
         DEMO_TAG: str(store.meta.demo).lower(),
         MACHINE_TAG: machine(),
     }
     dataset = store_input(store)
     settings = {"store": sweep.store, CONTENTS: store.meta.contents, **shared}
+    if search is not None:
+        settings |= search.study.record
     if sweep.resume:
-        trials = {trial_name(params["sampler"].name, params["seed"]): run_config(base, params) for params in grid}
-        record = resume_sweep(experiment, sweep.name, settings, tags, trials)
+        trials = {config.name: config for config in grid}
+        record = resume_sweep(experiment, sweep.name, settings, tags, trials, kind=kind)
     else:
         begun = {**tags, **class_tags(store.meta.class_names)}
-        record = begin_sweep(experiment, sweep.name, settings, begun, dataset)
-    todo = [p for p in grid if trial_name(p["sampler"].name, p["seed"]) not in record.finished]
-    if len(todo) < len(grid):
-        log.info("%d of %d runs are finished and not run again", len(grid) - len(todo), len(grid))
+        record = begin_sweep(experiment, sweep.name, settings, begun, dataset, kind=kind)
     tell = functools.partial(after_run, record.parent_run_id)
-    for sampler in {params["sampler"].name for params in grid if params not in todo}:
-        tell(sampler)
+    if search is None:
+        todo = [config for config in grid if config.name not in record.finished]
+        plan = Plan(len(todo), {"run": tune.grid_search(todo)})
+        for sampler in {config.sampler.name for config in grid if config.name in record.finished}:
+            tell(sampler)
+    else:
+        plan = search.plan(record, sweep.tracking_uri)
+    if plan.count < total:
+        log.info("%d of %d runs are finished and not run again", total - plan.count, total)
 
     runs = str(sweep.out / "runs" / record.parent_run_id)
-    progress = ProgressView(len(todo), base.training.iterations)
+    progress = ProgressView(plan.count, base.training.iterations, varied=varied if search else ())
     trainable = functools.partial(
         run_trial,
-        base=base,
         store_uri=sweep.store,
         runs=runs,
         holdout=str(sweep.out / "holdout"),
         resources=preset.resources,
+        system_metrics=sweep.system_metrics,
     )
     writer = SweepWriter(
         experiment,
@@ -184,25 +207,31 @@ def _run_grid(
     )
     with messages_to(progress.write_line):
         try:
-            if todo:
-                callbacks = [MLflowCallback(writer, base=base, runs=runs), progress, _AfterRun(tell)]
-                _tune(sweep, trainable, todo, concurrent, callbacks)
+            if plan.count:
+                callbacks = [MLflowCallback(writer, runs=runs), progress, _AfterRun(tell)]
+                _tune(sweep, trainable, plan, concurrent, callbacks)
         finally:
-            unfinished = len(todo) - progress.done
+            unfinished = plan.count - progress.done
             undelivered = writer.close("KILLED" if unfinished else "FINISHED", patience=PATIENCE)
     finished = len(record.finished) + progress.done - len(writer.failed)
     return SweepResult(record.parent_run_id, finished, writer.failed, unfinished, undelivered)
 
 
-def trial_grid(sweep: Sweep) -> list[dict[str, Any]]:
-    """Every trial's sampler, seed and own training settings.
+def trial_grid(sweep: Sweep) -> list[RunConfig]:
+    """The run of every trial.
 
     Seeds are the outer loop, so that an interrupted sweep holds whole, paired comparisons. Within a seed those come
     first that take longest: a hold-out model is trained before the run itself.
     """
     samplers = sorted(sweep.samplers, key=lambda sampler: not sampler.holdout)
+    preset = sweep.preset
     return [
-        {"sampler": sampler, "seed": seed, "training": dict(sweep.training.get(sampler.name, {}))}
+        RunConfig(
+            sampler=sampler,
+            detector=preset.detector,
+            training=replace(preset.training, seed=seed, **sweep.training.get(sampler.name, {})),
+            holdout=preset.holdout,
+        )
         for seed in range(sweep.first_seed, sweep.first_seed + sweep.seeds)
         for sampler in samplers
     ]
@@ -219,7 +248,7 @@ def _log_idle_workers(resources: ResourceConfig, configs: list[RunConfig]) -> No
     """Log which samplers' lag is too small to give every decode worker work."""
     for lag in sorted({config.training.lag for config in configs}):
         if (busy := resources.busy_workers(lag)) < resources.decode_workers:
-            names = ", ".join(config.sampler.name for config in configs if config.training.lag == lag)
+            names = ", ".join(dict.fromkeys(c.sampler.name for c in configs if c.training.lag == lag))
             log.info(
                 f"note: a lag of {lag} gives work to {busy} of a run's {resources.decode_workers} decode workers at a "
                 f"time; --lag bounds how far they read ahead ({names})"
@@ -244,7 +273,7 @@ def _concurrency(sweep: Sweep, trials: int) -> int | None:
 def _tune(
     sweep: Sweep,
     trainable: Callable[..., None],
-    todo: list[dict[str, Any]],
+    plan: Plan,
     concurrent: int | None,
     callbacks: list[tune.Callback],
 ) -> None:
@@ -255,8 +284,8 @@ def _tune(
     name = f"tune-{time.time_ns()}"
     tuner = tune.Tuner(
         tune.with_resources(trainable, reservation(sweep.preset.resources)),
-        param_space={"run": tune.grid_search(todo)},
-        tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True),
+        param_space=plan.space,
+        tune_config=tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=True, **plan.options),
         run_config=tune.RunConfig(
             name=name,
             storage_path=str(sweep.out),

@@ -6,9 +6,9 @@ Torch is imported where a trial runs: a driver on the CPU, which needs this file
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ray import tune
 from ray.exceptions import RayTaskError
@@ -22,21 +22,13 @@ from isod.training.device import device_name
 from isod.training.folder import Row, RunFolder
 from isod.vocabulary import HEADLINE
 
-
-def run_config(base: RunConfig, params: dict[str, Any]) -> RunConfig:
-    """The base run with a trial's own sampler, seed and, under "training", training settings if it has any."""
-    training = replace(base.training, seed=params["seed"], **params.get("training", {}))
-    return replace(base, sampler=params["sampler"], training=training)
-
-
-def trial_name(sampler: str, seed: int) -> str:
-    """How a trial is called everywhere: in MLflow, in file names, in messages."""
-    return f"{sampler}-seed{seed}"
+if TYPE_CHECKING:
+    from isod.training.run import Reporter
 
 
 def trial_folder(runs: str, config: RunConfig) -> RunFolder:
     """Where a trial of a sweep leaves its results."""
-    return RunFolder(Path(runs) / trial_name(config.sampler.name, config.training.seed))
+    return RunFolder(Path(runs) / config.name)
 
 
 _stream: RayStream | None = None  # of this process; kept for its next trial
@@ -96,8 +88,23 @@ class TuneReporter:
         tune.report({**report, HEADLINE: self._headline})
 
 
+def measured_if(wanted: bool, reporter: Reporter) -> AbstractContextManager[Reporter]:
+    """Return a context whose reporter adds the use of the machine, if that is wanted."""
+    if not wanted:
+        return nullcontext(reporter)
+    from isod.tracking.system_metrics import measured  # imports MLflow, which other trials do without
+
+    return measured(reporter)
+
+
 def run_trial(
-    params: dict[str, Any], *, base: RunConfig, store_uri: str, runs: str, holdout: str, resources: ResourceConfig
+    params: dict[str, RunConfig],
+    *,
+    store_uri: str,
+    runs: str,
+    holdout: str,
+    resources: ResourceConfig,
+    system_metrics: bool = False,
 ) -> None:
     """Train a trial, from the last checkpoint if there is one, and report to Tune at every validation.
 
@@ -105,15 +112,16 @@ def run_trial(
     raised is for Tune to try again.
 
     Args:
-        params: ``{"run": {"sampler": SamplerConfig, "seed": int}}``, from the sweep's grid.
+        params: ``{"run": RunConfig}``, as Tune hands it out.
         runs: folder for the trials' results; shared storage where the cluster has several nodes.
         holdout: folder for the hold-out models' scores.
+        system_metrics: whether to report the use of the machine, too.
     """
     from isod.training.device import choose_device
     from isod.training.process import configure_process
     from isod.training.run import Run
 
-    config = run_config(base, params["run"])
+    config = params["run"]
     folder = trial_folder(runs, config)
     reporter = TuneReporter()
     configure_process(resources.threads)
@@ -129,6 +137,7 @@ def run_trial(
                     holdout=holdout,
                     resources=resources,
                     reporter=reporter,
+                    system_metrics=system_metrics,
                 )
                 return
             device = choose_device("cuda" if resources.gpus_per_trial > 0 else "cpu")
@@ -141,9 +150,12 @@ def run_trial(
                 resources=resources,
                 holdout_cache=Path(holdout),
             )
-            run.train(
-                lambda examples, state: kept_stream(resources).begin(store_uri, config, examples, state), reporter
-            )
+            with measured_if(system_metrics, reporter) as measuring:
+                run.train(
+                    lambda examples, state: kept_stream(resources).begin(store_uri, config, examples, state), measuring
+                )
+    except SystemExit:  # a scheduler stopped the run, which waits in its report: the stream serves the next trial
+        raise
     except BaseException as error:
         drop_stream()
         cause = error.cause if isinstance(error, RayTaskError) else error  # a worker's own exception

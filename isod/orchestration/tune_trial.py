@@ -8,13 +8,13 @@ from pathlib import Path
 
 from ray.tune.experiment import Trial
 
-from isod.orchestration.trial import trial_name
+from isod.config.settings import RunConfig
 
 
 def name_of(trial: Trial) -> str:
-    """Return the trial's name (``trial_name``)."""
-    run = trial.config["run"]
-    return trial_name(run["sampler"].name, run["seed"])
+    """Return the name of the trial's run."""
+    config: RunConfig = trial.config["run"]
+    return config.name
 
 
 def failure_reason(trial: Trial) -> str:

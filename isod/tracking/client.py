@@ -7,12 +7,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import sqlalchemy
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.utils import _get_latest_schema_revision
 from mlflow.tracking import MlflowClient
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -21,8 +23,10 @@ from isod.errors import InputError
 from isod.tracking.deliveries import reason
 from isod.vocabulary import PARENT_TAG
 
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # what MLflow stores runs in, beside a server's
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SHOWN = 200  # characters of somebody else's error message
+REVISION = "alembic_version"  # the table of a database that names its schema
 NEWEST = ["attributes.start_time DESC"]
 
 
@@ -88,6 +92,8 @@ def open_for_reading(tracking_uri: str) -> MlflowClient:
     _bypass_proxy(tracking_uri)
     _limit_messages()
     with explained(tracking_uri):
+        if is_database(tracking_uri):
+            _try_database(tracking_uri)
         return MlflowClient(tracking_uri)
 
 
@@ -106,6 +112,11 @@ def search(client: MlflowClient, experiment_id: str, wanted: str = "") -> list[R
 def children_of(client: MlflowClient, experiment_id: str, parent_run_id: str) -> list[Run]:
     """Return the runs of a sweep's trials."""
     return search(client, experiment_id, f"tags.`{PARENT_TAG}` = '{parent_run_id}'")
+
+
+def is_database(tracking_uri: str) -> bool:
+    """Return whether it is the address of a database that MLflow's own table models can read."""
+    return tracking_uri.split(":")[0].split("+")[0] in DATABASES
 
 
 def is_server(tracking_uri: str) -> bool:
@@ -173,9 +184,25 @@ def _limit_messages() -> None:
 
 
 def _try_database(uri: str) -> None:
-    """Connect once: MLflow itself would try for minutes."""
+    """Connect once, where MLflow itself would try for minutes; reject the schema of another version of MLflow.
+
+    MLflow would migrate an older one at once, which locks out whoever still uses the older version.
+    """
     engine = sqlalchemy.create_engine(uri)
     try:
-        sqlalchemy.inspect(engine).get_table_names()
+        with engine.connect() as connection:
+            known = sqlalchemy.inspect(connection).has_table(REVISION)
+            found = connection.scalar(sqlalchemy.text(f"SELECT version_num FROM {REVISION}")) if known else None
     finally:
         engine.dispose()
+    if found is not None and found != _revision():
+        raise InputError(
+            f"the MLflow store {uri} was written by another version of MLflow: install that one, or back the database "
+            f"up and run `mlflow db upgrade {uri}`"
+        )
+
+
+@cache
+def _revision() -> str:
+    """Return the revision of the schema of this version of MLflow."""
+    return str(_get_latest_schema_revision())

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from isod.errors import one_line
 
 RETRY_AFTER = 3.0  # seconds between two attempts at the same call
+PATIENCE = 120.0  # seconds that a run or a sweep waits at its end for an MLflow server that is away
 
 log = logging.getLogger("isod")
 
@@ -18,7 +19,8 @@ log = logging.getLogger("isod")
 def reason(error: Exception) -> str:
     """Return why a call failed, in one line: of a database's error its own words, not the statement and its values."""
     database = re.search(r"\(\w+\.\w*Error\) ([^\[\n]+)", str(error))
-    return database[1].strip() if database else one_line(error)
+    text = database[1].strip() if database else one_line(error)
+    return f"{text.rstrip('.')}: restore it in MLflow" if text.endswith("Current state is deleted.") else text
 
 
 class Deliveries:

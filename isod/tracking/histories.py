@@ -12,7 +12,8 @@ import sqlalchemy
 from mlflow.store.tracking.dbmodels.models import SqlMetric
 from mlflow.tracking import MlflowClient
 
-DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # what MLflow stores runs in, beside a server's
+from isod.tracking.client import is_database
+
 REQUESTS = 8  # at a time, to a server
 
 
@@ -29,7 +30,7 @@ def read_histories(tracking_uri: str, metrics: Mapping[str, list[str]]) -> pd.Da
         run_id (category), metric (category), step (int64), value (float64), ordered by run, metric and step. Of a step
         that was logged twice (a resumed run) the later value stays; of two at the same millisecond the larger.
     """
-    if tracking_uri.split(":")[0].split("+")[0] in DATABASES:
+    if is_database(tracking_uri):
         parts = _from_database(tracking_uri, metrics)
     else:
         parts = _from_server(MlflowClient(tracking_uri), metrics)

@@ -16,7 +16,7 @@ from mlflow.tracking import MlflowClient
 
 from isod.errors import InputError
 from isod.tracking.client import NEWEST, explained, open_for_reading
-from isod.vocabulary import EXAMPLES, MODEL, OLD_MODEL, PARENT_TAG, SWEEP_TAG
+from isod.vocabulary import EXAMPLES, MODEL, OLD_MODEL, PARENT_TAG, SEARCH_TAG, STOPPED_TAG, SWEEP_TAG
 
 COLUMNS = ("index", "frame_id", "draw_count", "mean_importance")  # that every examples.parquet has
 LISTED = 6  # runs that a message names
@@ -107,11 +107,14 @@ def _find(client: MlflowClient, tracking_uri: str, run: str, experiment: str | N
 
 def _why_no_examples(client: MlflowClient, run: Run) -> str:
     name = name_of_run(run)
-    if SWEEP_TAG in run.data.tags:
+    if SWEEP_TAG in run.data.tags or SEARCH_TAG in run.data.tags:
         wanted = f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"
         children = client.search_runs([run.info.experiment_id], wanted, max_results=LISTED)
         names = ", ".join(sorted(map(name_of_run, children))) or "none"
-        return f"run {name!r} is a sweep: choose one of its runs ({names})"
+        what = "sweep" if SWEEP_TAG in run.data.tags else "search"
+        return f"run {name!r} is a {what}: choose one of its runs ({names})"
+    if STOPPED_TAG in run.data.tags:
+        return f"run {name!r} has no per-example statistics ({EXAMPLES}): the scheduler of its search stopped it early"
     why = {
         "RUNNING": "it is still running, and writes them when it ends",
         "SCHEDULED": "it has not started",

@@ -17,7 +17,7 @@ from isod.tracking.client import NEWEST, explained, open_for_reading, search
 from isod.tracking.histories import read_histories
 from isod.tracking.metric_names import class_names, metric_name
 from isod.tracking.runs import Runs, require_one_grid, require_one_store
-from isod.vocabulary import COMMIT_TAG, DEVICE_TAG, HEADLINE, PARENT_TAG, SWEEP_TAG
+from isod.vocabulary import COMMIT_TAG, DEVICE_TAG, HEADLINE, PARENT_TAG, SEARCH_TAG, SWEEP_TAG
 
 
 def load_runs(tracking_uri: str, experiment: str | None = None, sweep: str | None = None) -> Runs:
@@ -81,12 +81,28 @@ def last_experiment(client: MlflowClient, tracking_uri: str) -> str:
     names = {item.experiment_id: item.name for item in client.search_experiments()}
     last = client.search_runs(list(names), f"tags.`{SWEEP_TAG}` != ''", max_results=1, order_by=NEWEST) if names else []
     if not last:
+        wanted = f"tags.`{SEARCH_TAG}` != ''"
+        searches = client.search_runs(list(names), wanted, max_results=1, order_by=NEWEST) if names else []
+        if searches:
+            raise _no_comparison(searches[0])
         raise InputError(f"{tracking_uri} has no sweep yet: run `isod sweep`, or name another --tracking-uri")
     return names[last[0].info.experiment_id]
 
 
+def _no_comparison(search: Run) -> InputError:
+    """The error for a search in place of a sweep."""
+    return InputError(
+        f"{search.data.tags[SEARCH_TAG]!r} ({search.info.run_id}) is a search, whose runs had different settings and "
+        "could be stopped by its scheduler, so they are not compared: run `isod sweep` with the best.toml that "
+        "`isod search` wrote"
+    )
+
+
 def _choose_sweep(runs: list[Run], experiment: str, sweep: str | None) -> Run:
     parents = [r for r in runs if SWEEP_TAG in r.data.tags and PARENT_TAG not in r.data.tags]
+    searches = [r for r in runs if SEARCH_TAG in r.data.tags]
+    if chosen := [r for r in searches if r.info.run_id == sweep or not (sweep or parents)]:
+        raise _no_comparison(chosen[0])
     if not parents:
         raise InputError(
             f"experiment {experiment!r} holds no sweep: none of its {len(runs)} runs is tagged {SWEEP_TAG}"

@@ -37,12 +37,14 @@ from isod.vocabulary import (
     NAME_TAG,
     PARENT_TAG,
     RESUMED_TAG,
+    STOPPED_TAG,
     SWEEP_TAG,
 )
 
 PARAMS_PER_CALL = 100  # MLflow's limit for one log_batch call
 METRICS_PER_CALL = 1000  # likewise
 SETTINGS_FILE = "sweep.json"  # artifact of the parent run
+RUN_SETTINGS_FILE = "config.json"  # artifact of a run without a parent
 
 log = logging.getLogger("isod")
 
@@ -51,7 +53,7 @@ log = logging.getLogger("isod")
 class SweepRecord:
     """A sweep in MLflow: its parent run, and what MLflow has of its trials."""
 
-    parent_run_id: str
+    parent_run_id: str  # "" for a run without a parent
     runs: dict[str, str] = field(default_factory=dict)  # trial name → run id
     finished: set[str] = field(default_factory=set)  # names of the trials that are complete
 
@@ -62,25 +64,37 @@ def begin_sweep(
     settings: Mapping[str, Any],
     tags: Mapping[str, str],
     dataset: DatasetInput | None = None,
+    *,
+    kind: str = SWEEP_TAG,
 ) -> SweepRecord:
     """Create the parent run. Its parameters, and its file sweep.json, are ``settings``: what all trials share.
 
     Args:
         dataset: what they train on; see ``isod.tracking.dataset``.
+        kind: the tag that holds the name: ``SWEEP_TAG`` or ``SEARCH_TAG``.
     Raises:
         InputError: the store refuses the run or the file; every trial would end with a file that cannot be delivered.
     """
     client = experiment.client
     with explained(experiment.tracking_uri):
-        parent = client.create_run(experiment.id, tags={NAME_TAG: name, SWEEP_TAG: name, **tags}).info
+        parent = client.create_run(experiment.id, tags={NAME_TAG: name, kind: name, **tags}).info
         _log_params(client, parent.run_id, settings)
         _log_input(client, parent.run_id, dataset)
-        try:
-            _log_settings(client, parent, settings)
-        except InputError:
-            client.delete_run(parent.run_id)  # else it would be the sweep that began last
-            raise
+        _log_settings(client, parent, settings)
     return SweepRecord(parent.run_id)
+
+
+def begin_run(experiment: Experiment, name: str, settings: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+    """Create a run without a parent, with its settings as a file, and return its id.
+
+    Raises:
+        InputError: the store refuses the run or the file.
+    """
+    client = experiment.client
+    with explained(experiment.tracking_uri):
+        run = client.create_run(experiment.id, tags={NAME_TAG: name, **tags}).info
+        _log_settings(client, run, settings, RUN_SETTINGS_FILE)
+    return str(run.run_id)
 
 
 def resume_sweep(
@@ -89,23 +103,26 @@ def resume_sweep(
     settings: Mapping[str, Any],
     tags: Mapping[str, str],
     trials: Mapping[str, RunConfig],
+    *,
+    kind: str = SWEEP_TAG,
 ) -> SweepRecord:
     """Reopen the sweep of this name that was started last.
 
     Args:
         trials: what will run now, by name.
+        kind: the tag that holds the name, as ``begin_sweep`` takes it.
     Raises:
         InputError: there is none, it or one of the trials began with other settings, or the store refuses files;
             nothing is changed there.
     """
-    client = experiment.client
+    client, what = experiment.client, kind.removeprefix("isod.")
     with explained(experiment.tracking_uri):
-        parents = client.search_runs([experiment.id], f"tags.`{SWEEP_TAG}` = '{name}'", max_results=1, order_by=NEWEST)
+        parents = client.search_runs([experiment.id], f"tags.`{kind}` = '{name}'", max_results=1, order_by=NEWEST)
         if not parents:
-            raise InputError(f"there is no sweep {name!r} to resume in this MLflow experiment: leave out --resume")
+            raise InputError(f"there is no {what} {name!r} to resume in this MLflow experiment: leave out --resume")
         parent = parents[0]
         if text := changes(parent.data.params, {key: str(value) for key, value in settings.items()}):
-            raise InputError(f"the sweep {name!r} to resume began with other settings ({text}): use the same")
+            raise InputError(f"the {what} {name!r} to resume began with other settings ({text}): use the same")
         record = SweepRecord(parent.info.run_id)
         for run in children_of(client, experiment.id, parent.info.run_id):
             trial = run.data.tags[NAME_TAG]
@@ -114,7 +131,7 @@ def resume_sweep(
             record.runs[trial] = run.info.run_id
             if run.info.status == "FINISHED":
                 record.finished.add(trial)
-        _log_settings(client, parent.info, settings)
+        _log_settings(client, parent.info, settings, begun=False)
         client.update_run(record.parent_run_id, status="RUNNING")
         begun, now = parent.data.tags.get(COMMIT_TAG), tags.get(COMMIT_TAG)
         if begun != now:
@@ -230,6 +247,16 @@ class SweepWriter:
         self._deliveries.put(name, finish)
         self._open.discard(name)
 
+    def trial_stopped(self, name: str, iteration: int) -> None:
+        """Tag the trial's run with the iteration at which a scheduler stopped it, and mark it as finished."""
+
+        def stop() -> None:
+            self._client.set_tag(self._record.runs[name], STOPPED_TAG, str(iteration))
+            self._end(name, "FINISHED")
+
+        self._deliveries.put(name, stop)
+        self._open.discard(name)
+
     def trial_failed(self, name: str, reason: str) -> None:
         """Tag the trial's run with the reason, and mark it as failed."""
         self.failed[name] = reason
@@ -242,7 +269,8 @@ class SweepWriter:
         self._deliveries.put(name, fail)
 
     def close(self, status: str, *, patience: float) -> str:
-        """End the parent run with this status, and children that are still open as killed; wait for deliveries.
+        """End the parent run, if there is one, with this status, and runs that are still open as killed; wait for
+        deliveries.
 
         Args:
             patience: seconds to wait for a server that is away.
@@ -251,7 +279,8 @@ class SweepWriter:
         """
         for name in sorted(self._open):
             self._deliveries.put(name, partial(self._end, name, "KILLED"))
-        self._deliveries.put(None, lambda: self._client.set_terminated(self._record.parent_run_id, status))
+        if self._record.parent_run_id:
+            self._deliveries.put(None, lambda: self._client.set_terminated(self._record.parent_run_id, status))
         left, error = self._deliveries.close(patience)
         self._limits.close()
         return f"{left} messages did not reach MLflow ({error})" if left else ""
@@ -309,11 +338,15 @@ class SweepWriter:
         self._client.set_terminated(self._record.runs[name], status)
 
 
-def _log_settings(client: MlflowClient, parent: RunInfo, settings: Mapping[str, Any]) -> None:
-    """Write sweep.json; raise InputError if MLflow refuses it."""
+def _log_settings(
+    client: MlflowClient, parent: RunInfo, settings: Mapping[str, Any], file: str = SETTINGS_FILE, *, begun: bool = True
+) -> None:
+    """Write the settings; if MLflow refuses the file, delete the run that was begun with it and raise InputError."""
     try:
-        client.log_dict(parent.run_id, dict(settings), SETTINGS_FILE)
+        client.log_dict(parent.run_id, dict(settings), file)
     except Exception as error:  # whatever a file system, a server or a bucket raises
+        if begun:
+            client.delete_run(parent.run_id)  # else it would be the sweep that began last
         raise InputError(
             f"MLflow cannot store files at {parent.artifact_uri} ({reason(error)}): give it an artifact root that it, "
             "or this machine, can write to"

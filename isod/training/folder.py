@@ -8,6 +8,7 @@ model/             the trained detector (isod.detector.saved); written last: the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,4 +31,12 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """Whether there is anything of a run."""
-        return self.finished or (self.path / METRICS).exists() or any(self.path.glob("checkpoint-*.pt"))
+        return self.finished or (self.path / METRICS).exists() or any(self._checkpoints())
+
+    def drop_checkpoints(self) -> None:
+        """Delete the checkpoints of a run that will not be resumed."""
+        for path in self._checkpoints():
+            path.unlink(missing_ok=True)
+
+    def _checkpoints(self) -> Iterator[Path]:
+        return self.path.glob("checkpoint-*.pt")

@@ -143,8 +143,8 @@ def test_options_of_the_thesis_grid():
     flags = {flag for action in parser._actions for flag in action.option_strings}
     assert flags == {
         "-h", "--help", "--store", "--demo-frames", "--preset", "--samplers", "--seeds", "--first-seed",
-        "--tracking-uri", "--experiment", "--address", "--resume", "--out", "--set", "--no-compiled",
-        "--no-decode-on-device", *SWEEP_FLAGS,
+        "--tracking-uri", "--experiment", "--system-metrics", "--address", "--resume", "--out", "--set",
+        "--no-compiled", "--no-decode-on-device", *SWEEP_FLAGS,
     }  # fmt: skip
     assert RUN_FLAGS.items() < SWEEP_FLAGS.items()
     with_images = build_parser(script("real_traffic"), None, store_from_images=lambda *_: "").parse_args([])

@@ -20,8 +20,8 @@ from isod.data.store.meta import StoreMeta
 from isod.data.store.split import CropStore
 from isod.errors import InputError
 from isod.orchestration.resources import concurrent_trials, reservation
-from isod.orchestration.sweep import Sweep, _tune, run_sweep, trial_grid
-from isod.orchestration.trial import run_config, run_trial
+from isod.orchestration.sweep import Plan, Sweep, _tune, run_sweep, trial_grid
+from isod.orchestration.trial import run_trial
 from isod.sampling import DrawSchedule, ImportanceTable
 from isod.sampling.samplers import SAMPLERS, SamplerConfig
 from tests.tracking.mlflow_store import Store
@@ -68,8 +68,8 @@ def runs(sweep, result):
 
 
 def config_of(sweep, sampler):
-    base = replace(tiny_run(), training=sweep.preset.training, holdout=sweep.preset.holdout)
-    return run_config(base, {"sampler": sampler, "seed": 0})
+    training = replace(sweep.preset.training, seed=0)
+    return replace(tiny_run(), sampler=sampler, training=training, holdout=sweep.preset.holdout)
 
 
 def curves(client, run):
@@ -139,10 +139,9 @@ def test_a_trial_that_fails_says_why_and_stops_nobody(result, runs):
 def test_tunes_own_tools_find_the_best_trial(ray_local, sweep, runs, tmp_path):
     """``mAP`` is in what a trial reports: here to a tuner that isod did not make."""
     children, client = runs
-    grid = [{"sampler": SAMPLERS[name], "seed": 0} for name in ("baseline", "UIS")]
+    grid = [config_of(sweep, SAMPLERS[name]) for name in ("baseline", "UIS")]
     trainable = functools.partial(
         run_trial,
-        base=config_of(sweep, SAMPLERS["baseline"]),
         store_uri=sweep.store,
         runs=str(tmp_path / "runs"),
         holdout=str(tmp_path / "holdout"),
@@ -193,7 +192,7 @@ def test_a_sweep_on_a_store_that_was_made_anew_is_not_gone_on_with(sweep, result
 
 def test_seeds_that_another_machine_has_not_run(sweep):
     grid = trial_grid(replace(sweep, seeds=2, first_seed=3))
-    assert [(trial["sampler"].name, trial["seed"]) for trial in grid] == [
+    assert [(config.sampler.name, config.training.seed) for config in grid] == [
         (name, seed) for seed in (3, 4) for name in ("baseline", "broken", "UIS")
     ]
 
@@ -209,7 +208,7 @@ def test_trials_may_run_in_the_processes_that_ray_started_in_advance(ray_local, 
     def trainable(params):
         tune.report({"environment": dict(ray.get_runtime_context().runtime_env)})
 
-    _tune(sweep, trainable, [{"sampler": SAMPLERS["UIS"], "seed": 0}], 1, [Watch()])
+    _tune(sweep, trainable, Plan(1, {"run": tiny_run()}), 1, [Watch()])
     assert seen == [{}]
 
 
@@ -226,8 +225,7 @@ def test_every_sentence_of_a_run_goes_with_the_report_that_comes_next(sweep, tmp
     reports = []
     monkeypatch.setattr("isod.training.run.Run.train", run)
     monkeypatch.setattr("ray.tune.report", reports.append)
-    params = {"run": {"sampler": SAMPLERS["UIS"], "seed": 0}}
-    run_trial(params, base=tiny_run(), store_uri=sweep.store, runs=str(tmp_path), holdout="", resources=TWO_AT_ONCE)
+    run_trial({"run": tiny_run()}, store_uri=sweep.store, runs=str(tmp_path), holdout="", resources=TWO_AT_ONCE)
     assert [(r["iteration"], r["said"], r["failed"]) for r in reports] == [
         (6, ["before 6"], ""),
         (12, ["before 12"], ""),

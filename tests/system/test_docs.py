@@ -123,10 +123,15 @@ def test_an_example_runs_alone(block, tmp_path):
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "toml"], ids=str)
 def test_a_study_can_be_read(block, tmp_path):
+    from isod.config.presets import PRESETS
+    from isod.config.search import read_search
     from isod.config.study import read_study
 
     path = tmp_path / "study.toml"
     path.write_text(block.code)
+    if "[settings]" in block.code:
+        assert read_search(path).corners(PRESETS["small"])
+        return
     study = read_study(path)
     assert study.choose(None)
 

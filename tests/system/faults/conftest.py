@@ -20,7 +20,6 @@ from mlflow.entities import Run
 
 from isod.config.settings import Preset, ResourceConfig, RunConfig
 from isod.orchestration.sweep import Sweep
-from isod.orchestration.trial import run_config
 from isod.sampling.samplers import SAMPLERS
 from tests.tracking.mlflow_server import MlflowServer
 from tests.training.tiny_run import DETECTOR, UNTIMED, run_here, tiny_run
@@ -118,8 +117,7 @@ def sweep(request, tiny_store, tmp_path):
 
 
 def config_of(sweep: Sweep, sampler: str) -> RunConfig:
-    base = replace(tiny_run(), training=sweep.preset.training, holdout=sweep.preset.holdout)
-    return run_config(base, {"sampler": SAMPLERS[sampler], "seed": 0})
+    return replace(tiny_run(sampler), training=sweep.preset.training, holdout=sweep.preset.holdout)
 
 
 @pytest.fixture(scope="session")
