@@ -123,7 +123,7 @@ def torch_loop(options: argparse.Namespace, folder: Path, *, detector: bool, imp
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if importance:
+        if indices is not None:
             sampler.update(by_image.detach(), indices)
 
     def turn() -> float:
