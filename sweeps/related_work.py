@@ -1,6 +1,6 @@
 """The related work: every sampler beyond the thesis's eight in one grid, with the baseline, LIS and UIS.
 
-    python sweeps/related_work.py                                  # demo data, this machine: 35 samplers × 3 seeds
+    python sweeps/related_work.py                                  # demo data, this machine: all of them × 3 seeds
     python sweeps/related_work.py --samplers baseline loss-rank gradient-norm --seeds 5
     python sweeps/related_work.py --store STORE --preset small     # your data, two cores: days
 
