@@ -27,6 +27,7 @@ OTHER = {  # a value for every setting, other than the preset "small" has
     "sampler.floor_from": "0.5", "sampler.floor_until": "0.75", "sampler.floor_end": "0.5",
     "sampler.score_low": "0.5", "sampler.score_quantile": "0.75", "sampler.window": "20", "sampler.empty_least": "0.1",
     "sampler.candidates": "3", "sampler.selection": "percentile", "sampler.scorer": "predictor",
+    "sampler.subset": "keep.csv",
     "detector.name": "my.detectors:build", "detector.width": "0.5",
     "detector.blocks": "3,4,6,3", "detector.score_floor": "0.02", "detector.nms_threshold": "0.6",
     "detector.display_threshold": "0.7", "detector.detections_per_image": "100", "training.iterations": "7",
