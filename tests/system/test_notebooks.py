@@ -34,9 +34,9 @@ def execute(notebook, folder, tmp_path, monkeypatch):
     return client.execute()
 
 
-RESULT = "05_real_traffic"
+RESULTS = ("05_real_traffic", "06_real_tiles")
 OTHER_TRAINERS = "other_trainers"  # trains with five libraries, on images that are not part of the repository
-KEPT = (RESULT, OTHER_TRAINERS)  # with their output
+KEPT = (*RESULTS, OTHER_TRAINERS)  # with their output
 SLOW = ("04_your_own_dataset", OTHER_TRAINERS)
 BCCD = Path(__file__).parents[3] / "shared" / "data" / "bccd"
 
@@ -75,11 +75,12 @@ def test_a_notebook_is_kept_without_output(path):
             assert not re.search(r"site-packages|[\s\"'=](/\w+){2}|Error", str(texts_of(cell)))
 
 
-def test_the_kept_result_is_what_the_kept_runs_give(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", RESULTS)
+def test_the_kept_result_is_what_the_kept_runs_give(name, tmp_path, monkeypatch):
     """Every text and table of it, made again from notebooks/data."""
     monkeypatch.delenv("ISOD_TRACKING_URI", raising=False)
     monkeypatch.delenv("ISOD_EXPERIMENT", raising=False)
-    kept = nbformat.read(NOTEBOOKS / f"{RESULT}.ipynb", as_version=4)
+    kept = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     again = execute(copy.deepcopy(kept), NOTEBOOKS, tmp_path, monkeypatch)
     assert texts(kept) == texts(again)
     assert len(texts(kept)) >= 5
