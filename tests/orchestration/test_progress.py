@@ -36,7 +36,7 @@ def test_what_resumed_trials_bring_along_and_what_failed_ones_leave_is_no_pace(m
     out = io.StringIO()
     view = ProgressView(5, 100, every=0.0, stream=out)
     trials = [
-        SimpleNamespace(trial_id=name, config={"run": {"sampler": SimpleNamespace(name=name), "seed": 0}},
+        SimpleNamespace(trial_id=name, config={"run": SimpleNamespace(name=f"{name}-seed0")},
                         last_result={"failed": "no"})
         for name in "abc"
     ]  # fmt: skip
@@ -80,7 +80,7 @@ def test_messages_are_lines_above_the_status_line_while_a_sweep_runs(console, tm
     file = logging.FileHandler(tmp_path / "log")
     log.addHandler(file)
     view = ProgressView(2, 100, stream=out)
-    trial = SimpleNamespace(trial_id="a", config={"run": {"sampler": SimpleNamespace(name="UIS"), "seed": 0}})
+    trial = SimpleNamespace(trial_id="a", config={"run": SimpleNamespace(name="UIS-seed0")})
     log.info("before")
     with suppress(KeyboardInterrupt), messages_to(view.write_line):
         view.on_trial_start(0, [], trial)

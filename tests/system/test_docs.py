@@ -150,9 +150,10 @@ def test_commands_are_what_the_parsers_take(block):
                 format_parser(options.format).parse_args(options.rest)
         elif program == "python" and words[1].startswith("sweeps/"):
             script = import_module(words[1].removesuffix(".py").replace("/", "."))
-            store_from_images = getattr(script, "traffic_store", None)  # what gives a script the option --images
-            parser = build_script_parser(script.STUDY, None, store_from_images=store_from_images)
-            script.STUDY.choose(parser.parse_args(words[2:]).samplers)
+            # What gives a script the option --images, and what makes options of a stage
+            stores = [getattr(script, name) for name in ("traffic_store", "tiles_store") if hasattr(script, name)]
+            parser = build_script_parser(script.STUDY, None, store_from_images=next(iter(stores), None))
+            script.STUDY.choose(parser.parse_args(getattr(script, "with_stage", list)(words[2:])).samplers)
             continue
         else:
             continue

@@ -15,6 +15,7 @@ Dash = str | tuple[int, tuple[float, ...]]
 
 SOLID: Dash = "-"
 LONG: Dash = (0, (6, 1.5))
+SHORT: Dash = (0, (2.5, 2.5))
 DASH_DOT: Dash = (0, (5, 1.5, 1.2, 1.5))
 DOTS: Dash = (0, (1.5, 1.3))
 DASH_DOT_DOT: Dash = (0, (6, 1.5, 1.2, 1.5, 1.2, 1.5))
@@ -64,7 +65,7 @@ LOOKS: dict[str, Look] = {
     "UIS-IR": Look("#004a80", DOTS, "v", filled=True),
 }
 _COLORS = ("#009e73", "#cc79a7", "#8c6d1f", "#7b61c4", "#4d9221", "#c51b7d", "#35978f")
-_VARIANTS = ((LONG, "s"), (DASH_DOT, "P"), (DOTS, "X"), (SOLID, "h"), (DASH_DOT_DOT, "*"), (LONG, "d"))
+_VARIANTS = ((LONG, "s"), (DASH_DOT, "P"), (DOTS, "X"), (SOLID, "h"), (DASH_DOT_DOT, "*"), (SHORT, "d"))
 OTHERS = tuple(Look(color, dash, marker) for (dash, marker), color in product(_VARIANTS, _COLORS))
 LOOKS |= zip([name for name in SAMPLERS if name not in LOOKS], OTHERS, strict=False)
 
