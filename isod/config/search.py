@@ -261,11 +261,7 @@ def read_search(path: Path) -> SearchStudy:
         InputError: no such file, no TOML, an unknown key or setting with the nearest one, or a value of the wrong type
             or out of range; the message begins with the file's name.
     """
-    content = read_toml(path)
-    try:
-        return _search(content, path)
-    except InputError as error:
-        raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+    return read_toml(path, _search)
 
 
 def _search(content: Mapping[str, Any], path: Path) -> SearchStudy:

@@ -21,10 +21,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from isod.config.overrides import Assignment, assignments_in, override, values_of
 from isod.config.presets import OTHER_DETECTORS_TRAINING, PRESETS
@@ -34,6 +34,7 @@ from isod.sampling.samplers import SAMPLERS, SamplerConfig
 
 SECTIONS = ("detector", "training", "holdout", "resources")  # of a preset
 KEYS = ("name", "run", "preset", "seeds", "samplers", *SECTIONS)  # of a file
+Built = TypeVar("Built")
 NAME = re.compile(r"[\w.+-]+")  # names become file names and MLflow tags
 
 
@@ -115,21 +116,25 @@ def read_study(path: Path) -> Study:
         InputError: no such file, no TOML, an unknown key with the nearest one, or a value of the wrong type or out of
             range; the message begins with the file's name.
     """
-    content = read_toml(path)
-    try:
-        return _study(content, path)
-    except InputError as error:
-        raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
+    return read_toml(path, _study)
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a study's or a search's file. Raises InputError if there is none, or it is not TOML."""
+def read_toml(path: Path, build: Callable[[Mapping[str, Any], Path], Built]) -> Built:
+    """Return what a function makes of the content of a TOML file.
+
+    Raises:
+        InputError: there is no such file, it is not TOML, or the function raised one; the message names the file.
+    """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the study {path} ({error.strerror}): name a TOML file") from None
     except ValueError as error:
         raise InputError(f"{path} is not TOML: {error}") from None
+    try:
+        return build(content, path)
+    except InputError as error:
+        raise InputError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
 
 
 def _study(content: Mapping[str, Any], path: Path) -> Study:
