@@ -355,13 +355,17 @@ class Trainer:
             self._predictor.load_state_dict(state["predictor"])
 
     @torch.inference_mode()
-    def score(self, crops: Crops) -> NDArray[np.float64]:
-        """The sampler's scores [B] of crops that are not trained on, in evaluation mode."""
+    def outcome(self, crops: Crops) -> Outcome:
+        """What the evaluated weights make of crops that are not trained on, in evaluation mode."""
         model = self.evaluated.eval()
         images, objects, _ = to_device(crops, self.meta.crop_size, self.device)
         with self._autocast():
-            _, outcome = model.loss(images, objects)
-        return sample_scores(outcome, self.config.sampler, self.class_weights).cpu().double().numpy()
+            return model.loss(images, objects)[1]
+
+    @torch.inference_mode()
+    def score(self, crops: Crops) -> NDArray[np.float64]:
+        """The sampler's scores [B] of crops that are not trained on, in evaluation mode."""
+        return sample_scores(self.outcome(crops), self.config.sampler, self.class_weights).cpu().double().numpy()
 
     @torch.inference_mode()
     def validate(self, crops: ValidationCrops) -> dict[str, float]:

@@ -23,7 +23,7 @@ from isod.training.examples import TrainingExamples, check_examples
 from isod.training.loop import FREE, BatchFeed, out_of_memory
 from isod.training.process import configure_process
 from isod.training.stream import local_stream
-from isod.training.trainer import Trainer, to_device
+from isod.training.trainer import Trainer
 from isod.training.validation import read_ahead
 
 PRESET = "small"
@@ -142,7 +142,7 @@ def _score(
     advance: Callable[[int], None],
 ) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
     """Score random crops until the deadline, at least one batch; those that do not decode are left out."""
-    split, model = store.split("train"), trainer.evaluated.eval()
+    split = store.split("train")
     order = np.random.default_rng(seed).permutation(split.readable)[:SAMPLE]
     size = trainer.config.training.batch_size
     batches = [order[start : start + size] for start in range(0, len(order), size)]
@@ -153,9 +153,7 @@ def _score(
     }
     indices, rows = [], []
     for crops in read_ahead(split, batches, threads=threads, quarantine=True):
-        images, objects, _ = to_device(crops, store.meta.crop_size, trainer.device)
-        with torch.autocast(trainer.device.type, torch.bfloat16, enabled=trainer.device.type == "cuda"):
-            _, outcome = model.loss(images, objects)
+        outcome = trainer.outcome(crops)
         scores = torch.stack([sample_scores(outcome, sampler, weights.get(sampler.name)) for sampler in SCORED])
         decoded = ~crops.unreadable
         indices.append(crops.indices[decoded])
