@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ray.tune import Callback
@@ -18,11 +19,13 @@ class MLflowCallback(Callback):
 
     Args:
         runs: folder of the trials' results, from which files are taken.
+        after_run: given the sampler's name of each run that has finished.
     """
 
-    def __init__(self, writer: SweepWriter, *, runs: str) -> None:
+    def __init__(self, writer: SweepWriter, *, runs: str, after_run: Callable[[str], None]) -> None:
         self._writer = writer
         self._runs = runs
+        self._after_run = after_run
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing: Tune pickles its callbacks to restore them, while isod resumes from MLflow."""
@@ -46,6 +49,7 @@ class MLflowCallback(Callback):
             folder.drop_checkpoints()
         else:
             self._writer.trial_finished(name_of(trial), folder.path)
+            self._after_run(config.sampler.name)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self._writer.trial_failed(name_of(trial), failure_reason(trial))

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 from ray.tune.execution import class_cache
-from ray.tune.experiment import Trial
 
 from isod.config.record import CONTENTS, flatten
 from isod.config.settings import Preset, ResourceConfig, RunConfig
@@ -63,22 +62,6 @@ class Sweep:
     address: str | None = None  # Ray's; None starts it here
     resume: bool = False  # resume the sweep of this name that began last, instead of beginning one
     system_metrics: bool = False  # whether each trial reports the use of its machine
-
-
-class _AfterRun(tune.Callback):
-    """Tell the sampler's name of each run that has finished."""
-
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return nothing: Tune pickles its callbacks to restore them, while isod resumes from MLflow."""
-        return {}
-
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if not (trial.last_result or {}).get("failed"):
-            config: RunConfig = trial.config["run"]
-            self._tell(config.sampler.name)
 
 
 @dataclass(frozen=True)
@@ -208,7 +191,7 @@ def _run_grid(
     with messages_to(progress.write_line):
         try:
             if plan.count:
-                callbacks = [MLflowCallback(writer, runs=runs), progress, _AfterRun(tell)]
+                callbacks = [MLflowCallback(writer, runs=runs, after_run=tell), progress]
                 _tune(sweep, trainable, plan, concurrent, callbacks)
         finally:
             unfinished = plan.count - progress.done
