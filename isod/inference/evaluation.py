@@ -74,11 +74,7 @@ def open_annotated(
     """
     if is_store(data):
         store = CropStore.open(data)
-        if store.meta.class_names != tuple(class_names):
-            raise InputError(
-                f"the model knows the classes {', '.join(class_names)}, and {store.uri} has "
-                f"{', '.join(store.meta.class_names)}: evaluate it on data with the same classes"
-            )
+        store.meta.require_classes(class_names, store.uri, advice=": evaluate it on data with the same classes")
         return AnnotatedData(f"split {split} of {store.uri}", StoreCrops(store.split(split)), store.meta.demo)
     path = Path(data)
     if not path.exists():

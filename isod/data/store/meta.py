@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -103,6 +103,18 @@ class StoreMeta:
                     f"split {split!r} of the crop store {uri} has no object of any class, so nothing can be {use}: "
                     "prepare it again with labels for this split, or with another --roi"
                 )
+
+    def require_classes(self, known: Sequence[str], uri: str, *, whose: str = "the model", advice: str = "") -> None:
+        """Raise InputError if a model knows other classes, or in another order.
+
+        Args:
+            known: the model's classes.
+            whose: what knows them, for the message; advice: what the message ends with.
+        """
+        if self.class_names != tuple(known):
+            raise InputError(
+                f"{whose} knows the classes {', '.join(known)}, and {uri} has {', '.join(self.class_names)}{advice}"
+            )
 
     def to_json(self) -> str:
         """Return the text of store.json."""

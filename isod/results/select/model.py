@@ -30,11 +30,8 @@ def open_model(folder: str, split: CropSplit, device: torch.device) -> Any:
     """Return a saved detector on the device, in evaluation mode. Raises InputError if its classes are not the store's,
     or there is none."""
     model, description = load_model(folder)
-    if description.class_names != split.meta.class_names:
-        raise InputError(
-            f"the model knows the classes {', '.join(description.class_names)}, and {split.uri} has "
-            f"{', '.join(split.meta.class_names)}: use a model that was trained on the same classes"
-        )
+    advice = ": use a model that was trained on the same classes"
+    split.meta.require_classes(description.class_names, split.uri, advice=advice)
     return model.to(device).to(memory_format=torch.channels_last)
 
 

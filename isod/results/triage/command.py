@@ -101,9 +101,5 @@ def open_model(folder: Path, store: CropStore) -> tuple[DetectorModel, float]:
         InputError: a model that cannot be read, or that knows other classes than the store.
     """
     detector, description = load_model(folder)
-    if description.class_names != store.meta.class_names:
-        raise InputError(
-            f"the run's model knows the classes {', '.join(description.class_names)}, and {store.uri} has "
-            f"{', '.join(store.meta.class_names)}"
-        )
+    store.meta.require_classes(description.class_names, store.uri, whose="the run's model")
     return detector, description.detector.display_threshold
