@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from isod.data.store.split import CropSplit
 from isod.files import atomic_write
 from isod.inference.writers import COLOURS
 from isod.results.evaluation.page import text_table
+from isod.results.photo import jpeg_uri
 from isod.results.probe.ceilings import BETAS, DRAWS, RULE, percent
 from isod.results.probe.figures import draws_figure, tail_figure
 from isod.results.probe.labels import MEANINGS
@@ -86,9 +85,7 @@ def crop_uri(image: np.ndarray, boxes: np.ndarray, labels: np.ndarray) -> str:
         x0, y0, x1, y1 = box.tolist()
         pen.rectangle((min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)), width=2,
                       outline="#c9cdd1" if label == 0 else COLOURS[(label - 1) % len(COLOURS)])  # fmt: skip
-    buffer = io.BytesIO()
-    frame.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return jpeg_uri(frame, JPEG_QUALITY)
 
 
 def class_table(probe: Probe) -> list[dict[str, str]]:

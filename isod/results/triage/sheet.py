@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +17,7 @@ from isod.detector.model import DetectorModel
 from isod.errors import InputError
 from isod.evaluation.label_problems import PROBLEMS, Guess, guess_problems, precision_at
 from isod.inference.marks import Mark, place_words
+from isod.results.photo import jpeg_uri
 
 NONE_SEEN = "none seen"  # the guess where the predictions contradict no label
 THESIS_K = 100  # how many examples the thesis looked at (§6.1.1)
@@ -240,9 +239,7 @@ def _data_uri(image: np.ndarray) -> str:
     picture = Image.fromarray(image)
     if picture.width > WIDEST:
         picture = picture.resize((WIDEST, max(1, round(picture.height * WIDEST / picture.width))))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return jpeg_uri(picture, JPEG_QUALITY)
 
 
 def _mark(box: np.ndarray, words: str, kind: str) -> Mark:
