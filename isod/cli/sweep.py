@@ -196,10 +196,10 @@ def run(study: Study, options: argparse.Namespace, store_from_images: StoreFromI
     from isod.cli.interim import InterimReport
     from isod.orchestration.sweep import Sweep, run_sweep
 
-    options_of_results = {
-        "--tracking-uri": places.tracking_uri, "--experiment": places.experiment, "--out": str(places.out / "report"),
-    }  # fmt: skip
-    interim = InterimReport([word for pair in options_of_results.items() for word in pair])
+    report = places.out / "report"
+    interim = InterimReport(
+        ["--tracking-uri", places.tracking_uri, "--experiment", places.experiment, "--out", str(report)]
+    )
     try:
         result = run_sweep(
             Sweep(
@@ -221,9 +221,7 @@ def run(study: Study, options: argparse.Namespace, store_from_images: StoreFromI
     # MLflow and Matplotlib: a sweep does not wait for them to begin
     from isod.results.command import results_command
 
-    page, table = results_command(
-        places.tracking_uri, places.experiment, places.out / "report", sweep=result.parent_run_id
-    )
+    page, table = results_command(places.tracking_uri, places.experiment, report, sweep=result.parent_run_id)
     publish(places.tracking_uri, result.parent_run_id, page.parent, table)
     return code
 
