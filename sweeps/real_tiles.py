@@ -29,11 +29,12 @@ from isod.sampling.samplers import SAMPLERS
 TILES = (4, 4)  # columns, rows
 LOSSES: dict[str, dict[str, object]] = {f"{loss}-loss": {"loss_normalisation": loss} for loss in ("object", "location")}
 RFS = SAMPLERS["RFS"]
+LIS_MAX = replace(SAMPLERS["LIS"], name="LIS-max", reduction="max")
 OTHERS = [
     replace(RFS, name="RFS-then-uniform", floor_from=0.6, floor_until=0.85),
     replace(RFS, name="uniform-then-RFS", floor=1.0, floor_from=0.15, floor_until=0.4, floor_end=0.0),
-    replace(SAMPLERS["UIS"], name="bounded-max", heuristic="bounded_error", reduction="max"),
-    LIS_MAX := replace(SAMPLERS["LIS"], name="LIS-max", reduction="max"),
+    replace(SAMPLERS["bounded-error"], name="bounded-max", reduction="max"),
+    LIS_MAX,
 ]
 COMPARED = [*(SAMPLERS[name] for name in ("baseline", "uniform", "LIS", "UIS", "RFS", "CAP")), LIS_MAX]
 OTHER_LOSS = under(LOSSES, COMPARED)
