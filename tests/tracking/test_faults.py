@@ -12,21 +12,10 @@ from isod.errors import InputError
 from isod.tracking.client import Experiment, children_of, open_experiment, open_for_reading
 from isod.tracking.sweep_reader import load_runs
 from isod.tracking.sweep_writer import SweepWriter, begin_sweep, resume_sweep
-from tests.tracking.mlflow_store import Store
 from tests.training.tiny_run import tiny_run
 
 NAMES = ("UIS-seed0", "UIS-seed1")
 SETTINGS = {"store": "/s"}
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path)
-
-
-@pytest.fixture
-def experiment(store):
-    return Experiment(store.uri, store.client, store.experiment_id)
 
 
 @pytest.fixture

@@ -17,20 +17,9 @@ from isod.tracking.sweep_reader import load_runs
 from isod.tracking.sweep_writer import SweepRecord, SweepWriter, begin_sweep, require_same_trial, resume_sweep
 from tests.inference.blobs import save_blobs
 from tests.tracking.mlflow_server import MlflowServer, OlderServer
-from tests.tracking.mlflow_store import Store
 from tests.training.tiny_run import tiny_run
 
 NAME = "UIS-seed0"
-
-
-@pytest.fixture
-def store(tmp_path):
-    return Store(tmp_path)
-
-
-@pytest.fixture
-def experiment(store):
-    return Experiment(store.uri, store.client, store.experiment_id)
 
 
 @pytest.fixture

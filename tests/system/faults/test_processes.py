@@ -51,7 +51,7 @@ def test_a_trial_outlives_its_process_its_table_and_its_decode_worker(ray_local,
             process.kill()
             killed.append(title)
             seen = rows_of(sweep.out, trial)
-            until(lambda seen=seen: rows_of(sweep.out, trial) != seen)  # it goes on
+            until(lambda seen=seen: rows_of(sweep.out, trial) != seen)  # it continues
 
     join = in_background(kill_one_after_the_other)
     result = run_sweep(sweep)
