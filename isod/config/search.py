@@ -272,10 +272,12 @@ def _search(content: Mapping[str, Any], path: Path) -> SearchStudy:
         require(isinstance(content.get(key, {}), Mapping), f"{key} must be a table, [{key}]", content.get(key))
     for key in ("name", "sampler", "preset"):
         require(isinstance(content.get(key, ""), str), f"{key} must be text", content.get(key))
-    sampler = content.get("sampler")
+    wanted = 'sampler must name what every trial trains, such as sampler = "UIS"'
+    if "sampler" not in content:
+        raise InputError(wanted)
+    sampler = content["sampler"]
     if sampler not in SAMPLERS:
-        error = unknown("sampler", str(sampler), SAMPLERS)
-        raise InputError(f'sampler must name what every trial trains, such as sampler = "UIS": {error}')
+        raise InputError(f"{wanted}: {unknown('sampler', sampler, SAMPLERS)}")
     table = content.get("search", {})
     known = [field.name for field in fields(SearchConfig)]
     for key in table:
