@@ -70,6 +70,7 @@ ROWS = [
     Row("startup", "", "--turns 1 --samplers baseline UIS"),
     Row("prepare", "", "--frames 20 --turns 1"),
     Row("formats", "", "--frames 40 --turns 1"),
+    Row("precision", "", "--turns 1"),
     Row("network", "--device cpu --batch 2 --turns 2", "--device cpu --batch 1 --height 64 --width 128 --turns 1"),
     Row("network", "--device cuda --batch 128", "--device cuda --batch 8", needs_gpu=True),
     Row("growth", "", "--sizes 1000 10000 --turns 1 --steps 3 --trials 1 --iterations 4 --rounds 1"),

@@ -80,6 +80,8 @@ LOSS_NORMALISATIONS = ("location", "object", "balanced")
 
 LR_SCHEDULES = ("constant", "cosine")
 
+PRECISIONS = ("auto", "float32", "bfloat16")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
@@ -98,6 +100,7 @@ class TrainingConfig:
     lag: int = 4  # draw t uses the scores of steps up to t - 1 - lag; up to lag batches are read ahead
     flip: bool = False  # mirror each drawn crop with probability 0.5
     seed: int = 0  # of the initial weights, the order of the data and the augmentation
+    precision: str = "auto"  # of forward and backward passes: float32, bfloat16, or auto: bfloat16 on GPUs alone
     compiled: bool = False  # train through torch.compile: takes a minute to start, then GPU steps are faster
     decode_on_device: bool = False  # decode the drawn crops on the GPU, for machines with few CPU cores
     class_weight: float = 1.0  # weight of the class loss, λ_cls of eq. 4.1
@@ -113,6 +116,7 @@ class TrainingConfig:
         require(
             self.lr_schedule in LR_SCHEDULES, f"lr_schedule must be one of {', '.join(LR_SCHEDULES)}", self.lr_schedule
         )
+        require(self.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}", self.precision)
         require(0 < self.lr_decayed_at <= 1, "lr_decayed_at must be in (0, 1]", self.lr_decayed_at)
         require(self.warmup >= 0, "warmup must be ≥ 0", self.warmup)
         require(0 <= self.ema < 1, "ema must be in [0, 1)", self.ema)
@@ -170,7 +174,7 @@ class ResourceConfig:
     """What a trial reserves on its machine.
 
     Three of these can change a run's numbers: ``threads`` and ``workers_per_trial`` by the order of float sums, and
-    ``gpus_per_trial`` by its device (bfloat16 on a GPU, float32 on a CPU). A run of ``isod train`` reserves nothing and
+    ``gpus_per_trial`` by its device, also by ``training.precision``. A run of ``isod train`` reserves nothing and
     uses ``decode_workers``, ``threads`` and ``checkpoint_share`` alone.
     """
 

@@ -19,6 +19,7 @@ from isod.data.store.crops import Crops
 from isod.data.store.meta import StoreMeta
 from isod.detector.batch_norm import over_all_ranks
 from isod.detector.model import build_detector, configure_loss
+from isod.errors import InputError
 from isod.evaluation.evaluator import DetectionEvaluator
 from isod.objects import Objects
 from isod.outcome import Outcome
@@ -117,7 +118,7 @@ class Trainer:
     Args:
         config: what to run.
         meta: of the store: class names and crop size.
-        device: where to run; on CUDA the forward pass is bfloat16 and channels-last.
+        device: where to run.
         part: of every batch that this process trains on. Where it is not the whole, every rank of torch.distributed's
             default group has a trainer, and every step is taken by all of them together.
         class_weights: [C + 1], for a sampler whose reduction weighs classes; see ``isod.sampling.priors``.
@@ -165,9 +166,15 @@ class Trainer:
         """The detector that is validated and saved: of the averaged weights where the settings ask for them."""
         return self.model if self._average is None else self._average.module
 
+    @property
+    def precision(self) -> str:
+        """What the passes compute in, float32 or bfloat16; weights, losses and scores are float32 all the same."""
+        automatic = "bfloat16" if self.device.type == "cuda" else "float32"
+        asked = self.config.training.precision
+        return automatic if asked == "auto" else asked
+
     def _autocast(self) -> torch.autocast:
-        """bfloat16 where the device is a GPU."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
     def load(self, batch: Batch) -> Loaded:
         """The batch's crops, on the way to the device. On a GPU they travel beside what it computes."""
@@ -340,13 +347,20 @@ class Trainer:
         del held
 
     def state_dict(self) -> dict[str, Any]:
-        """Network, optimizer, and averaged weights and predictor where there are such."""
+        """Network, optimizer, and averaged weights and predictor where there are such; and the precision."""
         parts = {"model": self.model, "optimizer": self.optimizer, "average": self._average,
                  "predictor": self._predictor}  # fmt: skip
-        return {name: part.state_dict() for name, part in parts.items() if part is not None}
+        states = {name: part.state_dict() for name, part in parts.items() if part is not None}
+        return {**states, "precision": self.precision}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state_dict`` was taken."""
+        """Go on where ``state_dict`` was taken. Raises InputError if that was in another precision."""
+        before = state.get("precision", self.precision)  # versions before did not record it
+        if before != self.precision:
+            raise InputError(
+                f"the run's checkpoint is of passes in {before}, and on this device they are in {self.precision}: "
+                f"resume on a device as before, or begin anew with training.precision={before}"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self._average is not None:
