@@ -30,7 +30,7 @@ def add_evaluate_parser(commands: Any) -> None:
     parser.add_argument("--split", choices=SPLITS, default="val", help="of the store (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--conf", type=float, metavar="X", help="least score of a detection in the confusion matrix "
-                        "and among the false positives (default: display_threshold of the model)")  # fmt: skip
+                        "and among the false positives (default: the model's own)")  # fmt: skip
     parser.add_argument("--iou", type=float, metavar="X",
                         help="IoU above which NMS drops the weaker detection (default: the model's)")  # fmt: skip
     parser.set_defaults(run=evaluate)

@@ -28,7 +28,7 @@ def add_predict_parser(commands: Any) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--conf", type=float, metavar="X",
-                        help="least score of a detection (default: display_threshold of the model)")  # fmt: skip
+                        help="least score of a detection (default: the model's own)")  # fmt: skip
     parser.add_argument("--iou", type=float, metavar="X",
                         help="IoU above which NMS drops the weaker detection (default: the model's)")  # fmt: skip
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="classes to keep (default: all)")

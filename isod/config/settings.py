@@ -32,7 +32,7 @@ class DetectorConfig:
     weights: str = ""  # to start from: a file or folder of weights, or the name of a torchvision weights entry
     score_floor: float = 0.01  # lowest score of a detection that counts for AP, which needs the whole curve
     nms_threshold: float = 0.5  # IoU above which NMS drops the weaker of two detections of one class
-    display_threshold: float = 0.5  # lowest score of a detection that is drawn, or counted as a false positive
+    display_threshold: float = 0.5  # lowest score of a detection that the metrics FP… count
     detections_per_image: int = 300  # how many detections NMS keeps, the highest scores first
 
     def __post_init__(self) -> None:

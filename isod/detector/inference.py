@@ -17,7 +17,7 @@ CANDIDATES_PER_IMAGE = 1000
 def suppress(scores: Tensor, boxes: Tensor, config: DetectorConfig) -> list[dict[str, Tensor]]:
     """Return the detections above ``config.score_floor`` after per-class NMS: what AP needs.
 
-    What is shown to people is the part of them with ``scores >= config.display_threshold``; as NMS goes in score order,
+    What is shown to people is the part of them above a higher score; as NMS goes in score order,
     filtering after it gives what NMS over only those would give.
 
     Args:

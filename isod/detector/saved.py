@@ -33,6 +33,12 @@ class ModelDescription:
     demo: bool = False  # trained on synthetic stand-in data
     commit: str = "unknown"  # of the isod that trained it
     run: dict[str, Any] = field(default_factory=dict)  # sampler, seed and iterations
+    threshold: float | None = None  # score with the highest F1 on the validation split, all classes together
+
+    @property
+    def shown_from(self) -> float:
+        """The least score of a detection that people are shown."""
+        return self.detector.display_threshold if self.threshold is None else self.threshold
 
 
 def save_model(folder: Path, model: torch.nn.Module, description: ModelDescription) -> None:

@@ -115,13 +115,13 @@ def evaluate(
     Args:
         predictor: with a confidence at the model's ``score_floor``, as AP needs the whole curve.
         threshold: least score of the detections in the confusion matrix and in ``FP``; by default the model's
-            ``display_threshold``.
+            own, ``shown_from``.
         advance: called with the number of frames just finished.
     Raises:
         InputError: no frame can be read.
     """
     names = predictor.class_names
-    threshold = predictor.description.detector.display_threshold if threshold is None else threshold
+    threshold = predictor.description.shown_from if threshold is None else threshold
     evaluator = DetectionEvaluator(names, predictor.description.crop_size, display_threshold=threshold)
     confusion = np.zeros((len(names) + 1, len(names) + 1), np.int64)
     broken, every, results = Broken(), [], []

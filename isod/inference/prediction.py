@@ -44,7 +44,7 @@ class Predictor:
         """Open the folder of a saved model.
 
         Args:
-            confidence: least score of a detection; by default the model's ``display_threshold``.
+            confidence: least score of a detection; by default the model's own, ``shown_from``.
             iou: above which NMS drops the weaker of two detections; by default the model's ``nms_threshold``.
             classes: names of those to keep; by default all.
             batch_size: crops in one forward pass.
@@ -55,7 +55,7 @@ class Predictor:
         require(iou is None or 0 < iou < 1, "--iou must be in (0, 1)", iou)
         require(batch_size >= 1, "--batch-size must be ≥ 1", batch_size)
         saved = describe_model(folder)
-        self.confidence = saved.detector.display_threshold if confidence is None else confidence
+        self.confidence = saved.shown_from if confidence is None else confidence
         changes = {"score_floor": min(saved.detector.score_floor, self.confidence)}
         if iou is not None:
             changes["nms_threshold"] = iou

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -166,7 +167,9 @@ class Run:
         table.write()  # again, in case the last time failed
         of_examples = stream.statistics(config.training.iterations - 1) | statistics.examples()
         write_examples(path / EXAMPLES, split, of_examples)
-        save_model(path / MODEL, trainer.evaluated, self.describe_model())
+        threshold = table.history()[-1][1].get("F1_threshold", math.nan)
+        description = replace(self.describe_model(), threshold=None if math.isnan(threshold) else threshold)
+        save_model(path / MODEL, trainer.evaluated, description)
         checkpoints.clear()
 
     def follow(self, make_stream: Callable[[int], Stream]) -> None:

@@ -148,6 +148,26 @@ def test_false_positives_count_from_the_display_threshold():
     assert metrics_of((found, target()), display_threshold=0.3)["FP/car"] == 2
 
 
+def test_the_best_f1_and_the_score_that_reaches_it():
+    """Three objects. From 0.9 on, 2·1/(1 + 3) = 0.5; from 0.8, 0.4; from 0.7, 4/6; from 0.6, where a hit and a miss
+    are equal, 6/8; from 0.2, 6/9. The don't-care box takes the last detection out."""
+    a, b, c = (0, 0, 20, 20), (30, 30, 50, 50), (60, 0, 80, 20)
+    miss, ignored = (60, 60, 90, 90), (0, 80, 20, 100)
+    found = prediction(
+        (*a, 1, 0.9), (*miss, 1, 0.8), (*b, 2, 0.7), (*miss, 2, 0.6), (*c, 1, 0.6), (*a, 2, 0.2), (*ignored, 1, 0.95)
+    )
+    m = metrics_of((found, target((*a, 1), (*b, 2), (*c, 1), dont_care=[ignored])))
+    assert (m["F1"], m["F1_threshold"]) == (0.75, pytest.approx(0.6))
+
+
+@pytest.mark.parametrize("found", [prediction(), prediction((60, 60, 90, 90, 1, 0.9))])
+@pytest.mark.parametrize("objects", [(), ((0, 0, 20, 20, 1),)])
+def test_there_is_no_best_f1_where_nothing_is_found(found, objects):
+    m = metrics_of((found, target(*objects)))
+    assert math.isnan(m["F1"])
+    assert math.isnan(m["F1_threshold"])
+
+
 def test_false_positives_in_images_without_an_object():
     """Two of the first image are shown; the second has a don't-care box, the third an object."""
     far = (60, 60, 80, 80)

@@ -10,7 +10,6 @@ import re
 import shutil
 import socket
 import subprocess
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from isod.data.store.address import write_text
 from isod.data.store.meta import FAULTS_FILE, StoreMeta
 from isod.data.store.split import CropStore
 from isod.data.store.writer import Row, commit, write_fragment
+from isod.detector.saved import describe_model
 from isod.detector.thesis.model import build
 from isod.errors import InputError
 from isod.files import folder_lock
@@ -38,7 +38,6 @@ from isod.inference.marks import Mark, place_words
 from isod.results.triage.command import triage_command
 from tests.training.tiny_run import DETECTOR, run_here, tiny_run, weights_of
 
-THRESHOLD = 0.05  # a network of forty iterations is sure of nothing, and shall have something to show
 NAMES = ("car", "<b>bike</b>")
 FRAMES = ('"><script>alert(1)</script>', "=1+1", "frame2", "frame3", "frame4", "lost")
 DRAWS = (7, 9, 0, 9, 2, 0)
@@ -79,7 +78,7 @@ class Tracking:
 def trained(tiny_store, mlflow, tmp_path_factory):
     """A UIS run of forty iterations on the tiny store, in MLflow; its folder."""
     out = tmp_path_factory.mktemp("trained")
-    config = replace(tiny_run(), detector=replace(DETECTOR, display_threshold=THRESHOLD))
+    config = tiny_run()
     run_here(config, tiny_store, out)
     mlflow.run("UIS-seed0", {"store": tiny_store, **flatten(config)}, [out / "examples.parquet", out / "model"])
     return out
@@ -208,12 +207,12 @@ def test_predictions_are_the_trained_network_s(sheet, trained, tiny_store):
     detector = build(DETECTOR, len(store.meta.class_names), 7)
     detector.load_state_dict(weights_of(trained))
     detector.eval()
-    page, shown = Page(sheet / "triage.html"), 0
+    page, shown, threshold = Page(sheet / "triage.html"), 0, describe_model(trained / "model").shown_from
     for place, card in enumerate(page.cards):
         image = torch.from_numpy(store.split("train").read([int(card["index"])]).images).permute(0, 3, 1, 2)
         with torch.inference_mode():
             (found,) = detector.detect(image)
-        expected = found["boxes"][found["scores"] >= THRESHOLD]
+        expected = found["boxes"][found["scores"] >= threshold]
         boxes = np.array(page.boxes(place, "prediction", "contradiction")).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         np.testing.assert_allclose(boxes, expected.numpy(), atol=0.05)

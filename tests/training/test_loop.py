@@ -16,6 +16,8 @@ import torch
 
 from isod.config.record import flatten
 from isod.data.store.split import CropStore
+from isod.detector.saved import describe_model
+from isod.inference.prediction import Predictor
 from isod.training import validation
 from isod.training.examples import TrainingExamples
 from isod.training.loop import Clock
@@ -76,6 +78,8 @@ def test_files_agree(finished, tiny_store):
     assert (examples["last_step"] >= 32).any()
     assert (examples["mean_importance"] > 0).all()
     Trainer(config, CropStore.open(tiny_store).meta, CPU).model.load_state_dict(weights_of(finished))
+    last = pd.read_csv(finished / "metrics.csv").iloc[-1]
+    assert Predictor(finished / "model").confidence == describe_model(finished / "model").threshold == last.F1_threshold
 
 
 # --- a seed decides everything ---------------------------------------------------------------------------------------

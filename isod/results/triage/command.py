@@ -102,4 +102,4 @@ def open_model(folder: Path, store: CropStore) -> tuple[DetectorModel, float]:
     """
     detector, description = load_model(folder)
     store.meta.require_classes(description.class_names, store.uri, whose="the run's model")
-    return detector, description.detector.display_threshold
+    return detector, description.shown_from
