@@ -19,6 +19,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what 
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONGEST_FIRST = ("ray", "faults", "end to end")  # groups that one process would be left alone with at the end
+
+
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
     """Two processes share the tests, file by file; files that need Ray go to the same one, which starts it once.
@@ -30,6 +33,12 @@ def pytest_collection_modifyitems(items):
         if item.get_closest_marker("xdist_group") is None:
             group = "faults" if "faults" in item.path.parts else "ray" if item.path in with_ray else item.path.stem
             item.add_marker(pytest.mark.xdist_group(group))
+
+    def place(item):
+        group = item.get_closest_marker("xdist_group").args[0]
+        return LONGEST_FIRST.index(group) if group in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
