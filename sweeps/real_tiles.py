@@ -36,7 +36,7 @@ OTHERS = [
     replace(SAMPLERS["bounded-error"], name="bounded-max", reduction="max"),
     LIS_MAX,
 ]
-COMPARED = [*(SAMPLERS[name] for name in ("baseline", "uniform", "LIS", "UIS", "RFS", "CAP")), LIS_MAX]
+COMPARED = [*(SAMPLERS[name] for name in ("baseline", "uniform", "LIS", "UIS", "RFS", "empties", "CAP")), LIS_MAX]
 OTHER_LOSS = under(LOSSES, COMPARED)
 
 
@@ -65,7 +65,7 @@ STAGES = {
         tuple(
             f"{name}{loss}"
             for loss in ("", "-object-loss")
-            for name in ("baseline", "uniform", "RFS", "CAP", "LIS-max")
+            for name in ("baseline", "uniform", "RFS", "empties", "CAP", "LIS-max")
         ),
         3000,
         seeds=5,
