@@ -201,6 +201,8 @@ def test_the_verdict():
         "most +11 % for an unbiased draw."
     )
     assert verdict(rich, 0.9, {"LIS": 0.5, "UIS": 0.78})[0] == ["RFS", "CAP", "LIS"]
+    many_empty = rich | {"empties": (0.3, 0.4)}
+    assert verdict(many_empty, 0.9, {})[0] == ["RFS", "empties", "CAP"]
     chosen, sentence = verdict(poor, 0.76, {"LIS": 0.78, "UIS": 0.76})
     assert chosen == ["LIS-unbiased", "UIS"]
     assert sentence.startswith("Worth a study, with baseline, uniform, LIS-unbiased and UIS: ")

@@ -35,7 +35,8 @@ FARTHEST = 1e9  # draws; what the toy does not reach by then it never does
 RULE = (
     f"A study is worth its cost if an unbiased draw could save {100 * WORTH:.0f} % (ESS/N of the gradient norms ≤ "
     f"{ESS_BELOW:.2f}), or if the lower end of a label-only ceiling is {100 * WORTH:.0f} % or more. Of the label-only "
-    "samplers the one with the highest ceiling is named, and CAP, which adds scores to labels; of the scoring ones "
+    "samplers the one with the highest ceiling is named, the control 'empties' if its own is as much, and CAP, which "
+    "adds scores to labels; of the scoring ones "
     f"those whose own ESS/N is {ESS_BELOW:.2f} or less, as above it they draw nearly uniformly."
 )
 
@@ -115,7 +116,10 @@ def verdict(
     best = max(label_only, key=lambda name: label_only[name][0])
     low, high = label_only[best]
     unbiased = gradient_ess is not None and gradient_ess <= ESS_BELOW
-    chosen = [best, "CAP"] if low >= WORTH else []
+    chosen = []
+    if low >= WORTH:  # the toy's order is no forecast, so the simplest sampler runs beside the best
+        chosen = [name for name in label_only if name == best or (name == "empties" and label_only[name][0] >= WORTH)]
+        chosen.append("CAP")
     if unbiased:
         chosen.append("LIS-unbiased")
     if chosen:
