@@ -22,7 +22,6 @@ from isod.config.settings import Preset, ResourceConfig, RunConfig
 from isod.data.store.split import CropStore
 from isod.errors import InputError
 from isod.files import folder_lock, output_folder
-from isod.messages import messages_to
 from isod.orchestration.cluster import connect, machine
 from isod.orchestration.resources import concurrent_trials, reservation
 from isod.orchestration.search import Plan, Search
@@ -171,7 +170,8 @@ def _run_grid(
         log.info("%d of %d runs are finished and not run again", total - plan.count, total)
 
     runs = str(sweep.out / "runs" / record.parent_run_id)
-    progress = ProgressView(plan.count, base.training.iterations, varied=varied if search else ())
+    what, stated = ("sweep", []) if search is None else ("search", varied)
+    progress = ProgressView(plan.count, base.training.iterations, what=what, varied=stated)
     trainable = functools.partial(
         run_trial,
         store_uri=sweep.store,
@@ -188,7 +188,7 @@ def _run_grid(
         class_names=store.meta.class_names,
         dataset=dataset,
     )
-    with messages_to(progress.write_line):
+    with progress.shown():
         try:
             if plan.count:
                 callbacks = [MLflowCallback(writer, runs=runs, after_run=tell), progress]
