@@ -295,8 +295,10 @@ class BarLines:
         for width in widths:
             grid.add_column(width=width, no_wrap=True, overflow="crop")
         for line in lines:
-            drawn = "" if line.share is None else ProgressBar(1, line.share, bar, complete_style="cyan", finished_style="green")  # fmt: skip  # noqa: E501
-            cells = (Text(line.name), drawn, Text(line.counts), Text(_fitting(line.notes, note)))
+            done = Text("")
+            if line.share is not None:
+                done = ProgressBar(1, line.share, bar, complete_style="cyan", finished_style="green")
+            cells = (Text(line.name), done, Text(line.counts), Text(_fitting(line.notes, note)))
             grid.add_row(*(cell for cell, width in zip(cells, (name, bar, counts, note), strict=True) if width))
         yield grid
 
@@ -363,11 +365,9 @@ class LineTable:
         return "\n".join(f"{line.name} {line.counts} {', '.join(line.notes)}".rstrip() for line in self._lines)
 
     def _repr_html_(self) -> str:
-        rows = (
-            f"<tr><td style='text-align:left'>{escape(line.name)}</td>"
-            f"<td>{'' if line.share is None else f'<progress max=1 value={line.share:.4f}></progress>'}</td>"
-            f"<td style='text-align:left'>{escape(line.counts)}</td>"
-            f"<td style='text-align:left'>{escape(', '.join(line.notes))}</td></tr>"
-            for line in self._lines
-        )
-        return f"<table>{''.join(rows)}</table>"
+        rows = []
+        for line in self._lines:
+            bar = "" if line.share is None else f'<progress max="1" value="{line.share:.4f}"></progress>'
+            cells = (escape(line.name), bar, escape(line.counts), escape(", ".join(line.notes)))
+            rows.append("".join(f'<td style="text-align:left">{cell}</td>' for cell in cells))
+        return f"<table><tr>{'</tr><tr>'.join(rows)}</tr></table>"

@@ -120,9 +120,9 @@ def test_a_run_whose_reader_leaves_early_says_nothing_and_can_be_resumed(tmp_pat
     words = " ".join([*ISOD, "train", tiny_store, *TRAIN])
     done = subprocess.run(["bash", "-c", f"{words} | head -1; exit ${{PIPESTATUS[0]}}"], cwd=tmp_path,
                           capture_output=True, text=True, timeout=240)  # fmt: skip
-    assert done.stdout.startswith("iteration ")
+    assert len(done.stdout.splitlines()) == 1
     assert done.stderr == ""
-    assert done.returncode in (0, 141)  # head may read both lines before it leaves
+    assert done.returncode == 141
 
 
 # --- what is shown ---------------------------------------------------------------------------------------------------
@@ -148,7 +148,8 @@ def test_a_wide_terminal_shows_everything():
     lines = [Line("sweep", 0.5, "1/2 runs", ["about 0:10 left", "0:10 so far"]), Line("a", None, "5/9", ["mAP 0.125"])]
     console.print(BarLines(lines))
     whole, run = console.file.getvalue().splitlines()
-    assert whole.split() == ["sweep", "━" * 6 + "╸", "1/2", "runs", "about", "0:10", "left,", "0:10", "so", "far"]
+    # 12 = 59 − 5 − 8 − 28 columns of text − 3 gaps of 2, half of them drawn
+    assert whole.split() == ["sweep", "━" * 6, "1/2", "runs", "about", "0:10", "left,", "0:10", "so", "far"]
     assert run.index("5/9") == whole.index("1/2")
     assert run.index("mAP") == whole.index("about")
 
@@ -158,7 +159,7 @@ def test_text_in_html_is_escaped():
     assert "&lt;b&gt;" in html
     assert "1&amp;2" in html
     assert "&lt;i&gt;, x" in html
-    assert "value=0.2500" in html
+    assert 'value="0.2500"' in html
 
 
 def test_quiet_ends_where_it_began(capsys):
