@@ -115,6 +115,7 @@ def display(
     else:
         _shown = _Display() if plain is None else _PlainLines(plain, every, at_once)
     try:
+        _shown.begin()  # in here: a Ctrl-C at any moment ends what has begun
         yield _shown
     finally:
         shown, _shown = _shown, None
@@ -216,6 +217,9 @@ class _Display:
 
     rows = False  # whether it shows a row for whatever has ended
 
+    def begin(self) -> None:
+        """Called at the beginning."""
+
     def write_line(self, text: str) -> None:
         print(text, flush=True)
 
@@ -257,6 +261,8 @@ class _Bars(_Display):
             refresh_per_second=PER_SECOND,
             redirect_stdout=sys.stdout.isatty(),
         )
+
+    def begin(self) -> None:
         self._live.start(refresh=True)
         self._console.show_cursor(True)  # a process that is killed could not show it again
 
@@ -286,7 +292,8 @@ class BarLines:
         most = max(1, options.size.height - 2)
         lines = self._lines
         if len(lines) > most:
-            lines = [*lines[: most - 1], Line(f"and {len(lines) - most + 1} more", None, "")][:most]
+            more = [Line(f"and {len(lines) - most + 1} more", None, "")] if most > 1 else []
+            lines = [*lines[: most - len(more)], *more]
         if not lines:
             return
         name, bar, counts, note = columns(lines, options.max_width - 1)  # some terminals wrap a line that is full
@@ -340,11 +347,14 @@ class _Table(_Display):
     rows = True
 
     def __init__(self, lines: Callable[[], list[Line]]) -> None:
+        self._lines = lines
+        self._due = 0.0
+        self._handle: Any = None  # what IPython updates it by
+
+    def begin(self) -> None:
         from IPython.display import display as show
 
-        self._lines = lines
-        self._due = time.monotonic() + NOTEBOOK_EVERY
-        self._handle: Any = show(LineTable(lines()), display_id=True)
+        self._handle = show(LineTable(self._lines()), display_id=True)
 
     def update(self) -> None:
         if (now := time.monotonic()) >= self._due:
@@ -352,7 +362,8 @@ class _Table(_Display):
             self._handle.update(LineTable(self._lines()))
 
     def close(self) -> None:
-        self._handle.update(LineTable(self._lines()))
+        if self._handle is not None:
+            self._handle.update(LineTable(self._lines()))
 
 
 class LineTable:
