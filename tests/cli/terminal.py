@@ -16,7 +16,7 @@ from pathlib import Path
 ISOD = (sys.executable, "-m", "isod")
 CONTROL = re.compile(r"\x1b\[[?0-9;]*[A-Za-z]")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-SECONDS = 240
+SECONDS = 500  # that a command may take
 
 
 def run_in_terminal(command, *, columns=80, rows=24, cwd=None, stdout=None, interrupt_at=None, **variables):

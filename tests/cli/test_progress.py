@@ -1,6 +1,7 @@
 """Bars in a real terminal, plain lines in a pipe, nothing but results where it is to be quiet."""
 
 import io
+import re
 import subprocess
 from contextlib import suppress
 
@@ -11,7 +12,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from isod.console import BarLines, Line, LineTable, clock, display, progress_bar, quiet, say, seconds_left
-from tests.cli.terminal import COLOUR, ISOD, lines_drawn, run_in_terminal
+from tests.cli.terminal import COLOUR, ISOD, SECONDS, lines_drawn, run_in_terminal
 
 FRAMES = 6
 DEMO = [*ISOD, "demo", "data", "--frames", FRAMES]
@@ -85,6 +86,31 @@ def test_a_run_prints_its_validations_above_the_bar(tmp_path, tiny_store):
     assert lines[-1] == "config.json, metrics.csv, examples.parquet, model/: run"
     again = run_in_terminal([*ISOD, "train", tiny_store, *TRAIN, "--resume", "-q"], columns=100, cwd=tmp_path)
     assert again == (0, f"{lines[-1]}\r\n")
+
+
+@pytest.mark.slow
+def test_a_sweep_shows_the_whole_and_what_runs_and_quiet_shows_the_table(tmp_path, tiny_store):
+    small = TRAIN[TRAIN.index("--iterations") : TRAIN.index("--device")]
+    command = [*ISOD, "sweep", "--store", tiny_store, "--samplers", "baseline", "UIS", "--seeds", "1", *small]
+    code, written = run_in_terminal(command, columns=90, cwd=tmp_path)
+    assert code == 0, written
+    lines = lines_drawn(written)
+    wholes = [line for line in lines if line.startswith("sweep ")]
+    assert "0/2 runs" in wholes[0]
+    assert "2/2 runs" in wholes[-1]
+    assert max(map(len, wholes)) < 90
+    for name in ("baseline-seed0", "UIS-seed0"):
+        assert any(line.startswith(f"{name} ") and "0/4" in line and "starting" in line for line in lines)
+        assert sum(re.match(rf"\[\d+:\d\d\] {name} done: mAP 0\.\d+ after 4", line) is not None for line in lines) == 1
+    assert lines.index(wholes[-1]) < next(i for i, line in enumerate(lines) if line.startswith("sampler "))
+    assert written.rfind("\x1b[?25h") > written.rfind("\x1b[?25l")
+
+    command += ["--resume", "--quiet"]
+    done = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("sampler ")  # the table
+    assert done.stdout.splitlines()[-1].startswith("compare runs: ")
+    assert not re.search(r"^\[|iterations each", done.stdout, re.M)
 
 
 def test_whoever_reads_a_pipe_shares_the_terminal_with_no_bar(tmp_path):
