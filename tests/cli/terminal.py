@@ -5,7 +5,6 @@ import os
 import pty
 import re
 import select
-import signal
 import struct
 import subprocess
 import sys
@@ -29,14 +28,11 @@ def run_in_terminal(command, *, columns=80, rows=24, cwd=None, stdout=None, inte
     """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    ours_only = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS", "LINES")}
+    environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "COLUMNS", "LINES")}
     process = subprocess.Popen(
-        [str(word) for word in command],
+        ["sh", "-c", 'exec "$@" <"$0"', os.ttyname(theirs), *map(str, command)],  # opened, it is the session's own
         stdin=theirs, stdout=theirs if stdout is None else stdout, stderr=theirs, cwd=cwd, start_new_session=True,
-        preexec_fn=lambda: (  # its own Ctrl-C: a terminal gives it to the session that it belongs to
-            fcntl.ioctl(theirs, termios.TIOCSCTTY, 0), signal.signal(signal.SIGINT, signal.default_int_handler)
-        ),
-        env={**ours_only, "TERM": "xterm-256color", "PYTHONPATH": str(Path(__file__).parents[2]), **variables},
+        env={**environment, "TERM": "xterm-256color", "PYTHONPATH": str(Path(__file__).parents[2]), **variables},
     )  # fmt: skip
     os.close(theirs)
     written, deadline = b"", time.monotonic() + SECONDS
