@@ -91,9 +91,9 @@ class ProgressView(Callback):
     def lines(self) -> list[Line]:
         """Return a line for the whole, and one for each trial that runs."""
         now = time.monotonic()
-        left = None if self.done == self._total else self._seconds_left(now)
-        share = sum([*self._share.values()]) / max(self._total, 1)
-        whole = Line(self._what, share, f"{self.done}/{self._total} runs", times(now - self._began, left))
+        seconds, share = now - self._began, sum([*self._share.values()]) / max(self._total, 1)
+        notes = [clock(seconds)] if self.done == self._total else times(seconds, self._seconds_left(now))
+        whole = Line(self._what, share, f"{self.done}/{self._total} runs", notes)
         return [whole, *map(self._line, self._running())]
 
     def table(self) -> list[Line]:
