@@ -48,12 +48,8 @@ def is_quiet() -> bool:
 
 def say(text: str) -> None:
     """Print a line that stays, above any bars; no-op if quiet."""
-    if _quiet:
-        return
-    if _shown is None:
-        print(text, flush=True)
-    else:
-        _shown.write_line(text)
+    if not _quiet:
+        (_shown or _Display()).write_line(text)
 
 
 def clock(seconds: float) -> str:

@@ -159,7 +159,7 @@ a_line = st.builds(
 )  # fmt: skip
 
 
-@given(st.lists(a_line, max_size=30), st.integers(20, 200), st.integers(1, 40))
+@given(st.lists(a_line, max_size=30), st.integers(2, 200), st.integers(1, 40))
 def test_no_terminal_is_too_small(lines, columns, rows):
     """Whatever is shown: no line is as wide as the terminal, and all fit into its height, but for one that has none."""
     console = Console(file=io.StringIO(), width=columns, height=rows, force_terminal=True, color_system=None)
