@@ -104,17 +104,19 @@ def display(
     if _quiet or _shown is not None:
         yield _Display()
         return
+    shown: _Display
     if in_notebook():
-        _shown = _Table(table or lines)
+        shown = _Table(table or lines)
     elif draws_bars():
-        _shown = _Bars(lines)
+        shown = _Bars(lines)
     else:
-        _shown = _Display() if plain is None else _PlainLines(plain, every, at_once)
+        shown = _Display() if plain is None else _PlainLines(plain, every, at_once)
+    _shown = shown
     try:
-        _shown.begin()  # in here: a Ctrl-C at any moment ends what has begun
-        yield _shown
+        shown.begin()  # in here: a Ctrl-C at any moment ends what has begun
+        yield shown
     finally:
-        shown, _shown = _shown, None
+        _shown = None
         shown.close()
 
 
@@ -298,7 +300,7 @@ class BarLines:
         for width in widths:
             grid.add_column(width=width, no_wrap=True, overflow="crop")
         for line in lines:
-            done = Text("")
+            done: Text | ProgressBar = Text("")
             if line.share is not None:
                 done = ProgressBar(1, line.share, bar, complete_style="cyan", finished_style="green")
             cells = (Text(line.name), done, Text(line.counts), Text(_fitting(line.notes, note)))
