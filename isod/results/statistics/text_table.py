@@ -127,7 +127,7 @@ class TableText(str):
         return self._html
 
 
-def format_table(runs: Runs, columns: int = 100, metric: str = HEADLINE) -> TableText:
+def format_table(runs: Runs, columns: int = 100, metric: str = HEADLINE) -> str:
     """Return the speed-up table and its footnotes for a terminal that is so many columns wide.
 
     It is two tables under one another, how fast and how high; each drops its last columns where space is short. As the
