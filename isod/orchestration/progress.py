@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ray.tune import Callback
+from ray.tune import Callback, ProgressReporter
 from ray.tune.experiment import Trial
 
 from isod.config.record import flatten
@@ -29,6 +30,16 @@ class _Trial:
     iteration: int = 0
     quality: str = "starting"  # "mAP 0.123"
     ended: str = ""  # how: "done", "stopped early" or "failed"
+
+
+class NoReporter(ProgressReporter):
+    """Reports nothing: in a notebook Tune's own reporter would clear the view."""
+
+    def should_report(self, trials: list[Trial], done: bool = False) -> bool:
+        return False
+
+    def report(self, trials: list[Trial], done: bool, *sys_info: Any) -> None:
+        """Never called."""
 
 
 class ProgressView(Callback):
@@ -52,6 +63,7 @@ class ProgressView(Callback):
         self._every = every
         self._began = time.monotonic()
         self._shown: Any = None  # while it is shown
+        self._unread = False  # whether whoever read the lines has left
         self._trials: dict[str, _Trial] = {}  # trial id → how far it has come; those that ended come last
         self.done = 0  # trials that ended, well or not
         self._share: dict[str, float] = {}  # trial id → share of its iterations
@@ -67,15 +79,21 @@ class ProgressView(Callback):
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Within it the sweep is shown, with what is logged as lines above it."""
+        """Within it the sweep is shown, with what is logged as lines above it.
+
+        Raises:
+            BrokenPipeError: at the end, if whoever read the lines has left.
+        """
         with display(
-            self.lines, plain=lambda: say(self.status()), table=self.table, every=self._every, at_once=True
+            self.lines, plain=lambda: self._say(self.status()), table=self.table, every=self._every, at_once=True
         ) as self._shown:
             try:
                 with messages_to(self.write_line):
                     yield
             finally:
                 self._shown.update()
+        if self._unread:
+            raise BrokenPipeError
 
     def status(self) -> str:
         """Return the status as one line."""
@@ -128,7 +146,18 @@ class ProgressView(Callback):
 
     def write_line(self, text: str) -> None:
         """Write a line that stays."""
-        say(f"[{clock(time.monotonic() - self._began)}] {text}")
+        self._say(f"[{clock(time.monotonic() - self._began)}] {text}")
+
+    def _say(self, text: str) -> None:
+        """Print a line; if its reader has left, stop Tune as a Ctrl-C does. It would take an error for a trial's."""
+        if self._unread:
+            return
+        try:
+            say(text)
+        except BrokenPipeError:
+            self._unread = True
+            if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # but Tune's own
+                signal.raise_signal(signal.SIGINT)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         if self._trials:

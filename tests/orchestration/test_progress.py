@@ -2,6 +2,7 @@
 
 import io
 import logging
+import signal
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -74,6 +75,32 @@ def test_messages_are_lines_of_the_view_while_a_sweep_runs(console, tmp_path, ca
     assert capsys.readouterr().out == "[0:00] 0/2 runs · UIS-seed0 starting\n[0:00] MLflow is away\n"
     assert console.getvalue() == "before\nafter\n"
     assert (tmp_path / "log").read_text() == "before\nMLflow is away\nafter\n"
+
+
+def test_a_reader_that_leaves_stops_tune_as_a_ctrl_c_does(monkeypatch):
+    """An error in a callback would be a trial's to Tune, which has its own handler; what follows is not printed."""
+    stopped, printed = [], []
+
+    class Closed(io.StringIO):
+        def write(self, text):
+            printed.append(text)
+            raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stdout", Closed())
+    before = signal.signal(signal.SIGINT, lambda *_: stopped.append(True))
+    try:
+        view = ProgressView(2, 100)
+        shown = view.shown()
+        shown.__enter__()
+        view.write_line("first")
+        view.write_line("second")
+        logging.getLogger("isod").info("third")
+        with pytest.raises(BrokenPipeError):
+            shown.__exit__(None, None, None)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stopped == [True]
+    assert len(printed) == 1
 
 
 def test_where_it_is_quiet_warnings_alone_are_seen(capsys):
