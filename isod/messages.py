@@ -1,10 +1,16 @@
-"""Messages for people: they go through ``logging``, to loggers below "isod", and each front end shows them."""
+"""Messages for people: they go through ``logging``, to loggers below "isod", and each front end shows them.
+
+Where it is quiet (isod.console), warnings and errors go to standard error, and other messages nowhere.
+"""
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from isod.console import is_quiet
 
 LOGGER = logging.getLogger("isod")
 
@@ -17,7 +23,10 @@ class _Receiver(logging.Handler):
         self._receive = receive
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._receive(self.format(record))
+        if not is_quiet():
+            self._receive(self.format(record))
+        elif record.levelno >= logging.WARNING:
+            print(self.format(record), file=sys.stderr)
 
 
 @contextmanager

@@ -27,7 +27,9 @@ def add_demo_parser(commands: Any) -> None:
 
 def demo(options: argparse.Namespace) -> None:
     """Write the frames."""
+    from isod.console import progress_bar
     from isod.data.demo.zod_layout import write_demo
 
-    write_demo(options.root, frames=options.frames, seed=options.seed)
+    with progress_bar(options.frames, what="writing") as advance:
+        write_demo(options.root, frames=options.frames, seed=options.seed, progress=advance)
     print(f"demo data (synthetic, in ZOD's layout): {options.root}")

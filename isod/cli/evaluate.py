@@ -38,7 +38,7 @@ def add_evaluate_parser(commands: Any) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Evaluate, print the table and write the results."""
-    from isod.data.prepare.progress import progress_bar
+    from isod.console import progress_bar
     from isod.detector.saved import describe_model
     from isod.errors import require
     from isod.files import folder_lock, output_folder
@@ -61,7 +61,7 @@ def evaluate(options: argparse.Namespace) -> None:
         print(f"note: {note}")
     out = output_folder(options.out)
     with folder_lock(out):
-        with progress_bar(len(data.source), shown=True, what="evaluating") as advance:
+        with progress_bar(len(data.source), what="evaluating") as advance:
             result = evaluate(predictor, data, threshold=options.conf, advance=advance)
         write_evaluation(result, out)
         page = write_page(result, predictor.description, options.model, out)

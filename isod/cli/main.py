@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
+from isod.cli.options import add_quiet
+from isod.console import quiet, say
 from isod.errors import InputError
 from isod.extras import missing
 from isod.messages import messages_to
@@ -49,6 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name in COMMANDS:
         try:
             getattr(import_module(f"isod.cli.{name}"), f"add_{name}_parser")(commands)
+            add_quiet(commands.choices[name])
         except ModuleNotFoundError as error:
             _add_command_without(commands, name, error)
     return parser
@@ -92,7 +95,8 @@ def exit_cleanly(program: str, arguments: Sequence[str] | None, action: Callable
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal of another encoding cannot show every name, or "×"
+            # A terminal of another encoding cannot show every name, or "×"; a log is read while it is written
+            stream.reconfigure(errors="replace", line_buffering=True)
     with sigterm_as_ctrl_c() as terminated:
         code = _exit_code(program, arguments, action)
         return 143 if code == 130 and terminated else code
@@ -103,7 +107,7 @@ def _exit_code(program: str, arguments: Sequence[str] | None, action: Callable[[
         for word in sys.argv[1:] if arguments is None else arguments:
             if not _is_text(word):
                 raise InputError(f"{word!r:.200} is no UTF-8 text, as file names and all else must be")
-        with messages_to(print):
+        with messages_to(say):
             return action() or 0
     except InputError as error:
         print(f"{program}: {error}", file=sys.stderr)
@@ -141,7 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def run() -> int | None:
         options = build_parser().parse_args(arguments)
         try:
-            return options.run(options)
+            with quiet(getattr(options, "quiet", False)):  # that of a command that is missing
+                return options.run(options)
         except ModuleNotFoundError as error:
             return _say_what_is_missing(f"isod {options.command}", error)
 

@@ -52,6 +52,11 @@ def examples(*lines: str) -> dict[str, Any]:
     }
 
 
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Add ``--quiet``, which every command has."""
+    parser.add_argument("-q", "--quiet", action="store_true", help="print results, warnings and errors only")
+
+
 class Assign(argparse.Action):
     """Appends an Assignment to the option ``assignments``. Values stay text: ``override`` parses and checks them."""
 

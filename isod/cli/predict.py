@@ -50,7 +50,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def predict(options: argparse.Namespace) -> None:
     """Predict on every frame and write what was asked for."""
-    from isod.data.prepare.progress import progress_bar
+    from isod.console import progress_bar
     from isod.errors import InputError, require
     from isod.files import folder_lock, output_folder
     from isod.inference.prediction import Predictor, note_on_source
@@ -82,7 +82,7 @@ def predict(options: argparse.Namespace) -> None:
         if options.save_json:
             writers.append(CocoJson(out / "predictions.json"))
         broken, done, boxes = Broken(), 0, 0
-        with progress_bar(frames or None, shown=True, what="predicting") as advance:
+        with progress_bar(frames or None, what="predicting") as advance:
             for item, found in predictor.predict(source, broken):
                 for writer in writers:
                     writer.write(item, found)

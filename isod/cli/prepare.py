@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
 from typing import Any
 
+from isod.cli.options import add_quiet
+from isod.console import quiet
 from isod.data.prepare.region import Region
 from isod.data.prepare.settings import EXIF, PrepareSettings
 from isod.data.readers import BY, READERS, build_reader, find_datasets
 from isod.errors import InputError, unknown
 from isod.plugins import is_outside
+
+logger = logging.getLogger("isod")
 
 AUTO = "auto"
 EXAMPLES = "".join(f"\n  {row.example}" for row in READERS.values())
@@ -81,19 +86,27 @@ def format_parser(name: str) -> argparse.ArgumentParser:
                         "%(default)s)")  # fmt: skip
     parser.add_argument("--address", metavar="ADDR",
                         help="Ray cluster that does the work (default: the cores of this machine)")  # fmt: skip
+    add_quiet(parser)
     return parser
 
 
 def _prepare(options: argparse.Namespace) -> None:
+    name, rest = options.format, options.rest
+    if name == AUTO:
+        name, *rest = _found(rest)
+    given = format_parser(name).parse_args(rest)
+    with quiet(given.quiet):
+        if options.format == AUTO:
+            logger.info("found %s: isod prepare %s", READERS[name].summary, shlex.join([name, *rest]))
+        _prepare_as(name, given)
+
+
+def _prepare_as(name: str, given: argparse.Namespace) -> None:
+    """Prepare a dataset of the named format, with the options of its parser."""
     from isod.data.prepare.chunk import MapChunks
     from isod.data.prepare.job import in_processes, prepare
     from isod.data.readers.validation_part import ValidationPartReader
 
-    name, rest = options.format, options.rest
-    if name == AUTO:
-        name, *rest = _found(rest)
-        print(f"found {READERS[name].summary}: isod prepare {shlex.join([name, *rest])}")
-    given = format_parser(name).parse_args(rest)
     row = READERS.get(name)
     if row is None:
         arguments = _named_values(given.arg)

@@ -35,7 +35,7 @@ def add_probe_parser(commands: Any) -> None:
 
 def probe(options: argparse.Namespace) -> None:
     """Probe the store, print the summary, and write the page."""
-    from isod.data.prepare.progress import progress_bar
+    from isod.console import progress_bar
     from isod.data.store.split import CropStore
     from isod.errors import require
     from isod.files import absolute_uri, folder_lock, output_folder
@@ -53,7 +53,7 @@ def probe(options: argparse.Namespace) -> None:
             seconds=60 * options.minutes if options.training else None,
             device=choose_device(options.device),
             threads=options.threads,
-            progress=lambda what, unit, count: progress_bar(count, shown=True, what=what, unit=unit),
+            progress=lambda what, unit, count: progress_bar(count, what=what, unit=unit),
         )
         write_json(found, out)
         page = write_page(found, out)

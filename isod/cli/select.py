@@ -90,7 +90,7 @@ def _choose(options: argparse.Namespace, store: CropStore) -> NDArray[np.int64]:
     """Return the crops to keep, ascending."""
     import numpy as np
 
-    from isod.data.prepare.progress import progress_bar
+    from isod.console import progress_bar
     from isod.results.select.choose import keep_centres, keep_count, keep_first, mean_rank, order_by
     from isod.training.device import choose_device
     from isod.training.examples import labels_of
@@ -111,12 +111,12 @@ def _choose(options: argparse.Namespace, store: CropStore) -> NDArray[np.int64]:
 
     device = choose_device(options.device)
     model = open_model(options.model, split, device)
-    with progress_bar(len(readable), shown=True, what="scoring", unit="crops") as advance:
+    with progress_bar(len(readable), what="scoring", unit="crops") as advance:
         if by != K_CENTRE:
             sampler = SamplerConfig(name="select", heuristic=by, reduction=options.reduction)
             scores = model_scores(model, split, sampler, labels, device=device, advance=advance)
             return keep_first(order_by(scores, readable), count, labels, least)
         indices, features = pooled_features(model, split, device=device, advance=advance)
     mixed = np.random.default_rng(options.seed).permutation(len(indices))
-    with progress_bar(count, shown=True, what="choosing", unit="crops") as advance:
+    with progress_bar(count, what="choosing", unit="crops") as advance:
         return keep_centres(features[mixed], indices[mixed], min(count, len(indices)), labels, least, advance)

@@ -19,6 +19,7 @@ from isod.cli.options import (
     OUT,
     SWEEP_FLAGS,
     add_experiment,
+    add_quiet,
     add_settings,
     add_system_metrics,
     add_tracking_uri,
@@ -31,6 +32,7 @@ from isod.config.overrides import override
 from isod.config.presets import PRESETS
 from isod.config.settings import ResourceConfig
 from isod.config.study import Study, read_study, sections_of
+from isod.console import progress_bar, quiet
 from isod.errors import InputError, require
 from isod.sampling.samplers import SAMPLERS, THESIS_SAMPLERS
 
@@ -61,7 +63,8 @@ def demo_store(out: Path, frames: int) -> str:
     except InputError:
         root = out / f"demo-zod-{frames}"
         logger.info("making %d demo frames in ZOD's layout: %s", frames, root)
-        write_demo(root, frames=frames, seed=DEMO_SEED)
+        with progress_bar(frames, what="writing") as advance:
+            write_demo(root, frames=frames, seed=DEMO_SEED, progress=advance)
         logger.info("%s", prepare_demo(root, str(store), resize=DEMO_SIZE, map_chunks=on_cluster()))
     return str(store)
 
@@ -78,7 +81,7 @@ def coco_store(images: Path, store: Path, **settings: Any) -> str:
 
     folder, train, val = (images / name for name in IMAGES)
     report = prepare(CocoReader((folder, train), (folder, val)), store, PrepareSettings(**settings))
-    print(report)
+    logger.info("%s", report)
     return report.store
 
 
@@ -108,6 +111,7 @@ def build_parser(
     """Return the parser of a study's script; ``description`` is its docstring."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_sweep_options(parser, study, images=store_from_images is not None)
+    add_quiet(parser)
     return parser
 
 
@@ -337,4 +341,10 @@ def main(
         store_from_images: makes a crop store of a folder of images; with it the script has the option ``--images``.
     """
     parser = build_parser(study, description, store_from_images=store_from_images)
-    return exit_cleanly(study.name, arguments, lambda: run(study, parser.parse_args(arguments), store_from_images))
+
+    def run_study() -> int:
+        options = parser.parse_args(arguments)
+        with quiet(options.quiet):
+            return run(study, options, store_from_images)
+
+    return exit_cleanly(study.name, arguments, run_study)

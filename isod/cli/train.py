@@ -26,11 +26,12 @@ from isod.config.overrides import Assignment, override
 from isod.config.presets import PRESETS
 from isod.config.settings import ResourceConfig, RunConfig
 from isod.config.study import sections_of
+from isod.console import Progress, progress_bar, say
 from isod.errors import InputError
 from isod.sampling.samplers import SAMPLERS
 
 if TYPE_CHECKING:
-    from isod.training.run import Reporter
+    from isod.training.run import Reporter, Run
 
 
 def add_train_parser(commands: Any) -> None:
@@ -76,7 +77,7 @@ def train(options: argparse.Namespace) -> int:
             raise InputError(f"--{name.replace('_', '-')} is of a run in MLflow: add --mlflow, or leave it out")
     config, resources = run_settings(options.sampler, options.preset, options.assignments)
     from isod.data.store.split import CropStore
-    from isod.files import absolute_uri, output_folder
+    from isod.files import absolute_uri
     from isod.training.device import choose_device
     from isod.training.folder import RunFolder
     from isod.training.run import Run
@@ -88,27 +89,32 @@ def train(options: argparse.Namespace) -> int:
         device=choose_device(options.device),
         resources=resources,
     )
-    console = ConsoleReporter(config.training.iterations)
-    undelivered = ""
-    if options.mlflow:
-        from isod.tracking.client import is_server, open_experiment
-        from isod.tracking.run_writer import recorded
-        from isod.tracking.system_metrics import measured
-
-        name = choose_experiment(options) or f"train-{Path(run.store.uri).name}"
-        tracking_uri = choose_tracking(options)
-        out = OUT if is_server(tracking_uri) else output_folder(OUT)  # for a database, and its artifacts
-        experiment = open_experiment(tracking_uri, name, out / "artifacts")
-        with recorded(run, experiment, resume=options.resume) as reporter, ExitStack() as stack:
-            measuring: Reporter = stack.enter_context(measured(reporter)) if options.system_metrics else reporter
-            run.start(Reporters(console, measuring), resume=options.resume)
-        undelivered = reporter.undelivered
-    else:
-        run.start(console, resume=options.resume)
+    with progress_bar(config.training.iterations, what="training", unit="iterations", plain=False) as progress:
+        undelivered = _start(run, options, ConsoleReporter(config.training.iterations, progress))
     print(f"config.json, metrics.csv, examples.parquet, model/: {options.out}")
     if undelivered:
         print(f"{undelivered}: repeat the command with --resume to deliver them", file=sys.stderr)
     return 1 if undelivered else 0
+
+
+def _start(run: Run, options: argparse.Namespace, console: ConsoleReporter) -> str:
+    """Train; return why MLflow lacks some of the results, nothing if it has all, or none was asked for."""
+    if not options.mlflow:
+        run.start(console, resume=options.resume, on_step=console.step)
+        return ""
+    from isod.files import output_folder
+    from isod.tracking.client import is_server, open_experiment
+    from isod.tracking.run_writer import recorded
+    from isod.tracking.system_metrics import measured
+
+    name = choose_experiment(options) or f"train-{Path(run.store.uri).name}"
+    tracking_uri = choose_tracking(options)
+    out = OUT if is_server(tracking_uri) else output_folder(OUT)  # for a database, and its artifacts
+    experiment = open_experiment(tracking_uri, name, out / "artifacts")
+    with recorded(run, experiment, resume=options.resume) as reporter, ExitStack() as stack:
+        measuring: Reporter = stack.enter_context(measured(reporter)) if options.system_metrics else reporter
+        run.start(Reporters(console, measuring), resume=options.resume, on_step=console.step)
+    return reporter.undelivered
 
 
 class Reporters:
@@ -127,14 +133,20 @@ class Reporters:
 
 
 class ConsoleReporter:
-    """Prints a line for each validation."""
+    """Prints a line for each validation, and moves the bar at each step."""
 
-    def __init__(self, iterations: int) -> None:
+    def __init__(self, iterations: int, progress: Progress) -> None:
         self._iterations = iterations
+        self._progress = progress
+
+    def step(self, iteration: int) -> None:
+        """Called with the number of iterations done."""
+        self._progress(iteration - self._progress.done)
 
     def report(self, metrics: dict[str, float], iteration: int) -> None:
         ess = "–" if math.isnan(metrics["sampler/ess"]) else f"{metrics['sampler/ess']:.3f}"
-        print(
+        self._progress.note = f"mAP {metrics['mAP']:.3f}"
+        say(
             f"iteration {iteration:>7}/{self._iterations}  loss {metrics['train/loss']:.4f}"
             f"  mAP {metrics['mAP']:.4f}  ESS/N {ess}  {metrics['time/seconds']:.1f} s"
         )

@@ -1,62 +1,70 @@
-"""One compact line for the whole sweep, in place of Tune's tables."""
+"""How far a whole sweep has come, in place of Tune's tables."""
 
 from __future__ import annotations
 
-import sys
+import signal
 import time
-from collections.abc import Sequence
-from typing import Any, TextIO
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
-from ray.tune import Callback
+from ray.tune import Callback, ProgressReporter
 from ray.tune.experiment import Trial
 
 from isod.config.record import flatten
+from isod.console import EVERY, Line, clock, display, say, seconds_left, times
+from isod.messages import messages_to
 from isod.orchestration.tune_trial import failure_reason, name_of
 from isod.training.folder import Row
 from isod.vocabulary import HEADLINE, SECONDS
 
-
-def clock(seconds: float) -> str:
-    """Return ``m:ss`` or ``h:mm:ss``."""
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+ENDED_ROWS = 40  # of a notebook's table: so many of the trials that ended last
 
 
-def seconds_left(seconds: float, done: float, left: float) -> float | None:
-    """Return how long the share ``left`` of all work takes, at the pace of the share ``done`` in ``seconds``; None
-    while less than 2 % is done."""
-    return None if done < 0.02 else seconds * left / done
+@dataclass
+class _Trial:
+    """How far a trial has come."""
+
+    name: str
+    iteration: int = 0
+    quality: str = "starting"  # "mAP 0.123"
+    ended: str = ""  # how: "done", "stopped early" or "failed"
+
+
+class NoReporter(ProgressReporter):
+    """Reports nothing: in a notebook Tune's own reporter would clear the view."""
+
+    def should_report(self, trials: list[Trial], done: bool = False) -> bool:
+        return False
+
+    def report(self, trials: list[Trial], done: bool, *sys_info: Any) -> None:
+        """Never called."""
 
 
 class ProgressView(Callback):
-    """A status line that is redrawn on a terminal, and written now and then to a file or pipe.
+    """Bars in a terminal, a table in a notebook, or a status line now and then: what runs, and how much is left.
 
     Args:
         total: number of trials.
         iterations: of each trial.
+        what: sweep or search.
         varied: names of the settings that a search varies, which a line states as a trial starts.
-        every: seconds between two status lines where the output is no terminal.
+        every: seconds between two status lines where the output is neither a terminal nor a notebook.
     """
 
     def __init__(
-        self,
-        total: int,
-        iterations: int,
-        *,
-        varied: Sequence[str] = (),
-        every: float = 20.0,
-        stream: TextIO | None = None,
+        self, total: int, iterations: int, *, what: str = "sweep", varied: Sequence[str] = (), every: float = EVERY
     ) -> None:
         self._total = total
         self._iterations = iterations
+        self._what = what
         self._varied = varied
-        self._stream = stream
-        self._live = (stream or sys.stdout).isatty()
-        self._every = 0.5 if self._live else every
+        self._every = every
         self._began = time.monotonic()
-        self._drawn = -float("inf")
-        self._running: dict[str, str] = {}  # trial id → "UIS-seed0 300/600 mAP 0.123"
+        self._shown: Any = None  # while it is shown
+        self._unread = False  # whether whoever read the lines has left
+        self._trials: dict[str, _Trial] = {}  # trial id → how far it has come; those that ended come last
         self.done = 0  # trials that ended, well or not
         self._share: dict[str, float] = {}  # trial id → share of its iterations
         # The pace counts from the first results on: Ray's start and the imports happen once, and what a trial brings
@@ -66,39 +74,101 @@ class ProgressView(Callback):
         self._latest: dict[str, Row] = {}  # trial id → its last validation
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune pickles its callbacks; a stream (a notebook's standard output, say) need not allow that."""
-        return {**vars(self), "_stream": None}
+        """Tune pickles its callbacks, which a terminal does not allow."""
+        return {**vars(self), "_shown": None}
 
-    def _write(self, text: str, *, lasting: bool) -> None:
-        start, end = ("\r\x1b[K", "\n" if lasting else "") if self._live else ("", "\n")
-        stream = self._stream or sys.stdout
-        stream.write(start + text + end)
-        stream.flush()
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Within it the sweep is shown, with what is logged as lines above it.
 
-    def _draw(self) -> None:
+        Raises:
+            BrokenPipeError: at the end, if whoever read the lines has left.
+        """
+        with display(
+            self.lines, plain=lambda: self._say(self.status()), table=self.table, every=self._every, at_once=True
+        ) as self._shown:
+            try:
+                with messages_to(self.write_line):
+                    yield
+            finally:
+                self._shown.update()
+        if self._unread:
+            raise BrokenPipeError
+
+    def status(self) -> str:
+        """Return the status as one line."""
         now = time.monotonic()
-        if now - self._drawn < self._every:
-            return
-        self._drawn = now
-        elapsed = now - self._began
         seconds = self._seconds_left(now)
         left = "" if seconds is None else f", about {clock(seconds)} left"
-        running = " · ".join(self._running.values())
-        self._write(f"[{clock(elapsed)}] {self.done}/{self._total} runs{left} · {running}"[:200], lasting=False)
+        running = " · ".join(
+            f"{trial.name} {f'{trial.iteration}/{self._iterations} ' if trial.iteration else ''}{trial.quality}"
+            for trial in self._running()
+        )
+        return f"[{clock(now - self._began)}] {self.done}/{self._total} runs{left} · {running}"[:200]
+
+    def lines(self) -> list[Line]:
+        """Return a line for the whole, and one for each trial that runs."""
+        now = time.monotonic()
+        seconds, share = now - self._began, sum([*self._share.values()]) / max(self._total, 1)
+        notes = [clock(seconds)] if self.done == self._total else times(seconds, self._seconds_left(now))
+        whole = Line(self._what, share, f"{self.done}/{self._total} runs", notes)
+        return [whole, *map(self._line, self._running())]
+
+    def table(self) -> list[Line]:
+        """Return these lines, and one for each of those trials that ended last."""
+        ended = [trial for trial in [*self._trials.values()] if trial.ended]
+        lines = [*self.lines(), *map(self._line, ended[: -ENDED_ROWS - 1 : -1])]
+        if len(ended) > ENDED_ROWS:
+            lines.append(Line(f"and {len(ended) - ENDED_ROWS} that ended earlier", None, ""))
+        return lines
+
+    def _running(self) -> list[_Trial]:
+        return [trial for trial in [*self._trials.values()] if not trial.ended]  # a copy: another thread reads it
+
+    def _line(self, trial: _Trial) -> Line:
+        return Line(
+            trial.name,
+            trial.iteration / self._iterations,
+            f"{trial.iteration}/{self._iterations}",
+            [*filter(None, [trial.quality, trial.ended])],
+        )
 
     def _seconds_left(self, now: float) -> float | None:
         if self._first_result is None:
             return None
-        share, brought = sum(self._share.values()), sum(self._brought.values())
+        share, brought = sum([*self._share.values()]), sum([*self._brought.values()])
         done, left = (share - brought) / self._total, 1 - share / self._total
         return seconds_left(now - self._first_result, done, left)
 
+    def _update(self) -> None:
+        if self._shown is not None:
+            self._shown.update()
+
+    def write_line(self, text: str) -> None:
+        """Write a line that stays."""
+        self._say(f"[{clock(time.monotonic() - self._began)}] {text}")
+
+    def _say(self, text: str) -> None:
+        """Print a line; if its reader has left, stop Tune as a Ctrl-C does. It would take an error for a trial's."""
+        if self._unread:
+            return
+        try:
+            say(text)
+        except BrokenPipeError:
+            self._unread = True
+            if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:  # but Tune's own
+                signal.raise_signal(signal.SIGINT)
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        if self._trials:
+            self._update()
+
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        if self._varied and trial.trial_id not in self._running:  # else it is restarted
+        if self._varied and trial.trial_id not in self._trials:  # else it is restarted
             settings = flatten(trial.config["run"])
             self.write_line(" ".join([f"{name_of(trial)}:", *(f"{name}={settings[name]}" for name in self._varied)]))
-        self._running[trial.trial_id] = f"{name_of(trial)} starting"
-        self._draw()
+        self._trials[trial.trial_id] = _Trial(name_of(trial))
+        self._update()
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -110,31 +180,31 @@ class ProgressView(Callback):
         self._share[trial.trial_id] = result["iteration"] / self._iterations
         self._brought.setdefault(trial.trial_id, self._share[trial.trial_id])
         self._first_result = self._first_result or time.monotonic()
-        quality = f"{HEADLINE} {result['rows'][-1][1][HEADLINE]:.3f}"
         self._latest[trial.trial_id] = result["rows"][-1]
-        self._running[trial.trial_id] = f"{name_of(trial)} {result['iteration']}/{self._iterations} {quality}"
-        self._draw()
+        quality = f"{HEADLINE} {result['rows'][-1][1][HEADLINE]:.3f}"
+        self._trials[trial.trial_id] = _Trial(name_of(trial), result["iteration"], quality)
+        self._update()
 
-    def _ended(self, trial: Trial, text: str) -> None:
+    def _ended(self, trial: Trial, how: str, text: str) -> None:
         skipped = 1.0 - self._share.get(trial.trial_id, 0.0)  # of a trial that failed
         self._brought[trial.trial_id] = self._brought.get(trial.trial_id, 0.0) + skipped
         self._share[trial.trial_id] = 1.0
         self.done += 1
-        self._running.pop(trial.trial_id, None)
-        self.write_line(text)
-
-    def write_line(self, text: str) -> None:
-        """Write a line that stays, above the status line."""
-        self._write(f"[{clock(time.monotonic() - self._began)}] {text}", lasting=True)
+        ended = self._trials.pop(trial.trial_id, _Trial(name_of(trial)))
+        quality = ended.quality if ended.iteration else ""
+        self._trials[trial.trial_id] = _Trial(ended.name, ended.iteration, quality, how)
+        if how == "failed" or self._shown is None or not self._shown.rows:
+            self.write_line(text)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         if reason := (trial.last_result or {}).get("failed"):
-            self._ended(trial, f"{name_of(trial)} FAILED: {reason}")
+            self._ended(trial, "failed", f"{name_of(trial)} FAILED: {reason}")
             return
         step, metrics = self._latest[trial.trial_id]
         how = "done" if step >= self._iterations else "stopped early"
         self._ended(
             trial,
+            how,
             f"{name_of(trial)} {how}: {HEADLINE} {metrics[HEADLINE]:.4f} after {step} iterations,"
             f" {metrics[SECONDS]:.0f} s of training",
         )
@@ -143,4 +213,4 @@ class ProgressView(Callback):
         self.write_line(f"{name_of(trial)} was lost ({failure_reason(trial)}): it resumes from its last checkpoint")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._ended(trial, f"{name_of(trial)} FAILED: {failure_reason(trial)}")
+        self._ended(trial, "failed", f"{name_of(trial)} FAILED: {failure_reason(trial)}")

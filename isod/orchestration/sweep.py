@@ -19,10 +19,10 @@ from ray.tune.execution import class_cache
 
 from isod.config.record import CONTENTS, flatten
 from isod.config.settings import Preset, ResourceConfig, RunConfig
+from isod.console import in_notebook
 from isod.data.store.split import CropStore
 from isod.errors import InputError
 from isod.files import folder_lock, output_folder
-from isod.messages import messages_to
 from isod.orchestration.cluster import connect, machine
 from isod.orchestration.resources import concurrent_trials, reservation
 from isod.orchestration.search import Plan, Search
@@ -171,7 +171,8 @@ def _run_grid(
         log.info("%d of %d runs are finished and not run again", total - plan.count, total)
 
     runs = str(sweep.out / "runs" / record.parent_run_id)
-    progress = ProgressView(plan.count, base.training.iterations, varied=varied if search else ())
+    what, stated = ("sweep", []) if search is None else ("search", varied)
+    progress = ProgressView(plan.count, base.training.iterations, what=what, varied=stated)
     trainable = functools.partial(
         run_trial,
         store_uri=sweep.store,
@@ -188,7 +189,7 @@ def _run_grid(
         class_names=store.meta.class_names,
         dataset=dataset,
     )
-    with messages_to(progress.write_line):
+    with progress.shown():
         try:
             if plan.count:
                 callbacks = [MLflowCallback(writer, runs=runs, after_run=tell), progress]
@@ -261,6 +262,8 @@ def _tune(
     callbacks: list[tune.Callback],
 ) -> None:
     """Let Tune run the trials. Its own folder goes when nothing in it explains a failure."""
+    from isod.orchestration.progress import NoReporter
+
     # For Lightning's sake Tune gives trials a variable in their environment. Ray then starts every process of theirs
     # anew, through one more process of Python, while those that it has started in advance stay unused.
     class_cache.DEFAULT_ENV_VARS.clear()
@@ -275,6 +278,7 @@ def _tune(
             callbacks=callbacks,
             failure_config=tune.FailureConfig(max_failures=ATTEMPTS - 1),
             verbose=0,
+            progress_reporter=NoReporter() if in_notebook() else None,
         ),
     )
     with handlers_kept(signal.SIGINT):  # Tune leaves its own one of Ctrl-C behind, which by then ends nothing any more

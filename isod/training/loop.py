@@ -24,6 +24,8 @@ from isod.vocabulary import CPU_SECONDS, SECONDS, UNIFORM_ABOVE, ess_in_words
 
 log = logging.getLogger(__name__)
 
+OnStep = Callable[[int], None]
+
 FREE = "free memory on the device: let fewer runs share it, or prepare smaller crops"  # where no smaller batch helps
 
 
@@ -35,6 +37,7 @@ def train(
     *,
     record: RunStatistics | None = None,
     checkpoints: Checkpoints | None = None,
+    on_step: OnStep = lambda iteration: None,
 ) -> RunStatistics:
     """The loop: fetch, step, send scores back, sometimes validate, report and write a checkpoint.
 
@@ -48,6 +51,7 @@ def train(
         record: of this run; a fresh one if not given. Training continues after its ``iteration`` steps.
         checkpoints: written after a report, and when the run is interrupted (KeyboardInterrupt), for which a Ctrl-C
             waits until the step or the write under way is done; none if not given.
+        on_step: called after each step, before a validation, with the number of iterations done.
     Returns:
         The record at the end.
     """
@@ -114,6 +118,7 @@ def train(
             compiling = False
             if result.unreadable.any():
                 _log_unreadable(batch.draw.indices[result.unreadable], record)
+            on_step(record.iteration)
             if validates_after(record.iteration, training):
                 validate()
             clock.start()

@@ -26,7 +26,7 @@ from isod.training.decode import check_decoder
 from isod.training.examples import TrainingExamples, check_examples, check_names, epoch_note, weights_of_classes
 from isod.training.folder import Row, RunFolder
 from isod.training.holdout import training_examples
-from isod.training.loop import FREE, follow, out_of_memory, train
+from isod.training.loop import FREE, OnStep, follow, out_of_memory, train
 from isod.training.metrics_table import MetricsTable
 from isod.training.process import check_compiler, configure_process
 from isod.training.ranks import state_of_rank_0
@@ -79,9 +79,11 @@ class Run:
         split, workers = self.store.split("train"), self.resources.decode_workers
         return local_stream(self.config, split, examples, workers=workers, state=state, part=self.part)
 
-    def start(self, reporter: Reporter, *, resume: bool = False) -> None:
+    def start(self, reporter: Reporter, *, resume: bool = False, on_step: OnStep = lambda iteration: None) -> None:
         """Train in this process alone, from the beginning or, with ``resume``, from the folder's last checkpoint.
 
+        Args:
+            on_step: called after each step with the number of iterations done.
         Raises:
             InputError: a batch larger than the data set, a folder that holds another run or that another process
                 writes to, or with ``resume`` none; and what ``train`` raises.
@@ -108,11 +110,13 @@ class Run:
                 with atomic_write(path / CONFIG) as file:
                     file.write_text(json.dumps(self.settings, indent=2) + "\n")
             configure_process(self.resources.threads)
-            self.train(self.local_stream, reporter)
+            self.train(self.local_stream, reporter, on_step)
 
-    def train(self, make_stream: MakeStream, reporter: Reporter) -> None:
+    def train(self, make_stream: MakeStream, reporter: Reporter, on_step: OnStep = lambda iteration: None) -> None:
         """Train to the end, from the last checkpoint if the folder has one. With a part of each batch, as rank 0.
 
+        Args:
+            on_step: called after each step with the number of iterations done.
         Raises:
             InputError: a checkpoint of other settings, a GPU that does not decode, no compiler for a run that asks for
                 one, or a network or batch that does not fit.
@@ -163,7 +167,7 @@ class Run:
         stream = make_stream(examples, None if saved is None else saved["table"])
         batch_size = config.training.batch_size // self.part.ranks  # what this device trains on, so that it fits
         validation = ValidationCrops(self.store.split("val"), batch_size, threads=threads)
-        train(trainer, stream, validation, report, record=statistics, checkpoints=checkpoints)
+        train(trainer, stream, validation, report, record=statistics, checkpoints=checkpoints, on_step=on_step)
         table.write()  # again, in case the last time failed
         of_examples = stream.statistics(config.training.iterations - 1) | statistics.examples()
         write_examples(path / EXAMPLES, split, of_examples)

@@ -75,4 +75,5 @@ def test_bash_completes_commands_and_options(capsys, tmp_path):
 
     assert completed("isod", "tr") == ["train", "triage"]
     assert completed("isod", "train", "--batch") == ["--batch-size"]
+    assert completed("isod", "prepare", "--qu") == ["--quiet"]
     assert "--tracking-uri" in completed("isod", "results", "--tr")

@@ -142,8 +142,8 @@ def test_options_of_the_thesis_grid():
     parser = build_parser(script("thesis_grid"), None)
     flags = {flag for action in parser._actions for flag in action.option_strings}
     assert flags == {
-        "-h", "--help", "--store", "--demo-frames", "--preset", "--samplers", "--seeds", "--first-seed",
-        "--tracking-uri", "--experiment", "--system-metrics", "--address", "--resume", "--out", "--set",
+        "-h", "--help", "-q", "--quiet", "--store", "--demo-frames", "--preset", "--samplers", "--seeds",
+        "--first-seed", "--tracking-uri", "--experiment", "--system-metrics", "--address", "--resume", "--out", "--set",
         "--no-compiled", "--no-decode-on-device", *SWEEP_FLAGS,
     }  # fmt: skip
     assert RUN_FLAGS.items() < SWEEP_FLAGS.items()

@@ -2,12 +2,13 @@
 
 import math
 
+import pandas as pd
 import pytest
 
 from isod.errors import InputError
 from isod.results import format_table, load_runs, speedup_table
 from isod.results.report.page import headline
-from isod.results.statistics.text_table import as_written, difference_text, footnotes, percent, text_cells
+from isod.results.statistics.text_table import TableText, as_written, difference_text, footnotes, percent, text_cells
 from tests.tracking.made_runs import made_runs
 from tests.tracking.mlflow_store import Store
 
@@ -232,3 +233,14 @@ def test_a_baseline_that_never_rises_above_0_has_nothing_to_be_surpassed():
     assert "not reached" not in text
     assert "%" not in text.replace("95 %", "")
     assert as_written(speedup_table(runs, "AP/Cat")).loc["UIS", "speedup"] is None
+
+
+def test_html_is_escaped():
+    """Names come from studies that anybody may have written."""
+    text = TableText("text", [pd.DataFrame({"sampler": ["<script>"], "a & b": ["1"]})], ["less < more", "<b>"])
+    html = text._repr_html_()
+    assert text == "text"
+    assert "<script>" not in html
+    assert "<b>" not in html
+    for shown in ("&lt;script&gt;", "a &amp; b", "less &lt; more", "&lt;b&gt;"):
+        assert shown in html

@@ -3,6 +3,7 @@
 import copy
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nbclient
 import nbformat
@@ -24,14 +25,35 @@ def mlflow_runs(tmp_path_factory):
     return store
 
 
-def execute(notebook, folder, tmp_path, monkeypatch):
-    """The notebook, run in a folder; neither reads from nor writes to the user's home."""
+class Client(nbclient.NotebookClient):
+    """Runs notebooks, and counts how often what they show is updated."""
+
+    updates = 0
+
+    def process_message(self, message, cell, index):
+        self.updates += message["msg_type"] == "update_display_data"
+        return super().process_message(message, cell, index)
+
+
+def client(notebook, folder, tmp_path, monkeypatch):
+    """What runs the notebook in a folder; neither reads from nor writes to the user's home."""
     for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
         monkeypatch.setenv(variable, str(tmp_path / "jupyter"))
-    client = nbclient.NotebookClient(
-        notebook, timeout=CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
-    )
-    return client.execute()
+    return Client(notebook, timeout=CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+
+
+def execute(notebook, folder, tmp_path, monkeypatch):
+    return client(notebook, folder, tmp_path, monkeypatch).execute()
+
+
+def tables_in(html):
+    """The text of each cell of each row of each table."""
+    tables = ElementTree.fromstring(f"<all>{html}</all>").iter("table")
+    return [[["".join(cell.itertext()) for cell in row] for row in table.iter("tr")] for table in tables]
+
+
+def notebook_of(*cells):
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
 
 
 RESULTS = ("05_real_traffic", "06_real_tiles")
@@ -58,6 +80,49 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch, mlflow_runs):
     assert outputs
     shown = [output.data for output in outputs if "data" in output]
     assert [data for data in shown if data["text/plain"].startswith("<Figure") and "image/png" not in data] == []
+
+
+def test_the_speed_up_table_is_shown_as_html(tmp_path, monkeypatch, mlflow_runs):
+    """The last line of a cell, as print gives the text in the next one; of demo data, which both say."""
+    where = f"{mlflow_runs.uri!r}, {mlflow_runs.experiment!r}"
+    notebook = notebook_of(
+        f"from isod.results import format_table, load_runs\nformat_table(load_runs({where}))", "print(_)"
+    )
+    shown, printed = (cell.outputs for cell in execute(notebook, tmp_path, tmp_path, monkeypatch).cells)
+    html, text = shown[0].data["text/html"], printed[0].text
+    for heading, *rows in tables_in(html):
+        assert [row[0] for row in rows] == ["baseline", "LIS", "UIS"]
+        for row in rows:
+            assert all(cell in text for cell in row)
+        assert heading[-1] in ("in time", "s/run")  # all columns
+    warning = "DEMO data, synthetic and made by isod: these numbers say nothing about real images."
+    assert warning in html
+    assert warning in text
+
+
+SWEEP = """
+from isod.cli.sweep import DEFAULT, main
+small = "--iterations 6 --batch-size 4 --validate-every 2 --width 0.125 --threads 1 --workers 1 --seeds 1"
+main(DEFAULT, None, ["--store", {store!r}, "--samplers", "baseline", "UIS", *small.split()])
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_is_a_table_that_changes_while_it_runs(tmp_path, monkeypatch, tiny_store):
+    runs = client(notebook_of(SWEEP.format(store=tiny_store)), tmp_path, tmp_path, monkeypatch)
+    (cell,) = runs.execute().cells
+    (table,) = [output.data for output in cell.outputs if output.output_type == "display_data"]
+    assert runs.updates >= 3
+    (rows,) = tables_in(table["text/html"])
+    assert [rows[0][0], rows[0][2]] == ["sweep", "2/2 runs"]
+    assert {row[0]: row[2] for row in rows[1:]} == {"baseline-seed0": "6/6", "UIS-seed0": "6/6"}
+    assert all(row[3].endswith(", done") for row in rows[1:])
+    assert "sweep 2/2 runs" in table["text/plain"]
+    printed = "".join(output.text for output in cell.outputs if output.output_type == "stream")
+    assert "DEMO data" in printed  # below the speed-up table
+    assert "\x1b" not in printed
+    assert " done: " not in printed  # the table has it
+    assert cell.outputs[-1].data["text/plain"] == "0"
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from isod.console import progress_bar
 from isod.data.faults import faults_to_json
 from isod.data.prepare.chunk import MapChunks, process_chunk
 from isod.data.prepare.crop import faults_in_crops
@@ -27,7 +28,6 @@ from isod.data.prepare.journal import (
     require_same_settings,
 )
 from isod.data.prepare.process_pool import exit_if_worker_imports_script, in_processes
-from isod.data.prepare.progress import progress_bar
 from isod.data.prepare.region import FAR
 from isod.data.prepare.report import PrepareReport
 from isod.data.prepare.settings import PrepareSettings
@@ -61,7 +61,7 @@ def prepare(
         store_uri: a new folder, one that an interrupted call left, or an address such as s3://bucket/folder.
         map_chunks: calls a function on every chunk and yields the results in any order, such as ``in_processes``,
             ``isod.orchestration.prepare.on_cluster()`` or the built-in ``map``.
-        progress: whether to show a progress bar on standard error.
+        progress: whether to show how far it has come.
     Raises:
         InputError: the store exists, finished or not, with other settings; another job is making it; the folder holds
             something else; the reader breaks a rule; a split has no frames. Or, with finished chunks kept: no frame of
@@ -89,7 +89,7 @@ def prepare(
         todo = [chunk for chunk in chunks if chunk.entry not in done]
         if todo:
             work = partial(process_chunk, uri, class_names=reader.class_names, settings=settings)
-            with progress_bar(sum(map(len, frames.values())), shown=progress) as advance:
+            with progress_bar(sum(map(len, frames.values())), what="preparing", shown=progress) as advance:
                 advance(sum(len(chunk.frames) for chunk in chunks if chunk.entry in done))
                 for status in map_chunks(work, todo):
                     if status.failure:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Sequence
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -104,10 +106,32 @@ def _to_target_text(row: dict, alone: bool) -> str:
     return "not reached" if math.isnan(row["target_speedup"]) else percent(row["target_speedup"])
 
 
+class TableText(str):
+    """Tables and their footnotes as text, which a notebook shows as HTML.
+
+    Args:
+        text: the whole, for a terminal.
+        tables: the cells, as text.
+        notes: the footnotes.
+    """
+
+    _html: str
+
+    def __new__(cls, text: str, tables: Sequence[pd.DataFrame], notes: Sequence[str]) -> TableText:
+        self = super().__new__(cls, text)
+        shown = [table.to_html(index=False, border=0, escape=True) for table in tables]
+        self._html = "\n".join([*shown, *(f"<p>{escape(note)}</p>" for note in notes)])
+        return self
+
+    def _repr_html_(self) -> str:
+        return self._html
+
+
 def format_table(runs: Runs, columns: int = 100, metric: str = HEADLINE) -> str:
     """Return the speed-up table and its footnotes for a terminal that is so many columns wide.
 
-    It is two tables under one another, how fast and how high; each drops its last columns where space is short.
+    It is two tables under one another, how fast and how high; each drops its last columns where space is short. As the
+    last line of a notebook's cell it is shown as HTML, with all columns.
 
     Raises:
         InputError: no run has a value of the metric, or it is not an average precision: for a loss, less is better, so
@@ -120,7 +144,9 @@ def format_table(runs: Runs, columns: int = 100, metric: str = HEADLINE) -> str:
         raise InputError(f"no finished run logged {metric!r}; the runs have: {', '.join(runs.metrics)}")
     cells = text_cells(table)
     speed, level = cells[[*SPEED]], cells[[*LEVEL]].rename(columns={"final": f"final {metric}"})
-    return "\n".join([*_lines(speed, columns), "", *_lines(level, columns), "", *footnotes(runs, table)])
+    notes = footnotes(runs, table)
+    text = "\n".join([*_lines(speed, columns), "", *_lines(level, columns), "", *notes])
+    return TableText(text, [speed, level], notes)
 
 
 def _lines(cells: pd.DataFrame, columns: int) -> list[str]:
