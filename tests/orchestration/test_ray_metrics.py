@@ -121,23 +121,32 @@ def test_a_sweep_counts_the_steps_that_mlflow_has(port, tiny_store, tmp_path):
             resources=ResourceConfig(decode_workers=1, cpus_per_worker=0.25, cpus_per_trial=0.75),
             seeds=1,
         ),
-        samplers=[SAMPLERS["baseline"], SAMPLERS["UIS"]],
+        samplers=[SAMPLERS["UIS"]],
         seeds=1,
         tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
         experiment="counted",
         out=tmp_path,
     )
-    result = run_sweep(sweep)
+    names = {exported(name) for name in METRICS}
+    found = {}
+
+    def complete(series):
+        return names <= set(series) and total(series["ray_isod_steps_total"]) == 14
+
+    def look(sweep, sampler):  # while the run's processes live: what they have not sent goes with them
+        found.update(wait_for(port, complete, sweep="counted", run="UIS-seed0"))
+
+    result = run_sweep(sweep, after_run=look)
     client = MlflowClient(sweep.tracking_uri)
     experiment = client.get_experiment_by_name("counted").experiment_id
-    runs = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{result.parent_run_id}'")
-    assert len(runs) == 2
-    for run in runs:
-        last = max(point.step for point in client.get_metric_history(run.info.run_id, "mAP"))
-        steps = exported("isod_steps")
-        found = wait_for(port, lambda s: total(s[steps]) >= last, sweep="counted", run=run.info.run_name)  # noqa: B023
-        assert total(found[steps]) == last == int(run.data.params["training.iterations"])
-        assert total(found[exported("isod_images")]) == last * int(run.data.params["training.batch_size"])
+    (run,) = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{result.parent_run_id}'")
+    last = client.get_metric_history(run.info.run_id, "sampler/ess")[-1]
+    steps, crops = last.step, last.step * int(run.data.params["training.batch_size"])
+    assert (steps, crops) == (14, 112)
+    assert total(found[exported("isod_steps")]) == steps
+    assert total(found[exported("isod_images")]) == total(found[exported("isod_crops")]) == crops
+    assert total(found[exported("isod_table_version")]) == steps
+    assert math.isclose(total(found[exported("isod_ess")]), last.value)
 
 
 @pytest.mark.parametrize(("every", "steps"), [(5.0, 1), (1.0, 5)])
