@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import promql_parser
@@ -153,8 +154,8 @@ def test_a_sweep_counts_the_steps_that_mlflow_has(port, tiny_store, tmp_path):
 def test_ray_is_called_by_the_clock_and_not_by_the_step(monkeypatch, every, steps):
     """10 seconds of training: what reaches Ray is the sum, and the last value of a gauge, at most every 5 seconds."""
     now, counted, values = [0.0], [], []
-    monkeypatch.setattr(ray_metrics.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(ray_metrics.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray_metrics, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(ray_metrics, "ray", SimpleNamespace(is_initialized=lambda: True))
     monkeypatch.setattr(ray_metrics, "_counter", lambda name: Kept("inc", counted))
     monkeypatch.setattr(ray_metrics, "_gauge", lambda name: Kept("set", values))
     metrics = RunMetrics(labels_of("s", tiny_run("UIS")))
