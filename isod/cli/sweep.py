@@ -165,6 +165,8 @@ def add_places(parser: argparse.ArgumentParser, what: str, experiment: str) -> N
     add_system_metrics(parser)
     parser.add_argument("--address", metavar="ADDR",
                         help="Ray cluster to run on, such as auto (default: start Ray on this machine)")  # fmt: skip
+    parser.add_argument("--dashboard", action="store_true",
+                        help="serve Ray's dashboard on loopback; with --address, print the cluster's")  # fmt: skip
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -274,7 +276,7 @@ def choose_places(
         CropStore.open(options.store)
 
     from isod.files import absolute_uri, output_folder
-    from isod.orchestration.cluster import connect
+    from isod.orchestration.cluster import connect, open_dashboard
     from isod.orchestration.resources import check_gpus_here
 
     if options.address is None:
@@ -282,6 +284,8 @@ def choose_places(
     out = output_folder(options.out)
     store = options.store
     tracking_uri = choose_tracking(options, out)
+    if options.dashboard:
+        logger.info("Ray's dashboard: %s", open_dashboard(options.address))
     if not store:
         from isod.tracking.client import check_tracking
 

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, worker
+from ray._private.utils import get_dashboard_dependency_error
 
 from isod.errors import InputError, one_line
 from isod.files import private_folder
@@ -33,10 +34,11 @@ SOCKET_PATH = 103  # bytes of the path of a Unix socket on every system; Linux a
 LONGEST_SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.12345"
 OPEN_FILES = 256  # with which Ray runs a small sweep; with 64 it dies of a signal, after minutes
 MOST_OPEN_FILES = 65536  # what Ray's documentation advises; some programs close every one that they might have open
+LOOPBACK = "127.0.0.1"
 START_ATTEMPTS = 3  # Ray gives up on its own processes after 30 seconds, which a busy machine may need
 
 
-def connect(address: str | None = None, *, cpus: int | None = None) -> None:
+def connect(address: str | None = None, *, cpus: int | None = None, dashboard: bool = False) -> None:
     """Joins the cluster at ``address`` (``auto``, ``ray://…``, host:port), or starts Ray here, on loopback only.
 
     Does nothing where Ray already runs in this process. A handler of SIGTERM that the program has stays in force; Ray
@@ -44,6 +46,7 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
 
     Args:
         cpus: that a Ray started here may use; None for those of the machine.
+        dashboard: whether a Ray started here serves its dashboard, on loopback as well.
     Raises:
         InputError: nobody answers at the address, or Ray does not start here, for whatever reason it gives.
     """
@@ -73,7 +76,7 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
         try:
             with _loopback_only(), handlers_kept(signal.SIGTERM):
                 # "local": without it Ray would join a cluster that somebody else runs on this machine
-                ray.init("local", num_cpus=cpus, include_dashboard=False, **options)
+                ray.init("local", num_cpus=cpus, include_dashboard=dashboard, dashboard_host=LOOPBACK, **options)
             return
         except Exception as error:  # Ray raises nothing narrower
             ray.shutdown()
@@ -83,6 +86,28 @@ def connect(address: str | None = None, *, cpus: int | None = None) -> None:
                     f"{short or _temporary_folder()}/session_latest/logs"
                 ) from error
     raise InputError(f"Ray did not start in {START_ATTEMPTS} attempts: the machine is too busy, try again later")
+
+
+def open_dashboard(address: str | None = None) -> str:
+    """Connect as ``connect`` does, and return for people where Ray's dashboard answers: a Ray started here serves one.
+
+    Raises:
+        InputError: no dashboard answers, or one needs a package that is missing; and what ``connect`` raises.
+    """
+    if address is None and (error := get_dashboard_dependency_error()):
+        raise InputError(f"Ray's dashboard needs {error.name}: pip install 'isod[grid]'")
+    connect(address, dashboard=True)
+    node = worker._global_node  # Ray names an address where it has no dashboard, too; and none to a client (ray://)
+    host, _, port = ((node and node.webui_url) or "").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no dashboard of the Ray that runs already answers from here ({error}): leave out --dashboard, or open a "
+            "cluster's with `ray dashboard cluster.yaml`"
+        ) from None
+    asks = os.environ.get("RAY_AUTH_MODE") == "token"  # Ray sets it for a Ray that it starts
+    return f"http://{host}:{port}" + ", which asks for what `ray get-auth-token` prints" * asks
 
 
 def _allow_open_files() -> None:

@@ -42,12 +42,14 @@ def run_on_ranks(
     resources: ResourceConfig,
     reporter: TuneReporter,
     system_metrics: bool = False,
+    sweep: str = "",
 ) -> None:
     """Trains a trial's run on ``workers_per_trial`` ranks, from its last checkpoint if there is one. To be called in a
     trial.
 
     Args:
         reporter: receives what rank 0 reports, and its messages.
+        sweep: whose name the run's metrics in Ray have; without it there are none.
     Raises:
         InputError, FloatingPointError: of a rank; the run cannot succeed.
         WorkerGroupError: a rank was lost.
@@ -65,6 +67,7 @@ def run_on_ranks(
             "table": table,
             "messages": messages,
             "system_metrics": system_metrics,
+            "sweep": sweep,
         },
         torch_config=TorchConfig(timeout_s=PATIENCE),
         scaling_config=ScalingConfig(
@@ -149,4 +152,7 @@ def _run_rank(settings: dict[str, Any]) -> None:
         return
     reporter = RankReporter(settings["messages"], device_name(device))
     with messages_to(reporter.message), measured_if(settings["system_metrics"], reporter) as measuring:
-        run.train(lambda examples, state: stream.begin(run.store.uri, run.config, examples, state), measuring)
+        run.train(
+            lambda examples, state: stream.begin(run.store.uri, run.config, examples, state, sweep=settings["sweep"]),
+            measuring,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Any
@@ -16,6 +17,7 @@ from isod.config.settings import RunConfig
 from isod.data.store.crops import Crops
 from isod.data.store.split import CropSplit, CropStore
 from isod.objects import Objects
+from isod.orchestration.ray_metrics import RunMetrics, labels_of
 from isod.orchestration.table_actor import Assignment, TableActor
 from isod.sampling.examples import as_arrays, as_tensors
 from isod.sampling.table import Draw
@@ -41,20 +43,27 @@ class DecodeWorker:
     def __call__(self, batch: dict[str, NDArray]) -> Iterator[dict[str, NDArray]]:
         run, split = 0, None
         while True:
-            run, store_uri, start, stop, decode = ray.get(self._table.assignment.remote(run))
+            run, store_uri, start, stop, decode, labels = ray.get(self._table.assignment.remote(run))
             if split is None or split.uri != store_uri:
                 split = CropStore.open(store_uri).split("train")
-            yield from self._steps(run, split, range(start + int(batch["worker"][0]), stop, self._workers), decode)
+            steps = range(start + int(batch["worker"][0]), stop, self._workers)
+            yield from self._steps(run, split, steps, decode, RunMetrics(labels))
 
-    def _steps(self, run: int, split: CropSplit, steps: range, decode: bool) -> Iterator[dict[str, NDArray]]:
+    def _steps(
+        self, run: int, split: CropSplit, steps: range, decode: bool, metrics: RunMetrics
+    ) -> Iterator[dict[str, NDArray]]:
         asked = [self._table.draw.remote(run, step) for step in steps[:1]]
         for step, following in zip_longest(steps, steps[1:]):
             draw: Draw | None = ray.get(asked.pop())
             if draw is None:
+                metrics.update(last=True)
                 return
             if following is not None:  # asked for early: the answer may have to wait for scores
                 asked.append(self._table.draw.remote(run, following))
-            yield pack(run, step, draw, split.read(self._part.of(draw.indices), quarantine=True, decode=decode))
+            crops = split.read(self._part.of(draw.indices), quarantine=True, decode=decode)
+            metrics.add("isod_crops", len(crops.indices))
+            metrics.update(last=following is None)
+            yield pack(run, step, draw, crops)
 
 
 def pack(run: int, step: int, draw: Draw, crops: Crops) -> dict[str, NDArray]:
@@ -69,6 +78,7 @@ def pack(run: int, step: int, draw: Draw, crops: Crops) -> dict[str, NDArray]:
         "images": crops.images,
         **vars(crops.objects),
         "unreadable": crops.unreadable,
+        "packed_at": np.float64(time.time()),
     }
     return {name: np.asarray(value)[None] for name, value in row.items()}
 
@@ -133,6 +143,7 @@ class RayStream:
         self._table = start_table() if table is None else table
         self._part = part
         self._rows: Iterator[dict[str, NDArray]] | None = None
+        self._metrics = RunMetrics({})
 
     def begin(
         self,
@@ -140,16 +151,23 @@ class RayStream:
         config: RunConfig,
         examples: TrainingExamples,
         state: dict[str, Any] | None = None,
+        *,
+        sweep: str = "",
     ) -> RayStream:
         """Turn to a run; what was left of the one before is dropped.
 
         Args:
             store_uri: the crop store, readable from every node.
             state: the saved table and draws, where the run resumes: with the step that follows the last update.
+            sweep: whose name the run's metrics in Ray have; without it there are none.
         """
         training = config.training
         self._run += 1
         self._examples = examples
+        self._last = training.iterations - 1
+        labels = labels_of(sweep, config) if sweep else {}
+        self._metrics.update(last=True)
+        self._metrics = RunMetrics(labels)
         assignment = Assignment(
             number=self._run,
             store_uri=store_uri,
@@ -162,6 +180,7 @@ class RayStream:
             stop=training.iterations,
             decode=not training.decode_on_device,
             state=None if state is None else as_arrays(state),
+            labels=labels,
         )
         ray.get(self._table.begin.remote(assignment))
         return self
@@ -177,18 +196,22 @@ class RayStream:
 
     def batches(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of steps start … stop − 1 of the present run, ``start`` being its first."""
-        early: dict[int, Batch] = {}
+        early: dict[int, tuple[Batch, float]] = {}
         step = start
         while step < stop:
+            asked_at = time.perf_counter()
             row = next(self._start_once(), None)
+            self._metrics.add("isod_wait_seconds", time.perf_counter() - asked_at)
             if row is None:
                 raise RuntimeError(f"the stream ended at step {step} of {stop}")
             run, batch = unpack(row, self._part)
             if run != self._run:
                 continue
-            early[batch.step] = batch
+            early[batch.step] = batch, float(row["packed_at"][0])
             while step in early and step < stop:
-                yield early.pop(step)
+                batch, packed_at = early.pop(step)
+                self._metrics.add("isod_queued_seconds", max(time.time() - packed_at, 0.0))  # of two clocks, perhaps
+                yield batch
                 step += 1
 
     def _start_once(self) -> Iterator[dict[str, NDArray]]:
@@ -224,6 +247,9 @@ class RayStream:
         # nobody waits for an answer: refused scores surface in the draw, or in the summary, that must see them
         if self._part.rank == 0:
             self._table.update.options(num_returns=0).remote(self._run, step, indices, scores, observed)
+            self._metrics.add("isod_steps", 1)
+            self._metrics.add("isod_images", len(indices))
+            self._metrics.update(last=step == self._last)
 
     def summary(self, step: int) -> TableSummary:
         return ray.get(self._table.summary.remote(self._run, step))
@@ -236,5 +262,6 @@ class RayStream:
 
     def close(self) -> None:
         """Ends the table actor, and with it the workers; its draws and scores are gone."""
+        self._metrics.update(last=True)
         ray.kill(self._table)
         self._rows = None

@@ -180,6 +180,7 @@ def _run_grid(
         holdout=str(sweep.out / "holdout"),
         resources=preset.resources,
         system_metrics=sweep.system_metrics,
+        sweep=sweep.name,
     )
     writer = SweepWriter(
         experiment,

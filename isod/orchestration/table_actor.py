@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isod.errors import InputError
+from isod.orchestration.ray_metrics import RunMetrics
 from isod.sampling.samplers import SamplerConfig
 from isod.sampling.schedule import DrawSchedule
 from isod.sampling.table import Draw
@@ -33,6 +34,7 @@ class Assignment:
     stop: int  # step after the last one
     decode: bool = True  # whether the workers do; else they hand on JPEG files
     state: dict[str, Any] | None = None  # of the schedule, numpy arrays, where the run resumes
+    labels: Mapping[str, str] = field(default_factory=dict)  # of the run's metrics in Ray; empty: none
 
 
 class TableActor:
@@ -60,17 +62,20 @@ class TableActor:
             if assignment.state is not None:
                 self._schedule.load_state_dict(assignment.state)
             self._table = table
+            self._drawn = self._schedule.applied  # steps that were handed out
+            self._metrics = RunMetrics(assignment.labels)
             self._refused: Exception | None = None  # why an update was refused: nobody may wait for it for ever
             self._assignment = assignment
             self._changed.notify_all()
 
-    async def assignment(self, after: int) -> tuple[int, str, int, int, bool]:
-        """(number, store_uri, start, stop, decode) of the first run after number ``after``, as soon as it begins."""
+    async def assignment(self, after: int) -> tuple[int, str, int, int, bool, Mapping[str, str]]:
+        """(number, store_uri, start, stop, decode, labels) of the first run after number ``after``, as soon as it
+        begins."""
         async with self._changed:
             await self._changed.wait_for(lambda: self._number > after)
         assert self._assignment is not None
         run = self._assignment
-        return run.number, run.store_uri, run.start, run.stop, run.decode
+        return run.number, run.store_uri, run.start, run.stop, run.decode, run.labels
 
     async def draw(self, run: int, step: int) -> Draw | None:
         """The draw of ``step``, as soon as the scores that it must see are in; None if the run is over.
@@ -84,6 +89,7 @@ class TableActor:
             return None
         if step < self._schedule.applied:  # Ray started a lost worker again, from the run's first step
             raise RuntimeError(f"draw {step} was handed out before: its decode worker was lost")
+        self._drawn = max(self._drawn, step + 1)
         return self._schedule.draw(step)
 
     async def update(
@@ -105,11 +111,19 @@ class TableActor:
                 raise
             finally:
                 self._changed.notify_all()
+        applied = self._schedule.applied
+        self._metrics.set("isod_table_version", applied)
+        self._metrics.set("isod_lag", self._drawn - applied)
+        self._metrics.update()
 
     async def summary(self, run: int, step: int) -> TableSummary:
         """What the table says of itself once the scores of every step ≤ ``step`` are in."""
         await self._until(run, lambda: self._schedule.applied > step)
-        return table_summary(self._table)
+        summary = table_summary(self._table)
+        if summary.primed:
+            self._metrics.set("isod_ess", summary.effective_sample_size)
+        self._metrics.update(last=True)  # the run may end here, and a validation takes long
+        return summary
 
     async def statistics(self, run: int, step: int) -> dict[str, NDArray]:
         """Per-example arrays [N] once the scores of every step ≤ ``step`` are in."""

@@ -105,6 +105,7 @@ def run_trial(
     holdout: str,
     resources: ResourceConfig,
     system_metrics: bool = False,
+    sweep: str = "",
 ) -> None:
     """Train a trial, from the last checkpoint if there is one, and report to Tune at every validation.
 
@@ -116,6 +117,7 @@ def run_trial(
         runs: folder for the trials' results; shared storage where the cluster has several nodes.
         holdout: folder for the hold-out models' scores.
         system_metrics: whether to report the use of the machine, too.
+        sweep: whose name the run's metrics in Ray have; without it there are none.
     """
     from isod.training.device import choose_device
     from isod.training.process import configure_process
@@ -138,6 +140,7 @@ def run_trial(
                     resources=resources,
                     reporter=reporter,
                     system_metrics=system_metrics,
+                    sweep=sweep,
                 )
                 return
             device = choose_device("cuda" if resources.gpus_per_trial > 0 else "cpu")
@@ -152,7 +155,10 @@ def run_trial(
             )
             with measured_if(system_metrics, reporter) as measuring:
                 run.train(
-                    lambda examples, state: kept_stream(resources).begin(store_uri, config, examples, state), measuring
+                    lambda examples, state: kept_stream(resources).begin(
+                        store_uri, config, examples, state, sweep=sweep
+                    ),
+                    measuring,
                 )
     except SystemExit:  # a scheduler stopped the run, which waits in its report: the stream serves the next trial
         raise
