@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 
 from isod.errors import InputError, one_line
 from isod.files import private_folder
@@ -34,6 +35,11 @@ LONGEST_SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_sto
 OPEN_FILES = 256  # with which Ray runs a small sweep; with 64 it dies of a signal, after minutes
 MOST_OPEN_FILES = 65536  # what Ray's documentation advises; some programs close every one that they might have open
 START_ATTEMPTS = 3  # Ray gives up on its own processes after 30 seconds, which a busy machine may need
+
+
+def address_of_job() -> str | None:
+    """Return the address of the cluster that runs this process by `ray job submit`; None in any other process."""
+    return os.environ.get("RAY_ADDRESS") if RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ else None
 
 
 def connect(address: str | None = None, *, cpus: int | None = None) -> None:
