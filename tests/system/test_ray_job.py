@@ -2,7 +2,7 @@
 
 import json
 import os
-import sys
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from ray.job_submission import JobStatus
 from tests.system.cluster.local import ENDS, RayHead
 from tests.system.faults.conftest import TRAINING, assert_recorded, grid_command, rows_of, undisturbed, until
 
+ROOT = Path(__file__).parents[2]
 CPUS = (os.cpu_count() or 1) + 1  # which a Ray of the sweep's own would not have
 
 __all__ = ["undisturbed"]  # a fixture
@@ -33,20 +34,21 @@ def parent_of(out, experiment):
     return parent
 
 
-def test_a_submitted_sweep_runs_on_the_cluster_that_took_it(head, tiny_store, tmp_path):
-    printed = head.submit(
-        "--submission-id", "sweep", "--", sys.executable, "-m", "isod", "sweep", "--store", tiny_store,
-        "--preset", "demo", "--samplers", "baseline", "UIS", "--seeds", "1", "--iterations", "6", "--batch-size", "4",
-        "--validate-every", "3", "--width", "0.125", "--workers", "1", "--out", str(tmp_path),
-    )  # fmt: skip
+def test_the_submitted_sweep_of_the_docs_runs_on_the_cluster_that_took_it(head, tmp_path):
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    (line,) = re.findall(r"^ray job submit --address http://127\.0\.0\.1:8265 .*--demo-frames.*$", page, re.MULTILINE)
+    line = line.replace("http://127.0.0.1:8265", f"{head.jobs} --submission-id sweep")
+    small = "--demo-frames 40 --iterations 6 --batch-size 4 --validate-every 3 --width 0.125 --workers 1"
+    printed = head.paste(f"{line} {small}", tmp_path)
     assert head.status("sweep") == JobStatus.SUCCEEDED
     assert "compare runs:" in printed
-    experiment = f"sweep-{Path(tiny_store).name}"
-    assert f"{CPUS} CPUs" in parent_of(tmp_path, experiment).data.tags["isod.machine"]
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    runs = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    out = tmp_path / "out"
+    (store,) = out.glob("demo-store-*")
+    assert f"{CPUS} CPUs" in parent_of(out, f"sweep-{store.name}").data.tags["isod.machine"]
+    client = MlflowClient(f"sqlite:///{out}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name(f"sweep-{store.name}").experiment_id])
     assert [run.info.status for run in runs] == ["FINISHED"] * 3
-    assert {run.data.params.get("sampler") for run in runs} == {None, "baseline", "UIS"}
+    assert {run.data.params.get("sampler") for run in runs} == {None, "baseline", "LIS"}
 
 
 def test_a_stopped_job_ends_its_sweep_and_another_one_resumes_it(head, tiny_store, tmp_path, undisturbed):

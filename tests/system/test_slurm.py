@@ -16,6 +16,8 @@ from tests.system.faults.conftest import until
 ROOT = Path(__file__).parents[2]
 SBATCH = ROOT / "deploy" / "slurm.sbatch"
 CPUS = 3  # of each machine, says Slurm
+JOB = os.getpid()  # its number
+ADDRESS = f"127.0.0.1:{20000 + JOB % 10000}"
 
 # srun leaves its own options away and notes the command; scontrol and hostname know two machines, both this one.
 STAND_INS = {
@@ -55,7 +57,7 @@ def start(folder, *arguments, **stand_ins):
     activate = folder / ".venv" / "bin" / "activate"
     activate.parent.mkdir(parents=True)
     activate.write_text(f'PATH="{folder}/stand-ins:{Path(sys.executable).parent}:$PATH"\n')
-    slurm = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2",
+    slurm = {"SLURM_JOB_ID": str(JOB), "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_JOB_NUM_NODES": "2",
              "SLURM_CPUS_PER_TASK": str(CPUS), "STEPS": str(folder / "steps"), "PYTHONPATH": str(ROOT)}  # fmt: skip
     environment = bare_environment() | slurm
     with (folder / "log").open("wb") as log:
@@ -64,10 +66,10 @@ def start(folder, *arguments, **stand_ins):
         )
 
 
-def still_there(process):
-    """Members of the process group that the batch script was the leader of."""
-    done = subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True, text=True, check=False)
-    return done.stdout.split()
+def still_there():
+    """Command lines of what belongs to the Ray of these tests, by its address."""
+    done = subprocess.run(["pgrep", "-af", ADDRESS], capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()
 
 
 def test_bash_reads_it_and_slurm_s_lines_are_above_the_first_command():
@@ -90,7 +92,7 @@ def test_sigterm_ends_the_script_and_then_ray(tmp_path):
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 3, (tmp_path / "log").read_text()
         assert (tmp_path / "last-results").exists()
-        assert still_there(process) == []
+        assert still_there() == []
     finally:
         end_all(process)
 
@@ -116,10 +118,11 @@ def test_a_sweep_on_two_machines(tiny_store, tmp_path):
     try:
         assert process.wait(450) == 0, (tmp_path / "log").read_text()
         assert "two machines" in (tmp_path / "log").read_text()
-        until(lambda: still_there(process) == [], 60)
+        until(lambda: not still_there(), 60)
     finally:
         end_all(process)
     steps = (tmp_path / "steps").read_text().splitlines()
+    assert f"--address={ADDRESS}" in steps[2]
     assert [step.split()[:3] for step in steps[1:]] == [["ray", "start", "--head"], ["ray", "start", "--block"]]
     client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
     experiment = client.get_experiment_by_name(f"thesis-grid-{Path(tiny_store).name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import socket
 import subprocess
 import sys
@@ -33,8 +34,9 @@ def free_ports(count: int) -> list[int]:
 
 
 def bare_environment() -> dict[str, str]:
-    """This process's environment without what points to another Ray or MLflow, and with the secret of these tests."""
+    """A shell's in which isod's environment is active, with the secret of these tests, and no other Ray or MLflow."""
     here = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
+    here["PATH"] = f"{Path(RAY).parent}{os.pathsep}{here['PATH']}"
     return here | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
 
 
@@ -101,8 +103,14 @@ class RayHead:
 
     def submit(self, *arguments: str) -> str:
         """`ray job submit …`, and what it prints. Fails where the command does, which waits for the job's end."""
-        command = [RAY, "job", "submit", "--address", self.jobs, *arguments]
-        done = subprocess.run(command, env=bare_environment(), capture_output=True, text=True, timeout=400, check=False)
+        return self.paste(shlex.join(["ray", "job", "submit", "--address", self.jobs, *arguments]), Path())
+
+    def paste(self, line: str, folder: Path) -> str:
+        """What a shell prints that is given a line. Fails where it does."""
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=folder, env=bare_environment(), capture_output=True, text=True, timeout=400,
+            check=False,
+        )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
