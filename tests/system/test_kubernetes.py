@@ -178,7 +178,7 @@ def test_pods_run_as_the_image_s_user_and_share_the_volume(pod):
 
 def test_the_entrypoint_is_a_sweep_that_finds_mlflow_and_the_volume():
     python, script, *arguments = shlex.split(JOB["entrypoint"])
-    assert (python, script) == ("python", "sweeps/thesis_grid.py")
+    assert (python, [script]) == ("python", [f"{folder}/sweeps/thesis_grid.py" for folder in instructions("WORKDIR")])
     options = build_parser(STUDY, None).parse_args(arguments)
     service = OF_KIND["Service"]
     (port,) = service["spec"]["ports"]
