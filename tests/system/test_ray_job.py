@@ -60,7 +60,7 @@ def test_a_stopped_job_ends_its_sweep_and_another_one_resumes_it(head, tiny_stor
     head.stop("stopped")
     until(lambda: head.status("stopped") in ENDS)
     assert head.status("stopped") == JobStatus.STOPPED
-    assert "thesis_grid: stopped" in head.output("stopped")
+    assert "repeat the command with --resume" in head.output("stopped")
     experiment = f"thesis-grid-{Path(tiny_store).name}"
     assert parent_of(tmp_path, experiment).info.status == "KILLED"
     assert 3 <= rows_of(tmp_path, "UIS-seed0") < TRAINING.iterations / TRAINING.validate_every
