@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+import isod
 from isod.cli.sweep import build_parser
 from isod.config.presets import PRESETS
 from isod.orchestration.resources import reservation
@@ -158,8 +159,8 @@ def test_kubernetes_knows_every_field_of_the_manifests():
 
 def test_one_image_and_one_ray_for_all():
     images = {container["image"] for pod in (HEAD, WORKER, MLFLOW) for container in pod["containers"]}
-    assert images == {"isod:0.2.0"}
-    assert "-t isod:0.2.0 ." in DOCKERFILE.read_text()
+    assert images == {f"isod:{isod.__version__}"}
+    assert f"-t isod:{isod.__version__} ." in DOCKERFILE.read_text()
     assert CLUSTER["rayVersion"] == PINNED["ray"]
 
 
