@@ -1,28 +1,22 @@
-"""A crop store and MLflow's artifacts on a real S3 server of this machine's loopback, which also goes away."""
+"""A crop store on a real S3 server of this machine's loopback, which also goes away."""
 
 import os
 import subprocess
 import sys
-import time
 import urllib.request
 from pathlib import Path
 
 import boto3
 import numpy as np
 import pytest
-from mlflow import MlflowClient
 
 from isod.data.prepare.job import prepare_demo
 from isod.data.store.split import CropStore
 from isod.errors import InputError
 from isod.files import output_folder
-from tests.system.cluster.local import end_all, free_ports
-from tests.system.faults.conftest import assert_recorded, grid_command, rows_of, undisturbed, until
-from tests.tracking.mlflow_server import MlflowServer
+from tests.system.cluster.local import free_ports
 
 moto = pytest.importorskip("moto.server", reason="needs moto[s3]")
-
-__all__ = ["undisturbed"]  # a fixture
 
 BUCKET = "bucket"
 
@@ -156,38 +150,3 @@ def test_prepare_resumes_when_the_server_is_back(s3, store, demo_root, monkeypat
     assert report.resumed == 1
     whole = CropStore.open(store).split("train")
     assert CropStore.open(uri).split("train").read_encoded(range(len(whole))) == whole.read_encoded(range(len(whole)))
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(580)
-def test_a_sweep_outlives_a_minute_without_its_bucket(s3, store, tmp_path, undisturbed):
-    command = grid_command(store, tmp_path, ["UIS"])
-    with MlflowServer(f"sqlite:///{tmp_path}/mlflow.db", tmp_path, artifacts=f"s3://{BUCKET}/artifacts") as mlflow:
-        with (tmp_path / "log").open("wb") as log:
-            sweep = subprocess.Popen(
-                [*command, "--tracking-uri", mlflow.uri], stdout=log, stderr=log, start_new_session=True
-            )
-        try:
-            until(lambda: sweep.poll() is not None or rows_of(tmp_path, "UIS-seed0") >= 3)
-            s3.stop()
-            time.sleep(60)
-            assert sweep.poll() is None, (tmp_path / "log").read_text()
-            s3.start()
-            assert sweep.wait(300) == 0, (tmp_path / "log").read_text()
-        finally:
-            end_all(sweep)
-        experiment = f"thesis-grid-{Path(store).name}"
-        assert_recorded(mlflow.uri, experiment, {"UIS": undisturbed("UIS")})
-        client = MlflowClient(mlflow.uri)
-        model = client.download_artifacts(
-            client.search_runs([client.get_experiment_by_name(experiment).experiment_id], "params.sampler = 'UIS'")[
-                0
-            ].info.run_id,
-            "model",
-            str(tmp_path),
-        )
-        assert (Path(model) / "model.safetensors").stat().st_size > 0
-    keys = [
-        entry["Key"] for entry in boto3.client("s3").list_objects_v2(Bucket=BUCKET, Prefix="artifacts/")["Contents"]
-    ]
-    assert any(key.endswith("model.safetensors") for key in keys)

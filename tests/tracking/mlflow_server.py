@@ -69,24 +69,22 @@ class MlflowServer:
     Args:
         store: the database that it serves, an address.
         folder: for its log, and for the artifacts of experiments that are made through it.
-        artifacts: an address for them instead.
     """
 
-    def __init__(self, store: str, folder: Path, artifacts: str = "") -> None:
+    def __init__(self, store: str, folder: Path) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
         self._store = store
         self._folder = folder
-        self._artifacts = artifacts or str(folder / "artifacts")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Returns once it answers."""
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
                    "--workers", "1", "--backend-store-uri", self._store,
-                   "--artifacts-destination", self._artifacts]  # fmt: skip
+                   "--artifacts-destination", str(self._folder / "artifacts")]  # fmt: skip
         # else it starts seven more processes, each of which imports all of MLflow, for jobs that nobody gives it
         environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         log = self._folder / "server.log"
