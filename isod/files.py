@@ -77,7 +77,16 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def output_folder(path: Path) -> Path:
-    """Make the folder if it does not exist, and return its absolute path. Raises InputError if it is not writable."""
+    """Make the folder if it does not exist, and return its absolute path.
+
+    Raises:
+        InputError: it is not writable, or an address such as s3://bucket/folder.
+    """
+    if path.parts and path.parts[0] in ("s3:", "gs:", "az:", "abfs:", "http:", "https:"):
+        raise InputError(
+            f"{path} is an address, and checkpoints and results need a folder: choose another --out, on a shared file "
+            "system where several machines train; a crop store may lie in object storage"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):

@@ -17,7 +17,8 @@ def source_commit() -> str:
     """Return what identifies this isod.
 
     It is the git commit of this checkout, with ``-dirty`` after changes. Where git does not track isod's own files, as
-    in an environment inside somebody else's repository, it is the commit that isod was installed from, or its version.
+    in an environment inside somebody else's repository, it is the commit that isod was installed from, which an image
+    sets as ISOD_COMMIT, or its version.
     """
     try:
         _git("ls-files", "--error-unmatch", "--", HERE.name)
@@ -44,7 +45,9 @@ def _git(*words: str) -> str:
 
 
 def _installed() -> str:
-    """Return the commit of the install record, or the version; "unknown" where isod is not installed."""
+    """Return ISOD_COMMIT, the commit of the install record, or the version; "unknown" where isod is not installed."""
+    if commit := os.environ.get("ISOD_COMMIT"):
+        return commit
     try:
         package = distribution("isod")
         record = json.loads(package.read_text("direct_url.json") or "{}")

@@ -164,7 +164,8 @@ def add_places(parser: argparse.ArgumentParser, what: str, experiment: str) -> N
     add_experiment(parser, f"{experiment}-STORE")
     add_system_metrics(parser)
     parser.add_argument("--address", metavar="ADDR",
-                        help="Ray cluster to run on, such as auto (default: start Ray on this machine)")  # fmt: skip
+                        help="Ray cluster to run on, such as auto (default: the one whose `ray job submit` runs this, "
+                        "else start Ray on this machine)")  # fmt: skip
     parser.add_argument("--dashboard", action="store_true",
                         help="serve Ray's dashboard on loopback; with --address, print the cluster's")  # fmt: skip
     parser.add_argument(
@@ -276,21 +277,22 @@ def choose_places(
         CropStore.open(options.store)
 
     from isod.files import absolute_uri, output_folder
-    from isod.orchestration.cluster import connect, open_dashboard
+    from isod.orchestration.cluster import address_of_job, connect, open_dashboard
     from isod.orchestration.resources import check_gpus_here
 
-    if options.address is None:
+    address = options.address or address_of_job()
+    if address is None:
         check_gpus_here(resources)
     out = output_folder(options.out)
     store = options.store
     tracking_uri = choose_tracking(options, out)
     if options.dashboard:
-        logger.info("Ray's dashboard: %s", open_dashboard(options.address))
+        logger.info("Ray's dashboard: %s", open_dashboard(address))
     if not store:
         from isod.tracking.client import check_tracking
 
         check_tracking(tracking_uri)
-        connect(options.address)  # first: preparing would start Ray on this machine
+        connect(address)  # first: preparing would start Ray on this machine
         if images is not None and store_from_images is not None:
             store = store_from_images(images, out, size)
         else:
@@ -301,7 +303,7 @@ def choose_places(
         tracking_uri=tracking_uri,
         experiment=choose_experiment(options) or f"{experiment}-{Path(store).name}",
         out=out,
-        address=options.address,
+        address=address,
         resume=options.resume,
         system_metrics=options.system_metrics,
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants, worker
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray._private.utils import get_dashboard_dependency_error
 
 from isod.errors import InputError, one_line
@@ -36,6 +37,11 @@ OPEN_FILES = 256  # with which Ray runs a small sweep; with 64 it dies of a sign
 MOST_OPEN_FILES = 65536  # what Ray's documentation advises; some programs close every one that they might have open
 LOOPBACK = "127.0.0.1"
 START_ATTEMPTS = 3  # Ray gives up on its own processes after 30 seconds, which a busy machine may need
+
+
+def address_of_job() -> str | None:
+    """Return the address of the cluster that runs this process by `ray job submit`; None in any other process."""
+    return os.environ.get("RAY_ADDRESS") if RAY_JOB_CONFIG_JSON_ENV_VAR in os.environ else None
 
 
 def connect(address: str | None = None, *, cpus: int | None = None, dashboard: bool = False) -> None:

@@ -1,10 +1,11 @@
 """MLflow's server for a machine that others can log in to: it listens on loopback, and asks for a password.
 
-    python -m isod.tracking.server FOLDER [--port 5000]
+    python -m isod.tracking.server FOLDER [--port 5000] [--host 127.0.0.1]
 
 FOLDER gets mlflow.db and artifacts/. The first start creates the password and writes it to ``~/.mlflow/credentials``,
 where MLflow's own client finds it: what this user runs on this machine needs no further setting. On other machines, set
-the environment variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
+the environment variables MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. Where the server itself finds these
+two, it asks for them and writes no file, as in a container.
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ def private_folder() -> Path:
 
 
 def credentials() -> tuple[str, str]:
-    """Return user name and password from ~/.mlflow/credentials; create the file if there is none.
+    """Return user name and password of the environment, else of ~/.mlflow/credentials, which is made if it is missing.
 
     Raises:
         InputError: the file lacks one of them, or others can read it.
     """
     path = private_folder() / "credentials"
     path.parent.mkdir(mode=0o700, exist_ok=True)
+    if (name := os.environ.get("MLFLOW_TRACKING_USERNAME")) and (word := os.environ.get("MLFLOW_TRACKING_PASSWORD")):
+        return name, word
     if not path.exists():
         _write_private(path, {"mlflow_tracking_username": USERNAME,
                               "mlflow_tracking_password": secrets.token_urlsafe(24)})  # fmt: skip
@@ -53,7 +56,7 @@ def credentials() -> tuple[str, str]:
         ) from None
 
 
-def server_command(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
+def server_command(folder: Path, port: int, host: str = HOST) -> tuple[list[str], dict[str, str]]:
     """Return the server's command line, without secrets, and its environment."""
     username, password = credentials()
     configuration = private_folder() / "basic_auth.ini"
@@ -67,7 +70,7 @@ def server_command(folder: Path, port: int) -> tuple[list[str], dict[str, str]]:
         },
     )
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--host", HOST,
+    command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--host", host,
                "--port", str(port), "--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
                "--artifacts-destination", str(folder / "artifacts")]  # fmt: skip
     environment = {
@@ -85,8 +88,8 @@ def _write_private(path: Path, values: dict[str, str]) -> None:
         file.write("\n".join(lines) + "\n")
 
 
-def _serve(folder: Path, port: int) -> None:
-    command, environment = server_command(folder.resolve(), port)
+def _serve(folder: Path, port: int, host: str) -> None:
+    command, environment = server_command(folder.resolve(), port, host)
     os.umask(0o077)
     (private_folder() / "server.pid").write_text(f"{os.getpid()}\n")  # for stopping it; exec keeps the number
     os.execve(command[0], command, environment)
@@ -97,9 +100,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("--port", type=int, default=5000, metavar="P")
+    parser.add_argument("--host", default=HOST, metavar="H", help="address to listen on (default: %(default)s)")
     options = parser.parse_args()
     try:
-        _serve(options.folder, options.port)
+        _serve(options.folder, options.port, options.host)
     except InputError as error:
         print(f"isod.tracking.server: {error}", file=sys.stderr)
     return 2

@@ -40,7 +40,8 @@ def read_text(uri: str, name: str) -> str | None:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{uri}/{name} cannot be read: {error}") from None
+        check = "; check the address, that its server answers, and your credentials" if "://" in uri else ""
+        raise InputError(f"{uri}/{name} cannot be read: {one_line(error)}{check}") from None
 
 
 def write_text(uri: str, name: str, text: str) -> None:

@@ -40,6 +40,9 @@ from isod.data.store.address import filesystem, read_text
 from isod.data.store.crops import Annotations, Crops, decode_all, flat_objects, padded_files
 from isod.data.store.meta import FAULTS_FILE, META_FILE, SCHEMA, SEQUENCES_FILE, StoreMeta
 
+# How long Lance asks object storage again that does not answer: 300 s, where its default is seconds.
+PATIENCE = {"OBJECT_STORE_CLIENT_MAX_RETRIES": "30", "OBJECT_STORE_CLIENT_RETRY_TIMEOUT": "300"}
+
 
 class CropStore:
     """A prepared dataset. Picklable: it carries its address and store.json, never an open file."""
@@ -241,6 +244,8 @@ class CropSplit:
             raise self._damaged(error) from None
 
     def _damaged(self, error: BaseException) -> InputError:
+        if _unanswered(error):
+            return InputError(f"split {self.name!r} of the crop store {self.uri} cannot be read: {one_line(error)}")
         return InputError(
             f"split {self.name!r} of the crop store {self.uri} is damaged ({one_line(error)}): prepare the store again"
         )
@@ -297,12 +302,21 @@ def open_lance(uri: str) -> lance.LanceDataset:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = one_line(error)
+        if _unanswered(error):
+            raise InputError(f"{uri} cannot be read: {reason}") from None
         raise InputError(f"{uri} does not open as a Lance dataset ({reason}): prepare the store again") from None
 
 
+def _unanswered(error: BaseException) -> bool:
+    """Whether it is Lance's error of a request that object storage did not fulfil."""
+    return "Error performing" in str(error)
+
+
 def import_lance() -> Any:
-    """Import Lance, which logs to stderr what is no news for a user ("No existing dataset at …")."""
-    os.environ.setdefault("LANCE_LOG", "error")
+    """Import Lance, which logs to stderr what is no news for a user ("No existing dataset at …"), and let it wait for
+    object storage that is away."""
+    for name, value in {"LANCE_LOG": "error", **PATIENCE}.items():
+        os.environ.setdefault(name, value)
     import lance
 
     return lance
