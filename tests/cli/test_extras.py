@@ -75,7 +75,7 @@ def test_the_version_is_that_of_the_package(capsys):
         (["mlflow"], ["results", "--tracking-uri", "u", "--experiment", "e", "--out", "{}"],
          "isod results needs mlflow: pip install 'isod[grid]'"),
         (["torch"], ["train", "s", "--out", "{}"], "isod train needs torch: pip install 'isod[train]'"),
-        (["PIL"], ["prepare", "coco", "--train", "a", "b"], "isod prepare needs PIL: pip install 'isod[train]'"),
+        (["PIL"], ["prepare", "coco", "s", "--train", "a", "b"], "isod prepare needs PIL: pip install 'isod[train]'"),
     ],
 )  # fmt: skip
 def test_a_missing_package_is_one_sentence_with_its_extra(tmp_path, modules, arguments, sentence):

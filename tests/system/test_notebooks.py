@@ -89,7 +89,7 @@ def test_the_speed_up_table_is_shown_as_html(tmp_path, monkeypatch, mlflow_runs)
         f"from isod.results import format_table, load_runs\nformat_table(load_runs({where}))", "print(_)"
     )
     shown, printed = (cell.outputs for cell in execute(notebook, tmp_path, tmp_path, monkeypatch).cells)
-    html, text = shown[0].data["text/html"], printed[0].text
+    html, text = shown[-1].data["text/html"], printed[-1].text  # the last: a library may have warned before
     for heading, *rows in tables_in(html):
         assert [row[0] for row in rows] == ["baseline", "LIS", "UIS"]
         for row in rows:
@@ -153,8 +153,10 @@ def test_the_kept_result_is_what_the_kept_runs_give(name, tmp_path, monkeypatch)
 
 
 def test_the_kept_runs_are_small():
+    """A megabyte for each study at most."""
     files = [path for path in (NOTEBOOKS / "data").rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 2_000_000
+    for study in (NOTEBOOKS / "data").iterdir():
+        assert sum(path.stat().st_size for path in files if study in path.parents) < 1_000_000, study.name
     tables = {"runs.parquet", "curves.parquet", "real_traffic_labels.csv"}
     assert {path.name for path in files} == tables  # no frames
 
