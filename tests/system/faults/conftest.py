@@ -18,6 +18,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from isod.config.record import flatten
 from isod.config.settings import Preset, ResourceConfig, RunConfig
 from isod.orchestration.sweep import Sweep
 from isod.sampling.samplers import SAMPLERS
@@ -53,11 +54,14 @@ def processes(title: str, root: int | None = None) -> list[psutil.Process]:
 
 def grid_command(store: str, out: Path, samplers: list[str]) -> list[str]:
     """The thesis grid's script with some samplers and one seed, one trial at a time on two CPUs."""
+    config = flatten(RunConfig(sampler=SAMPLERS["baseline"], detector=DETECTOR, training=TRAINING))
+    settings = [
+        f"{name}={value}" for name, value in config.items()
+        if name.startswith(("detector.", "training.")) and name not in ("training.seed", "detector.weights")
+    ]  # fmt: skip  # all of them, as the preset has a recipe of its own
     return [sys.executable, str(SCRIPT), "--store", store, "--preset", "demo", "--samplers", *samplers,
-            "--seeds", "1", "--out", str(out), "--width", str(DETECTOR.width),
-            "--iterations", str(TRAINING.iterations), "--batch-size", str(TRAINING.batch_size), "--validate-every",
-            str(TRAINING.validate_every), "--lr", str(TRAINING.lr), "--lag", str(TRAINING.lag),
-            "--workers", "2"]  # fmt: skip  # two workers and so 1.25 CPUs a trial
+            "--seeds", "1", "--out", str(out), "--workers", "2", "--set", *settings]  # fmt: skip
+    # two workers and so 1.25 CPUs a trial
 
 
 def start_driver(arguments: list[str], out: Path, output: int | IO = subprocess.PIPE) -> subprocess.Popen[str]:
