@@ -15,10 +15,10 @@ import torch
 
 from benchmarks.harness import comparison, seconds, take_turns
 from benchmarks.scoring import random_objects
-from isod.cli.doctor import bfloat16_instructions
 from isod.config.presets import PRESETS
 from isod.detector.model import configure_loss
 from isod.detector.thesis.model import build
+from isod.training.device import bfloat16_instructions
 
 # preset, height, width, images: the thesis's step is of fewer images, as its batch of 128 takes minutes
 SIZES = (("demo", 48, 160, 32), ("small", 80, 256, 32), ("thesis", 384, 1280, 2))

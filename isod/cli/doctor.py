@@ -102,15 +102,9 @@ def _quotas() -> Iterator[float]:
         yield most_one / int(one.with_name("cpu.cfs_period_us").read_text())
 
 
-def bfloat16_instructions() -> list[str]:
-    """Return the processor's own instructions that bfloat16 convolutions run on, as far as torch knows them."""
-    import torch
-
-    asks = {"AMX": "_is_amx_tile_supported", "AVX512_BF16": "_is_avx512_bf16_supported"}
-    return [name for name, ask in asks.items() if getattr(torch.cpu, ask, bool)()]
-
-
 def _bfloat16() -> str:
+    from isod.training.device import bfloat16_instructions
+
     have = bfloat16_instructions()
     return f"{', '.join(have)}: training.precision=bfloat16 trains faster" if have else "no instructions for it"
 

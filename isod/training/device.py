@@ -32,6 +32,14 @@ def cpu_model() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def bfloat16_instructions() -> list[str]:
+    """Return the processor's own instructions that bfloat16 convolutions run on, as far as torch knows them."""
+    import torch
+
+    asks = {"AMX": "_is_amx_tile_supported", "AVX512_BF16": "_is_avx512_bf16_supported"}
+    return [name for name, ask in asks.items() if getattr(torch.cpu, ask, bool)()]
+
+
 def device_name(device: torch.device) -> str:
     """The GPU's name, or the processor's."""
     if device.type != "cuda":
