@@ -146,7 +146,8 @@ class DetectionEvaluator:
         ``FP/<class>``, ``FP_small/<class>``…: detections with score ≥ ``display_threshold`` that found nothing, by
         their own class and size; ``FP_empty``: those in images without an object and without a don't-care box.
         ``GT/<class>``, ``GT_small/<class>``…: objects, don't-care ones not counted. An AP over no ground truth is NaN.
-        ``F1``, ``F1_threshold``: see ``best_f1``.
+        ``F1``: the highest 2·TP / (detections + objects) of all classes together over the scores from which detections
+        count; ``F1_threshold``: that score, the highest of equal ones. Both are NaN where nothing is found.
         """
         scores, labels = _joined(self._scores, np.float64), _joined(self._labels, np.uint16)
         sizes, verdicts = _joined(self._sizes, np.uint8), _joined(self._verdicts, np.uint16)
@@ -156,6 +157,7 @@ class DetectionEvaluator:
         for stratum in range(NUM_STRATA):
             count = int(self._objects_in(stratum).sum())
             metrics[metric_key("binary_AP", stratum)] = _ap(verdicts[order], BINARY, stratum, count)
+        metrics["F1"], metrics["F1_threshold"] = _best_f1(verdicts[order], scores[order], int(self._ground_truth.sum()))
 
         order = order[np.argsort(labels[order], kind="stable")]  # now by class, then score
         bounds = np.searchsorted(labels[order], np.arange(1, len(self.class_names) + 2))
@@ -177,25 +179,7 @@ class DetectionEvaluator:
                 found_nothing = by_size[c].sum() if stratum == 0 else by_size[c, stratum - 1]
                 metrics[metric_key("FP", stratum, name)] = float(found_nothing)
         metrics["FP_empty"] = float(self._shown_on_empty)
-        metrics["F1"], metrics["F1_threshold"] = self.best_f1()
         return metrics
-
-    def best_f1(self) -> tuple[float, float]:
-        """Return the highest F1 = 2·TP / (detections + objects) of all classes together, and the least score of the
-        detections that reach it; of equal values, the one that shows fewer. NaN where there is no object, or none is
-        found."""
-        scores, verdict = _joined(self._scores, np.float64), _joined(self._verdicts, np.uint16)
-        verdict = verdict_of(verdict, CLASS_AWARE, 0)
-        scores, verdict = scores[verdict != IGNORED], verdict[verdict != IGNORED]
-        order = np.argsort(-scores, kind="stable")
-        scores, found = scores[order], np.cumsum(verdict[order] == TRUE_POSITIVE)
-        objects = int(self._ground_truth.sum())
-        if not objects or not len(found) or not found[-1]:
-            return float("nan"), float("nan")
-        last_of_equals = np.append(scores[1:] != scores[:-1], True)
-        f1 = np.where(last_of_equals, 2 * found / (np.arange(1, len(found) + 1) + objects), 0)
-        best = int(np.argmax(f1))
-        return float(f1[best]), float(scores[best])
 
     def curve(self, label: int, stratum: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the precision-recall curve of one class.
@@ -225,6 +209,18 @@ def _ap(verdicts: np.ndarray, mode: int, stratum: int, num_ground_truth: int) ->
     """AP of detections in score order."""
     verdict = verdict_of(verdicts, mode, stratum)
     return average_precision(verdict[verdict != IGNORED] == TRUE_POSITIVE, num_ground_truth)
+
+
+def _best_f1(verdicts: np.ndarray, scores: np.ndarray, objects: int) -> tuple[float, float]:
+    """F1 and threshold of detections in score order."""
+    verdict = verdict_of(verdicts, CLASS_AWARE, 0)
+    scores, hits = scores[verdict != IGNORED], np.cumsum(verdict[verdict != IGNORED] == TRUE_POSITIVE)
+    if not len(hits) or not hits[-1]:
+        return float("nan"), float("nan")
+    last_of_equals = np.append(scores[1:] != scores[:-1], True)
+    f1 = np.where(last_of_equals, 2 * hits / (np.arange(1, len(hits) + 1) + objects), 0)
+    best = int(np.argmax(f1))
+    return float(f1[best]), float(scores[best])
 
 
 def _joined(parts: list[np.ndarray], dtype: type) -> np.ndarray:
