@@ -104,16 +104,16 @@ def open_dashboard(address: str | None = None) -> str:
         raise InputError(f"Ray's dashboard needs {error.name}: pip install 'isod[grid]'")
     connect(address, dashboard=True)
     node = worker._global_node  # Ray names an address where it has no dashboard, too; and none to a client (ray://)
-    host, _, port = ((node and node.webui_url) or "").rpartition(":")
+    place = (node and node.webui_url) or ""
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        _knock(place)
     except (OSError, ValueError) as error:
         raise InputError(
             f"no dashboard of the Ray that runs already answers from here ({error}): leave out --dashboard, or open a "
             "cluster's with `ray dashboard cluster.yaml`"
         ) from None
     asks = os.environ.get("RAY_AUTH_MODE") == "token"  # Ray sets it for a Ray that it starts
-    return f"http://{host}:{port}" + ", which asks for what `ray get-auth-token` prints" * asks
+    return f"http://{place}" + ", which asks for what `ray get-auth-token` prints" * asks
 
 
 def _allow_open_files() -> None:
@@ -187,9 +187,15 @@ def _require_listener(address: str) -> None:
     if not host or not port.isdigit():
         return  # "auto", or something that Ray will refuse
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        _knock(f"{host}:{port}")
     except (OSError, OverflowError) as error:
         raise InputError(
             f"no Ray cluster answers at {address!r} ({error}): give the address that `ray start --head` or `ray up` "
             "printed, or leave it out to use this machine"
         ) from None
+
+
+def _knock(place: str) -> None:
+    """Open and close a connection to host:port. Raises OSError if nobody listens, ValueError if it is no such place."""
+    host, _, port = place.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
