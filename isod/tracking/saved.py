@@ -37,8 +37,9 @@ def save_runs(runs: Runs, folder: Path) -> None:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        table = pa.Table.from_pandas(runs.runs)
-        table = table.replace_schema_metadata({**(table.schema.metadata or {}), SWEEP: json.dumps(sweep).encode()})
+        table = pa.Table.from_pandas(runs.runs.reset_index(), preserve_index=False)
+        # without pandas's own description of the columns, which is half of such a file
+        table = table.replace_schema_metadata({SWEEP: json.dumps(sweep).encode()})
         pq.write_table(table, folder / RUNS, compression="zstd")
         curves = runs.curves.astype({"metric": "category", "sampler": "category"})
         curves.to_parquet(folder / CURVES, compression="zstd", index=False)
@@ -59,7 +60,8 @@ def saved_runs(folder: Path) -> Runs:
     except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
         raise InputError(f"{folder} holds no saved runs ({RUNS}, {CURVES}): {error}") from None
     left_out = pd.DataFrame(sweep.pop("left_out"))
-    return Runs(**sweep, runs=table.to_pandas(), curves=curves, left_out=left_out)
+    frame = table.to_pandas(ignore_metadata=True).set_index("run_id")
+    return Runs(**sweep, runs=frame, curves=curves, left_out=left_out)
 
 
 def _without_places(runs: Runs) -> Runs:
