@@ -33,7 +33,7 @@ signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), pathlib.Path("last-resu
 pathlib.Path("begun").touch()
 time.sleep(120)
 """
-# Waits until both machines have joined, says so, and goes on as a sweep there.
+# Waits until both machines have joined, says so, and continues as a sweep there.
 SWEEP = """
 import sys, time
 import ray
