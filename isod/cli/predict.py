@@ -93,7 +93,7 @@ def predict(options: argparse.Namespace) -> None:
             raise InputError(f"no frame of {', '.join(options.sources)} can be read; the first one: {first}")
         for writer in writers:
             writer.close()
-    print(f"{boxes} objects on {done} frames, score ≥ {predictor.confidence:g}: {out}")
+    print(f"{boxes} objects on {done} frames, score ≥ {predictor.confidence:.3g}: {out}")
     print_broken(broken.reasons)
 
 

@@ -52,7 +52,7 @@ def best_model_predictions(runs: Runs, best: BestModel) -> ReportFigure | str:
         partial(prediction_figure, shown, class_names),
         "",
         f"What {best.name} finds",
-        f"Validation images with objects, spread evenly; of each the predictions with score ≥ {confidence:g}, at most "
+        f"Validation images with objects, spread evenly; of each the predictions with score ≥ {confidence:.3g}, at most "
         f"the {MOST} highest. Look for what is annotated and not predicted, and the reverse. Images with more than "
         f"{MOST} boxes have no words.",
     )
