@@ -41,6 +41,14 @@ def pytest_collection_modifyitems(items):
     items.sort(key=place)
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_pythons():
+    """A handler of SIGINT that a test left behind would take the Ctrl-C of another, in another file: Tune's does."""
+    yield
+    left = signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert left is signal.default_int_handler, f"left behind as the handler of SIGINT: {left}"
+
+
 @pytest.fixture(scope="session")
 def ray_local():
     """Ray on this machine with two CPUs, loopback only, shared by every test that needs it."""

@@ -3,6 +3,7 @@
 import functools
 import logging
 import math
+import signal
 import sqlite3
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ from isod.orchestration.sweep import Plan, Sweep, _tune, run_sweep, trial_grid
 from isod.orchestration.trial import run_trial
 from isod.sampling import DrawSchedule, ImportanceTable
 from isod.sampling.samplers import SAMPLERS, SamplerConfig
+from isod.signals import handlers_kept
 from tests.tracking.mlflow_store import Store
 from tests.training.tiny_run import DETECTOR, UNTIMED, run_here, tiny_run
 
@@ -147,11 +149,13 @@ def test_tunes_own_tools_find_the_best_trial(ray_local, sweep, runs, tmp_path):
         holdout=str(tmp_path / "holdout"),
         resources=TWO_AT_ONCE,
     )
-    results = tune.Tuner(
+    tuner = tune.Tuner(
         tune.with_resources(trainable, reservation(TWO_AT_ONCE)),
         param_space={"run": tune.grid_search(grid)},
         run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
-    ).fit()
+    )
+    with handlers_kept(signal.SIGINT):
+        results = tuner.fit()
     last = {name: curves(client, children[name])["mAP"][14] for name in ("baseline", "UIS")}
     best = results.get_best_result("mAP", "max")
     assert best.metrics["mAP"] == max(last.values())
