@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "isod"
 
 GROUND_FLOOR = {
-    "console", "errors", "extras", "files", "messages", "objects", "outcome", "plugins", "signals", "version",
-    "vocabulary",
+    "console", "errors", "extras", "files", "messages", "objects", "outcome", "plugins", "processes", "signals",
+    "version", "vocabulary",
 }  # fmt: skip
 LIBRARY = GROUND_FLOOR | {"sampling"}  # what `pip install isod` without extras runs
 CONFIGURED = LIBRARY | {"config"}

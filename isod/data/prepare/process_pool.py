@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import multiprocessing.spawn
 import os
 import pickle
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
-from multiprocessing.synchronize import Event
 
 from isod.data.prepare.chunk import ChunkStatus
 from isod.data.prepare.journal import Chunk
 from isod.errors import InputError, one_line
-from isod.signals import ctrl_c_waits
+from isod.processes import WorkerPool
 
 
 def in_processes(work: Callable[[Chunk], ChunkStatus], chunks: Sequence[Chunk]) -> Iterator[ChunkStatus]:
     """Map chunks in as many processes as there are cores; a single chunk in this process.
 
-    If the caller stops early or is killed, the processes end at once, in the middle of their chunks. A Ctrl-C reaches
-    this process alone.
+    If the caller stops early or is killed, the processes end at once, in the middle of their chunks.
 
     Raises:
         InputError: a process was lost, or the frames cannot be sent to another process.
@@ -35,22 +28,12 @@ def in_processes(work: Callable[[Chunk], ChunkStatus], chunks: Sequence[Chunk]) 
         yield from map(work, chunks)
         return
     _require_picklable(chunks[0])
-    spawn = multiprocessing.get_context("spawn")  # Lance must not be open in a process that forks
-    started, (reader, writer) = spawn.Event(), spawn.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(count, spawn, initializer=_begin_worker, initargs=(started, reader))
-    try:
-        # blocked for the processes; and one that another thread of ours takes waits until each has its instructions
-        with ctrl_c_waits(), _sigint_blocked():
-            futures = [pool.submit(work, chunk) for chunk in chunks]
-        for future in as_completed(futures):
-            yield future.result()
-        pool.shutdown()
-    except BrokenProcessPool:
-        raise InputError(_why_lost(started.is_set())) from None
-    finally:
-        writer.close()  # ends those that still work
-        pool.shutdown(cancel_futures=True)
-        reader.close()
+    with WorkerPool(count) as pool:
+        try:
+            for future in as_completed(pool.submit(work, chunks)):
+                yield future.result()
+        except BrokenProcessPool:
+            raise InputError(_why_lost(pool.started)) from None
 
 
 def exit_if_worker_imports_script() -> None:
@@ -85,26 +68,3 @@ def _why_lost(started: bool) -> str:
         "a worker process of the prepare job ended unexpectedly, as it does if memory is short: run the same command "
         "again; finished chunks are kept"
     )
-
-
-def _begin_worker(started: Event, parent: Connection) -> None:
-    started.set()
-    threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
-
-
-def _exit_after(parent: Connection) -> None:
-    """Exit when the other end of the pipe is closed, by the first process or by its end."""
-    try:
-        parent.recv_bytes()
-    except (EOFError, OSError):
-        os._exit(1)
-
-
-@contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Block SIGINT, in the processes that start within for good: a terminal sends Ctrl-C to all of them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
