@@ -52,9 +52,9 @@ def best_model_predictions(runs: Runs, best: BestModel) -> ReportFigure | str:
         partial(prediction_figure, shown, class_names),
         "",
         f"What {best.name} finds",
-        f"Validation images with objects, spread evenly; of each the predictions with score ≥ {confidence:.3g}, at most "
-        f"the {MOST} highest. Look for what is annotated and not predicted, and the reverse. Images with more than "
-        f"{MOST} boxes have no words.",
+        f"Validation images with objects, spread evenly; of each the predictions with score ≥ {confidence:.3g}, at "
+        f"most the {MOST} highest. Look for what is annotated and not predicted, and the reverse. Images with more "
+        f"than {MOST} boxes have no words.",
     )
 
 
