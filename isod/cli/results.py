@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from isod.cli.options import OUT, add_tracking_uri, choose_experiment, choose_tracking, examples
+
+PROCESSES = 4  # that draw figures, at most: each imports what drawing needs, which takes longer than a few figures
 
 
 def add_results_parser(commands: Any) -> None:
@@ -51,6 +54,7 @@ def results(options: argparse.Namespace) -> int:
             metric=options.metric,
             fail_on_regression=options.fail_on_regression,
             save=options.save,
+            processes=min(PROCESSES, os.cpu_count() or 1),
         )
     except RegressionError as error:
         print(error, file=sys.stderr)

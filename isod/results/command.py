@@ -27,6 +27,7 @@ def results_command(
     metric: str = HEADLINE,
     fail_on_regression: bool = False,
     save: Path | None = None,
+    processes: int = 1,
 ) -> tuple[Path, str]:
     """Print the speed-up table and what got worse, write the report into a folder, and print where it is.
 
@@ -36,6 +37,7 @@ def results_command(
         metric: of the printed table; the report has its own.
         save: folder for the runs and their curves as Parquet files, see ``save_runs``.
         fail_on_regression: whether a stratum that got worse, by the guard's rule, is an error.
+        processes: that draw the figures, see ``write_report``.
     Returns:
         The path of report.html, and the printed table with what got worse.
     Raises:
@@ -48,7 +50,7 @@ def results_command(
         save_runs(runs, save)
     guard = guard_table(runs)
     table = format_table(runs, metric=metric)
-    page = write_report(runs, Path(out))  # before anything is printed, which may fail
+    page = write_report(runs, Path(out), processes)  # before anything is printed, which may fail
     table = f"{table}\n{textwrap.fill(guard_sentence(guard), 100)}"
     print(table)
     best = best_model(runs)

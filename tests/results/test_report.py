@@ -16,10 +16,13 @@ from isod.errors import InputError
 from isod.files import folder_lock
 from isod.results import guard_table, load_runs, write_report
 from isod.results.command import results_command
-from isod.results.report.page import gain_sentence
+from isod.results.report import drawing
+from isod.results.report.drawing import Gallery
+from isod.results.report.page import STATISTICS, gain_sentence
 from isod.results.report.picture import picture_of
 from isod.results.report.sections import lead_figure, report_sections
 from isod.sampling.samplers import THESIS_SAMPLERS
+from isod.tracking.examples import load_examples
 from isod.tracking.runs import Runs
 from tests.results.browser import needs_chromium, widths_of
 from tests.tracking.full_sweep import all_metrics, examples_of, write_full_sweep
@@ -215,3 +218,22 @@ def test_a_terminal_that_cannot_show_the_table_costs_no_file(store, tmp_path):
         results_command(store.uri, store.experiment, tmp_path / "out", save=tmp_path / "saved")
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"report.html", "speedup.csv", "guard.csv"}
     assert list((tmp_path / "saved").glob("*.parquet"))
+
+
+def test_several_processes_draw_the_same_page(runs, page, tmp_path):
+    def without_time(report):
+        return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", report.read_text(encoding="utf-8"))
+
+    assert without_time(write_report(runs, tmp_path / "three", processes=3)) == without_time(page)
+
+
+def lose_this_process(number):
+    os._exit(9)
+
+
+def test_figures_of_a_process_that_is_lost_are_drawn_here(runs, monkeypatch):
+    examples = load_examples(runs, STATISTICS)
+    alone = Gallery(runs, examples, []).pictures()
+    monkeypatch.setattr(drawing, "_draw", lose_this_process)
+    with Gallery(runs, examples, [], processes=2) as gallery:
+        assert list(gallery.pictures().values()) == list(alone.values())

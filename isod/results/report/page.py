@@ -16,9 +16,8 @@ import pandas as pd
 import isod
 from isod.errors import InputError
 from isod.files import folder_lock
-from isod.results.report.picture import picture_of
+from isod.results.report.drawing import Gallery
 from isod.results.report.prediction_figures import best_model_predictions
-from isod.results.report.sections import lead_figure, report_sections
 from isod.results.statistics.best import best_model, predict_commands
 from isod.results.statistics.consistency import TOP, consistency_table
 from isod.results.statistics.guard import guard_sentence, guard_table
@@ -42,18 +41,22 @@ PER_RUN = {"sampler", "seed"}  # parameters that differ between runs by design
 STATISTICS = ("draw_count", "mean_importance", "margin")  # of single examples, that the figures need
 
 
-def write_report(runs: Runs, out: Path) -> Path:
+def write_report(runs: Runs, out: Path, processes: int = 1) -> Path:
     """Write report.html, speedup.csv, guard.csv, consistency.csv, and speedup.json with all three, into a folder.
 
+    Args:
+        processes: that draw the figures. With more than one a script must call this under
+            ``if __name__ == "__main__":``, as the others import it.
     Returns:
         The path of report.html.
     Raises:
         InputError: the folder cannot be written, or a run's statistics of examples cannot be read.
     """
     out = Path(out)
-    table, guard, examples = speedup_table(runs), guard_table(runs), load_examples(runs, STATISTICS)
-    consistency = consistency_table(examples)
-    page = _render(runs, table, guard, consistency, examples)
+    table, examples = speedup_table(runs), load_examples(runs, STATISTICS)
+    with Gallery(runs, examples, list(table.index[table["reached"]]), processes) as gallery:
+        guard, consistency = guard_table(runs), consistency_table(examples)
+        page = _render(runs, table, guard, consistency, examples.attrs["missing"], gallery)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with folder_lock(out):
@@ -113,7 +116,12 @@ def gain_sentence(table: pd.DataFrame, strategies: Mapping[str, str]) -> str:
 
 
 def _render(
-    runs: Runs, table: pd.DataFrame, guard: pd.DataFrame, consistency: pd.DataFrame, examples: pd.DataFrame
+    runs: Runs,
+    table: pd.DataFrame,
+    guard: pd.DataFrame,
+    consistency: pd.DataFrame,
+    without_statistics: list[str],
+    gallery: Gallery,
 ) -> str:
     template = resources.files("isod.results.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -129,9 +137,9 @@ def _render(
         speed=cells[[*SPEED]].to_dict("records"),
         level=cells[[*LEVEL]].rename(columns={"final": f"final {HEADLINE}"}).to_dict("records"),
         footnotes=[note for note in footnotes(runs, table) if not note.startswith("DEMO")],
-        lead=lead_figure(runs, list(table.index[table["reached"]])),
-        sections=report_sections(runs, examples),
-        picture_of=picture_of,
+        lead=gallery.lead,
+        sections=gallery.sections,
+        pictures=gallery.pictures(),
         triage=_triage_commands(runs),
         best=(best := best_model(runs)),
         predict=predict_commands(runs, best),
@@ -139,7 +147,7 @@ def _render(
         guard_sentence=guard_sentence(guard),
         guard=_guard_cells(guard),
         consistency=_consistency_cells(consistency),
-        without_statistics=examples.attrs["missing"],
+        without_statistics=without_statistics,
         left_out=runs.left_out.to_dict("records"),
         settings={name: value for name, value in settings.items() if name not in PER_RUN},
         varying=varying,
