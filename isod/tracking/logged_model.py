@@ -9,16 +9,18 @@ import io
 import tempfile
 from pathlib import Path
 
-from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND, NOT_IMPLEMENTED, ErrorCode
 from mlflow.tracking import MlflowClient
 
 from isod.version import source_commit
-from isod.vocabulary import COMMIT_TAG
+from isod.vocabulary import COMMIT_TAG, HEADLINE, SIZES
 
 CODE = Path(__file__).with_name("served_model.py")
 NAME = "detector"
+PARAMS = ("sampler", "seed", "training.iterations", "store")  # of its run, by which MLflow's UI tells models apart
+METRICS = (HEADLINE, *(f"{HEADLINE}_{size}" for size in SIZES), "F1", "F1_threshold", "FP_empty")
 IMAGE, BOXES, SCORES, CLASSES = "image", "boxes", "scores", "classes"
 
 
@@ -37,15 +39,33 @@ def log_detector(client: MlflowClient, experiment_id: str, run_id: str, folder: 
     for model in logged:
         if model.status == LoggedModelStatus.READY:
             return model.model_id
+    run = client.get_run(run_id)
     with tempfile.TemporaryDirectory() as place:
         save_pyfunc(folder, Path(place) / "model")
         model = client.create_logged_model(
-            experiment_id, NAME, source_run_id=run_id, tags={COMMIT_TAG: source_commit()}, model_type="detector"
+            experiment_id,
+            NAME,
+            source_run_id=run_id,
+            tags={COMMIT_TAG: source_commit()},
+            params={name: run.data.params[name] for name in PARAMS if name in run.data.params},
+            model_type="detector",
         )
         client.log_model_artifacts(model.model_id, str(Path(place) / "model"))
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step)])
+    client.log_batch(run_id, metrics=_last_points(client, run, model.model_id))
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     return model.model_id
+
+
+def _last_points(client: MlflowClient, run: Run, model_id: str) -> list[Metric]:
+    """Return the run's last points once more, of the model. MLflow adds no point to a run that is there already."""
+    run_id, data = run.info.run_id, [item.dataset for item in run.inputs.dataset_inputs] if run.inputs else []
+    of = {"model_id": model_id, "run_id": run_id}
+    if data:
+        of |= {"dataset_name": data[0].name, "dataset_digest": data[0].digest}
+    names = [name for name in METRICS if name in run.data.metrics]
+    last = [max(client.get_metric_history(run_id, name), key=lambda point: point.step) for name in names]
+    return [Metric(point.key, point.value, point.timestamp, point.step, **of) for point in last]
 
 
 def has_no_logged_models(error: Exception) -> bool:

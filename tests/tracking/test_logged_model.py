@@ -16,9 +16,11 @@ import pandas as pd
 import pytest
 
 from isod.cli.main import main
+from isod.data.store.split import CropStore
+from isod.tracking.dataset import store_input
 from isod.tracking.logged_model import log_detector
 from tests.inference.blobs import picture, save_blobs
-from tests.tracking.mlflow_store import Store
+from tests.tracking.mlflow_store import Store, made_up_metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,6 +76,26 @@ def test_it_has_signature_and_example_and_is_logged_once(logged, tmp_path):
     assert info.signature.inputs.input_names() == ["image"]
     assert info.signature.outputs.input_names() == ["boxes", "scores", "classes"]
     assert info.saved_input_example_info is not None
+
+
+def test_its_page_has_what_tells_it_from_others(tmp_path, tiny_store):
+    """Sampler, seed, data and last values; the run's curves stay as they are."""
+    store = Store(tmp_path)
+    run_id = store.run(store.sweep(), "UIS", 3)
+    store.client.log_inputs(run_id, [store_input(CropStore.open(tiny_store))])
+    curve = store.client.get_metric_history(run_id, "mAP")
+    model = log_detector(store.client, store.experiment_id, run_id, save_blobs(tmp_path / "blobs"), step=1200)
+    found = store.client.get_logged_model(model)
+    assert found.params == {"sampler": "UIS", "seed": "3", "store": "/data/store"}
+    sizes = {
+        f"mAP{size}": made_up_metrics("UIS", 3, 1200)[f"mAP{size}"] for size in ("", "_small", "_medium", "_large")
+    }
+    assert {metric.key: (metric.value, metric.step) for metric in found.metrics} == {
+        name: (value, 1200) for name, value in sizes.items()
+    }
+    assert {metric.dataset_name for metric in found.metrics} == {tiny_store.rpartition("/")[2]}
+    again = store.client.get_metric_history(run_id, "mAP")
+    assert [(point.step, point.value) for point in again] == [(point.step, point.value) for point in curve]
 
 
 def test_it_gives_what_isod_predict_gives(logged, tmp_path):
