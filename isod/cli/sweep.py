@@ -324,12 +324,18 @@ def print_end(result: SweepResult, out: Path) -> int:
 def publish(tracking_uri: str, parent_run_id: str, folder: Path, text: str) -> None:
     """Store a report at its parent run, and print where MLflow shows it."""
     from isod.tracking.client import is_server
-    from isod.tracking.published import publish_results
+    from isod.tracking.published import publish_results, runs_page
 
+    page = ""
     if undelivered := publish_results(tracking_uri, parent_run_id, folder, text):
         print(f"the report is not in MLflow ({undelivered})", file=sys.stderr)
-    server = is_server(tracking_uri)
-    print(f"compare runs: {tracking_uri if server else f'mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}'}")
+    else:
+        page = runs_page(tracking_uri, parent_run_id)
+    if is_server(tracking_uri):
+        print(f"compare runs: {tracking_uri.rstrip('/')}{page}")
+    else:
+        print(f"compare runs: mlflow ui --backend-store-uri {shlex.quote(tracking_uri)}")
+        print(f"and open http://127.0.0.1:5000{page}")
 
 
 def main(

@@ -109,7 +109,7 @@ def test_a_sweep_shows_the_whole_and_what_runs_and_quiet_shows_the_table(tmp_pat
     done = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("sampler ")  # the table
-    assert done.stdout.splitlines()[-1].startswith("compare runs: ")
+    assert done.stdout.splitlines()[-2].startswith("compare runs: ")
     assert not re.search(r"^\[|iterations each", done.stdout, re.M)
 
 

@@ -96,5 +96,5 @@ def test_with_all_extras_a_grid_runs_outside_of_a_checkout(install, tmp_path):
     table = printed[printed.index("sampler   seeds  speed-up") :]
     assert re.search(r"(?m)^baseline  1 ", table)
     assert re.search(r"(?m)^LIS       1 ", table)
-    assert printed.splitlines()[-1].startswith("compare runs: mlflow ui --backend-store-uri ")
+    assert printed.splitlines()[-2].startswith("compare runs: mlflow ui --backend-store-uri ")
     assert (tmp_path / "out/report/report.html").exists()
