@@ -36,8 +36,9 @@ OTHERS = [
     replace(SAMPLERS["bounded-error"], name="bounded-max", reduction="max"),
     LIS_MAX,
 ]
-COMPARED = [*(SAMPLERS[name] for name in ("baseline", "uniform", "LIS", "UIS", "RFS", "empties", "CAP")), LIS_MAX]
-OTHER_LOSS = under(LOSSES, COMPARED)
+# In stage 3, with LIS-max. CAP-static is what stage 2 chose of CAP and its parts.
+COMPARED = ("baseline", "uniform", "RFS", "empties", "CAP-static")
+OTHER_LOSS = under(LOSSES, [*(SAMPLERS[name] for name in (*COMPARED, "LIS", "UIS", "CAP")), LIS_MAX])
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ STAGES = {
         tuple(
             f"{name}{loss}"
             for loss in ("", "-object-loss")
-            for name in ("baseline", "uniform", "RFS", "empties", "CAP", "LIS-max")
+            for name in (*COMPARED, LIS_MAX.name)
         ),
         3000,
         seeds=5,
