@@ -17,7 +17,9 @@ import isod
 from isod.errors import InputError
 from isod.files import folder_lock
 from isod.results.report.drawing import Gallery
+from isod.results.report.picture import picture_of
 from isod.results.report.prediction_figures import best_model_predictions
+from isod.results.report.sections import ReportFigure
 from isod.results.statistics.best import best_model, predict_commands
 from isod.results.statistics.consistency import TOP, consistency_table
 from isod.results.statistics.guard import guard_sentence, guard_table
@@ -129,6 +131,10 @@ def _render(
     params = {str(c).removeprefix("params."): set(runs.runs[c]) for c in runs.runs if str(c).startswith("params.")}
     settings = {name: values.pop() for name, values in sorted(params.items()) if len(values) == 1}
     varying = sorted(set(params) - set(settings) - PER_RUN)
+    best = best_model(runs)
+    predictions, pictures = best_model_predictions(runs, best), gallery.pictures()
+    if isinstance(predictions, ReportFigure):
+        pictures[predictions] = picture_of(predictions.draw())
     return environment.from_string(template).render(
         title=f"{runs.sweep}: which sampler learns fastest",
         runs=runs,
@@ -139,11 +145,11 @@ def _render(
         footnotes=[note for note in footnotes(runs, table) if not note.startswith("DEMO")],
         lead=gallery.lead,
         sections=gallery.sections,
-        pictures=gallery.pictures(),
+        pictures=pictures,
         triage=_triage_commands(runs),
-        best=(best := best_model(runs)),
+        best=best,
         predict=predict_commands(runs, best),
-        predictions=best_model_predictions(runs, best),
+        predictions=predictions,
         guard_sentence=guard_sentence(guard),
         guard=_guard_cells(guard),
         consistency=_consistency_cells(consistency),
