@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from isod.messages import messages_to
 from isod.orchestration.tune_trial import failure_reason, name_of
 from isod.training.folder import Row
 from isod.vocabulary import HEADLINE, SECONDS
+
+log = logging.getLogger("isod")
 
 ENDED_ROWS = 40  # of a notebook's table: so many of the trials that ended last
 
@@ -173,8 +176,8 @@ class ProgressView(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        for sentence in result["said"]:
-            self.write_line(f"{name_of(trial)}: {sentence}")
+        for message in result["said"]:
+            log.log(message.level, "%s: %s", name_of(trial), message.text)
         if not result["rows"]:
             return
         self._share[trial.trial_id] = result["iteration"] / self._iterations

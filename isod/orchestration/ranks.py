@@ -18,7 +18,7 @@ import isod.config
 from isod.config.settings import ResourceConfig
 from isod.data.store.split import CropStore
 from isod.errors import InputError
-from isod.messages import messages_to
+from isod.messages import Message, messages_sent
 from isod.orchestration.resources import rank_resources
 from isod.orchestration.stream import RayStream, start_table
 from isod.orchestration.trial import TuneReporter, measured_if
@@ -87,7 +87,7 @@ def run_on_ranks(
         while (received := messages.get()) is not None:
             rows, message, device = received
             reporter.device = f"{resources.workers_per_trial} × {device}"
-            if message:
+            if message is not None:
                 reporter.messages.append(message)
             if rows:
                 reporter.send(rows)
@@ -113,7 +113,7 @@ class RankReporter:
     """Sends what rank 0 reports to the trial that started it.
 
     Args:
-        messages: queue of (rows, message, device).
+        messages: queue of (rows, message or None, device).
         device: what it trains on.
     """
 
@@ -124,11 +124,11 @@ class RankReporter:
         self.replay([(iteration, metrics)])
 
     def replay(self, rows: list[Row]) -> None:
-        self._messages.put((rows, "", self._device))
+        self._messages.put((rows, None, self._device))
 
-    def message(self, text: str) -> None:
+    def message(self, message: Message) -> None:
         """Send a message that was logged."""
-        self._messages.put(([], text, self._device))
+        self._messages.put(([], message, self._device))
 
 
 def _run_rank(settings: dict[str, Any]) -> None:
@@ -151,7 +151,7 @@ def _run_rank(settings: dict[str, Any]) -> None:
         run.follow(lambda first: stream.join())
         return
     reporter = RankReporter(settings["messages"], device_name(device))
-    with messages_to(reporter.message), measured_if(settings["system_metrics"], reporter) as measuring:
+    with messages_sent(reporter.message), measured_if(settings["system_metrics"], reporter) as measuring:
         run.train(
             lambda examples, state: stream.begin(run.store.uri, run.config, examples, state, sweep=settings["sweep"]),
             measuring,

@@ -16,7 +16,7 @@ from ray.exceptions import RayTaskError
 from isod.config.settings import ResourceConfig, RunConfig
 from isod.data.store.split import CropStore
 from isod.errors import InputError
-from isod.messages import messages_to
+from isod.messages import Message, messages_sent
 from isod.orchestration.stream import RayStream
 from isod.training.device import device_name
 from isod.training.folder import Row, RunFolder
@@ -57,14 +57,14 @@ def drop_stream() -> None:
 class TuneReporter:
     """Reports a trial's validations to Tune, each with the messages that came since the last one.
 
-    A report is ``{"iteration": …, "rows": [(iteration, metrics), …], "said": [message, …], "device": name, "failed":
+    A report is ``{"iteration": …, "rows": [(iteration, metrics), …], "said": [Message, …], "device": name, "failed":
     reason, "mAP": that of the last row}``: one row, or after a restart first all those of the earlier attempt. Tune's
     own tools read ``mAP``.
     """
 
     def __init__(self) -> None:
         self.device = ""  # what the trial trains on
-        self.messages: list[str] = []
+        self.messages: list[Message] = []
         self._iteration = 0
         self._headline = math.nan
 
@@ -128,7 +128,7 @@ def run_trial(
     reporter = TuneReporter()
     configure_process(resources.threads)
     try:
-        with messages_to(reporter.messages.append):
+        with messages_sent(reporter.messages.append):
             if resources.workers_per_trial > 1 and not folder.finished:
                 from isod.orchestration.ranks import run_on_ranks  # imports Ray Train, which other trials do without
 

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import signal
 from contextlib import suppress
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from isod.console import Line, clock, quiet
+from isod.messages import Message
 from isod.orchestration import progress
 from isod.orchestration.progress import ProgressView
 
@@ -44,6 +46,21 @@ def test_what_resumed_trials_bring_along_and_what_failed_ones_leave_is_no_pace(m
     view.on_trial_complete(0, [], trials[2])
     report(view, trials[1], 90)
     assert f"about {clock(1100)} left" in view.status()
+
+
+def test_what_a_trial_logged_keeps_its_level(capsys):
+    """So that `--quiet` shows its warnings, on standard error, and nothing else."""
+    said = [Message(logging.INFO, "a note"), Message(logging.WARNING, "3 crops are lost")]
+    for wanted, out, error in (
+        (False, "a-seed0: a note\na-seed0: 3 crops are lost\n", ""),
+        (True, "", "a-seed0: 3 crops are lost\n"),
+    ):
+        view = ProgressView(1, 100)
+        with quiet(wanted), view.shown():
+            view.on_trial_result(0, [], trial_named("a"), {"said": said, "iteration": 0, "rows": []})
+        printed = capsys.readouterr()
+        assert printed.err == error
+        assert "".join(re.findall(r"a-seed0: .*\n", printed.out)) == out
 
 
 @pytest.fixture

@@ -231,9 +231,9 @@ def test_every_sentence_of_a_run_goes_with_the_report_that_comes_next(sweep, tmp
     monkeypatch.setattr("ray.tune.report", reports.append)
     run_trial({"run": tiny_run()}, store_uri=sweep.store, runs=str(tmp_path), holdout="", resources=TWO_AT_ONCE)
     assert [(r["iteration"], r["said"], r["failed"]) for r in reports] == [
-        (6, ["before 6"], ""),
-        (12, ["before 12"], ""),
-        (12, ["the reason"], "the end"),
+        (6, [(logging.INFO, "before 6")], ""),
+        (12, [(logging.INFO, "before 12")], ""),
+        (12, [(logging.WARNING, "the reason")], "the end"),
     ]
 
 
