@@ -76,7 +76,7 @@ def sweep_of_uis(store: CropStore, preset: Preset, seeds: int, out: Path) -> lis
     )
     if result.failed or result.unfinished:
         raise RuntimeError(f"the sweep did not end well: {result}")
-    opened = open_experiment(uri, experiment, out / "artifacts")
+    opened = open_experiment(uri, experiment, (out / "artifacts").as_uri())
     return [
         [(point.step, 1e-3 * point.timestamp) for point in opened.client.get_metric_history(run.info.run_id, HEADLINE)]
         for run in children_of(opened.client, opened.id, result.parent_run_id)

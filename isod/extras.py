@@ -13,6 +13,7 @@ EXTRAS = (
     | dict.fromkeys(_EXPORT, "export")
     | {
         "av": "video",
+        "boto3": "s3",
         "shtab": "completion",
         "optuna": "search",
         "transformers": "detr",

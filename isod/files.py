@@ -84,8 +84,8 @@ def output_folder(path: Path) -> Path:
     """
     if path.parts and path.parts[0] in ("s3:", "gs:", "az:", "abfs:", "http:", "https:"):
         raise InputError(
-            f"{path} is an address, and checkpoints and results need a folder: choose another --out, on a shared file "
-            "system where several machines train; a crop store may lie in object storage"
+            f"{path} is an address, and checkpoints and results need a folder: choose another --out; a sweep takes an "
+            "address as --storage"
         )
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -175,6 +175,9 @@ def add_places(parser: argparse.ArgumentParser, what: str, experiment: str) -> N
     )
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIR",
                         help="folder for all results (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--storage", default="", metavar="URI",
+                        help="address such as s3://bucket/isod for checkpoints, models and MLflow's files, where "
+                        "machines share no folder (default: the --out folder)")  # fmt: skip
 
 
 def experiment_prefix(name: str) -> str:
@@ -241,6 +244,7 @@ class Places:
     tracking_uri: str
     experiment: str
     out: Path
+    storage: str
     address: str | None
     resume: bool
     system_metrics: bool
@@ -280,6 +284,10 @@ def choose_places(
     from isod.orchestration.cluster import address_of_job, connect, open_dashboard
     from isod.orchestration.resources import check_gpus_here
 
+    if options.storage:
+        require("://" in options.storage, "--storage must be an address such as s3://bucket/isod", options.storage)
+        if options.storage.startswith("s3:"):
+            import boto3  # noqa: F401 - with which MLflow stores files there, after hours
     address = options.address or address_of_job()
     if address is None:
         check_gpus_here(resources)
@@ -303,6 +311,7 @@ def choose_places(
         tracking_uri=tracking_uri,
         experiment=choose_experiment(options) or f"{experiment}-{Path(store).name}",
         out=out,
+        storage=options.storage.rstrip("/"),
         address=address,
         resume=options.resume,
         system_metrics=options.system_metrics,

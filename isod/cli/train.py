@@ -110,7 +110,7 @@ def _start(run: Run, options: argparse.Namespace, console: ConsoleReporter) -> s
     name = choose_experiment(options) or f"train-{Path(run.store.uri).name}"
     tracking_uri = choose_tracking(options)
     out = OUT if is_server(tracking_uri) else output_folder(OUT)  # for a database, and its artifacts
-    experiment = open_experiment(tracking_uri, name, out / "artifacts")
+    experiment = open_experiment(tracking_uri, name, (out / "artifacts").as_uri())
     with recorded(run, experiment, resume=options.resume) as reporter, ExitStack() as stack:
         measuring: Reporter = stack.enter_context(measured(reporter)) if options.system_metrics else reporter
         run.start(Reporters(console, measuring), resume=options.resume, on_step=console.step)

@@ -12,13 +12,14 @@ from isod.config.settings import RunConfig
 from isod.orchestration.trial import trial_folder
 from isod.orchestration.tune_trial import failure_reason, name_of
 from isod.tracking.sweep_writer import SweepWriter
+from isod.training.folder import RunFolder
 
 
 class MLflowCallback(Callback):
     """Hand every event of a trial to a ``SweepWriter``.
 
     Args:
-        runs: folder of the trials' results, from which files are taken.
+        runs: where the trials leave their results, as ``run_trial`` takes it.
         after_run: given the sampler's name of each run that has finished.
     """
 
@@ -48,7 +49,7 @@ class MLflowCallback(Callback):
             self._writer.trial_stopped(name_of(trial), last["iteration"])
             folder.drop_checkpoints()
         else:
-            self._writer.trial_finished(name_of(trial), folder.path)
+            self._writer.trial_finished(name_of(trial), folder.path if isinstance(folder, RunFolder) else folder)
             self._after_run(config.sampler.name)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

@@ -21,7 +21,7 @@ from isod.config.record import CONTENTS, flatten
 from isod.config.settings import Preset, ResourceConfig, RunConfig
 from isod.console import in_notebook
 from isod.data.store.split import CropStore
-from isod.errors import InputError
+from isod.errors import InputError, require
 from isod.files import folder_lock, output_folder
 from isod.orchestration.cluster import connect, machine
 from isod.orchestration.resources import concurrent_trials, reservation
@@ -32,6 +32,7 @@ from isod.signals import handlers_kept
 from isod.tracking.deliveries import PATIENCE
 from isod.tracking.metric_names import class_tags
 from isod.training.examples import check_examples, check_names, epoch_note
+from isod.training.remote_folder import require_storage
 from isod.version import source_commit
 from isod.vocabulary import COMMIT_TAG, DEMO_TAG, KIND_TAG, MACHINE_TAG, SEARCH_TAG, SWEEP_TAG
 
@@ -59,6 +60,7 @@ class Sweep:
     tracking_uri: str  # MLflow's
     experiment: str
     out: Path  # absolute; Tune's state and per-example statistics; shared storage on a cluster of several nodes
+    storage: str = ""  # address in object storage for trials and artifacts, where nodes share no folder; "": ``out``
     address: str | None = None  # Ray's; None starts it here
     resume: bool = False  # resume the sweep of this name that began last, instead of beginning one
     system_metrics: bool = False  # whether each trial reports the use of its machine
@@ -103,6 +105,10 @@ def run_sweep(
         check_examples(config, store.split("train"))
         preset.resources.check_batch(config.training.batch_size)
         preset.resources.check_sampler(config.sampler)
+    if sweep.storage:
+        rule = "runs of several processes share a folder: workers_per_trial must be 1 where --storage is given"
+        require(preset.resources.workers_per_trial == 1, rule, preset.resources.workers_per_trial)
+        require_storage(sweep.storage)
     for note in dict.fromkeys(epoch_note(config, store.split("train")) for config in configs):
         if note:
             log.info(note)
@@ -170,7 +176,7 @@ def _run_grid(
     if plan.count < total:
         log.info("%d of %d runs are finished and not run again", total - plan.count, total)
 
-    runs = str(sweep.out / "runs" / record.parent_run_id)
+    runs = f"{sweep.storage or sweep.out}/runs/{record.parent_run_id}"
     what, stated = ("sweep", []) if search is None else ("search", varied)
     progress = ProgressView(plan.count, base.training.iterations, what=what, varied=stated)
     trainable = functools.partial(
@@ -226,7 +232,8 @@ def _open_mlflow(sweep: Sweep) -> Experiment:
     """Open the experiment. Importing MLflow takes seconds, so this module does it here only, while Ray starts."""
     from isod.tracking.client import open_experiment
 
-    return open_experiment(sweep.tracking_uri, sweep.experiment, sweep.out / "artifacts")
+    artifacts = f"{sweep.storage}/artifacts" if sweep.storage else (sweep.out / "artifacts").as_uri()
+    return open_experiment(sweep.tracking_uri, sweep.experiment, artifacts)
 
 
 def _log_idle_workers(resources: ResourceConfig, configs: list[RunConfig]) -> None:

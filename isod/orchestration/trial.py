@@ -6,7 +6,7 @@ Torch is imported where a trial runs: a driver on the CPU, which needs this file
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,15 +20,16 @@ from isod.messages import Message, messages_sent
 from isod.orchestration.stream import RayStream
 from isod.training.device import device_name
 from isod.training.folder import Row, RunFolder
+from isod.training.remote_folder import RemoteFolder
 from isod.vocabulary import HEADLINE
 
 if TYPE_CHECKING:
     from isod.training.run import Reporter
 
 
-def trial_folder(runs: str, config: RunConfig) -> RunFolder:
-    """Where a trial of a sweep leaves its results."""
-    return RunFolder(Path(runs) / config.name)
+def trial_folder(runs: str, config: RunConfig) -> RunFolder | RemoteFolder:
+    """Where a trial of a sweep leaves its results: a folder, or an address in object storage."""
+    return RemoteFolder(f"{runs}/{config.name}") if "://" in runs else RunFolder(Path(runs) / config.name)
 
 
 _stream: RayStream | None = None  # of this process; kept for its next trial
@@ -114,7 +115,8 @@ def run_trial(
 
     Args:
         params: ``{"run": RunConfig}``, as Tune hands it out.
-        runs: folder for the trials' results; shared storage where the cluster has several nodes.
+        runs: folder for the trials' results, on shared storage where the cluster has several nodes; or an address in
+            object storage.
         holdout: folder for the hold-out models' scores.
         system_metrics: whether to report the use of the machine, too.
         sweep: whose name the run's metrics in Ray have; without it there are none.
@@ -124,11 +126,13 @@ def run_trial(
     from isod.training.run import Run
 
     config = params["run"]
-    folder = trial_folder(runs, config)
+    place = trial_folder(runs, config)
+    remote = place if isinstance(place, RemoteFolder) else None
     reporter = TuneReporter()
     configure_process(resources.threads)
     try:
-        with messages_sent(reporter.messages.append):
+        with messages_sent(reporter.messages.append), ExitStack() as stack:
+            folder = RunFolder(stack.enter_context(place.worked_in())) if isinstance(place, RemoteFolder) else place
             if resources.workers_per_trial > 1 and not folder.finished:
                 from isod.orchestration.ranks import run_on_ranks  # imports Ray Train, which other trials do without
 
@@ -152,6 +156,7 @@ def run_trial(
                 device=device,
                 resources=resources,
                 holdout_cache=Path(holdout),
+                remote=remote,
             )
             with measured_if(system_metrics, reporter) as measuring:
                 run.train(

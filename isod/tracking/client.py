@@ -39,11 +39,11 @@ class Experiment:
     id: str
 
 
-def open_experiment(tracking_uri: str, experiment: str, artifacts: Path) -> Experiment:
+def open_experiment(tracking_uri: str, experiment: str, artifacts: str) -> Experiment:
     """Open an experiment for writing; create it if it does not exist.
 
     Args:
-        artifacts: where a database store keeps the files of a new experiment; a server decides for itself.
+        artifacts: address where a database store keeps the files of a new experiment; a server decides for itself.
     Raises:
         InputError: if the store or server cannot be used, within seconds.
     """
@@ -52,7 +52,7 @@ def open_experiment(tracking_uri: str, experiment: str, artifacts: Path) -> Expe
         client = MlflowClient(tracking_uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
-            place = None if is_server(tracking_uri) else artifacts.as_uri()
+            place = None if is_server(tracking_uri) else artifacts
             return Experiment(tracking_uri, client, client.create_experiment(experiment, place))
     if found.lifecycle_stage != "active":
         raise InputError(f"{tracking_uri} has a deleted experiment {experiment!r}: restore it, or choose another name")

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from isod.tracking.deliveries import Deliveries, reason
 from isod.tracking.logged_model import has_no_logged_models, log_detector
 from isod.tracking.metric_names import EXTREMES, MAX_CLASSES, class_keys, extreme_classes, mlflow_key
 from isod.training.folder import Row
+from isod.training.remote_folder import RemoteFolder
 from isod.vocabulary import (
     COMMIT_TAG,
     DEVICE_TAG,
@@ -233,15 +234,16 @@ class SweepWriter:
             ]
             self._deliveries.put(name, partial(self._log, name, step, points))
 
-    def trial_finished(self, name: str, folder: Path) -> None:
+    def trial_finished(self, name: str, folder: Path | RemoteFolder) -> None:
         """Log the files of the trial's folder, and mark its run as finished."""
 
         def finish() -> None:
-            self._client.log_artifact(self._record.runs[name], str(folder / EXAMPLES))
-            if self._classes:
-                self._client.log_artifact(self._record.runs[name], str(folder / METRICS))
-            self._client.log_artifacts(self._record.runs[name], str(folder / MODEL), MODEL)
-            self._log_detector(name, folder / MODEL)
+            with folder.opened() if isinstance(folder, RemoteFolder) else nullcontext(folder) as path:
+                self._client.log_artifact(self._record.runs[name], str(path / EXAMPLES))
+                if self._classes:
+                    self._client.log_artifact(self._record.runs[name], str(path / METRICS))
+                self._client.log_artifacts(self._record.runs[name], str(path / MODEL), MODEL)
+                self._log_detector(name, path / MODEL)
             self._end(name, "FINISHED")
 
         self._deliveries.put(name, finish)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from isod.config.record import changes
-from isod.errors import InputError
+from isod.errors import InputError, one_line
 from isod.files import atomic_write
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Checkpoints:
         folder: is made when the first one is written.
         settings: everything that the run depends on, flat; a checkpoint of other settings is refused.
         share: of the training time that checkpoints may take. One that comes too soon after the last is left out.
+        store: called when one is written: stores the folder elsewhere. Raises OSError if it cannot.
     """
 
     def __init__(
@@ -51,10 +53,12 @@ class Checkpoints:
         settings: dict[str, str | int | float | bool],
         *,
         share: float = 0.01,
+        store: Callable[[], None] | None = None,
     ) -> None:
         self._folder = folder
         self._settings = settings
         self._share = share
+        self._store = store or (lambda: None)
         self._saved_at = 0.0  # training seconds at the last one
         self.cost = 0.0  # seconds that all of them took
         self._last_cost = 0.0
@@ -78,9 +82,12 @@ class Checkpoints:
             save_whole({"format": FORMAT, "settings": self._settings, "iteration": iteration, **state}, path)
             for old in self._paths()[KEPT:]:
                 old.unlink()
+            self._store()
         except OSError as error:
             log.warning(
-                "checkpoint at iteration %s not written (%s); the run continues", iteration, error.strerror or error
+                "checkpoint at iteration %s not written (%s); the run continues",
+                iteration,
+                error.strerror or one_line(error),
             )
         self._last_cost = time.perf_counter() - began
         self.cost += self._last_cost

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +31,7 @@ from isod.training.loop import FREE, OnStep, follow, out_of_memory, train
 from isod.training.metrics_table import MetricsTable
 from isod.training.process import check_compiler, configure_process
 from isod.training.ranks import state_of_rank_0
+from isod.training.remote_folder import RemoteFolder
 from isod.training.statistics import RunStatistics
 from isod.training.stream import WHOLE_BATCH, BatchPart, LocalStream, Stream, local_stream
 from isod.training.trainer import Trainer
@@ -68,6 +70,7 @@ class Run:
     resources: ResourceConfig = field(default_factory=ResourceConfig)
     part: BatchPart = WHOLE_BATCH  # of every batch that this process trains on, where several share the run
     holdout_cache: Path | None = None  # hold-out scores that runs share; None: in the run's own folder
+    remote: RemoteFolder | None = None  # of which the folder is the copy; None: the folder is all that there is
 
     @property
     def settings(self) -> dict[str, str | int | float | bool]:
@@ -133,7 +136,8 @@ class Run:
                 f"{path} holds a run that an isod before 0.2 finished ({OLD_MODEL}): use the isod that trained it, or "
                 "another folder"
             )
-        checkpoints = Checkpoints(path, self.settings, share=self.resources.checkpoint_share)
+        store = None if self.remote is None else partial(self.remote.store, path)
+        checkpoints = Checkpoints(path, self.settings, share=self.resources.checkpoint_share, store=store)
         if config.training.decode_on_device:
             check_decoder(self.device)
         if config.training.compiled and self.part.ranks == 1:

@@ -68,7 +68,7 @@ def resumed(experiment, folder):
 def test_a_deleted_experiment_is_named_before_a_sweep_starts(store, tmp_path):
     store.client.delete_experiment(store.experiment_id)
     with pytest.raises(InputError, match=r"^\S+ has a deleted experiment 'grid': restore it, or choose another name$"):
-        open_experiment(store.uri, "grid", tmp_path)
+        open_experiment(store.uri, "grid", tmp_path.as_uri())
     with pytest.raises(InputError, match="has no experiment 'grid'; it has: Default"):
         load_runs(store.uri, "grid")
 
@@ -117,7 +117,7 @@ def test_a_database_of_another_version_of_mlflow(store, tmp_path, capsys, revisi
     before = database.read_bytes()
     uri = f"sqlite:///{database}"
     sentence = f"the MLflow store {uri} was written by another version of MLflow: install that one, or back "
-    for opens in (lambda: open_experiment(uri, "new", tmp_path), lambda: load_runs(uri)):
+    for opens in (lambda: open_experiment(uri, "new", tmp_path.as_uri()), lambda: load_runs(uri)):
         with pytest.raises(InputError, match=f"^{sentence}") as rejected:
             opens()
         assert str(rejected.value).endswith(f"run `mlflow db upgrade {uri}`")
@@ -163,10 +163,10 @@ def test_an_artifact_root_that_becomes_read_only(store, small_disk, tmp_path):
 def test_a_name_of_an_experiment(tmp_path, name, accepted):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     if accepted:
-        experiment = open_experiment(uri, name, tmp_path / "artifacts")
+        experiment = open_experiment(uri, name, (tmp_path / "artifacts").as_uri())
         assert open_for_reading(uri).get_experiment(experiment.id).name == name
     else:
         with pytest.raises(
             InputError, match=r"^the MLflow store \S+ cannot be used: 'name' exceeds the maximum length"
         ):
-            open_experiment(uri, name, tmp_path / "artifacts")
+            open_experiment(uri, name, (tmp_path / "artifacts").as_uri())

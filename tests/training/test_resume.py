@@ -37,9 +37,8 @@ from isod.training.stream import LocalStream, local_stream
 from isod.training.trainer import Trainer
 from isod.training.validation import ValidationCrops
 from tests.system.signals import handlers
-from tests.training.tiny_run import UNTIMED, Reports, limited, run_here, tiny_run, weights_of
+from tests.training.tiny_run import CPU, UNTIMED, Reports, limited, run_here, tiny_run, weights_of
 
-CPU = torch.device("cpu")
 HOLDOUT = HoldoutConfig(share=0.25, epochs=1, batch_size=8, detector=DetectorConfig(width=0.125, blocks=(1, 1, 1, 1)))
 
 

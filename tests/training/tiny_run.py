@@ -13,6 +13,7 @@ from isod.training.run import Run
 from isod.training.trainer import Trainer
 from isod.vocabulary import MODEL
 
+CPU = torch.device("cpu")
 DETECTOR = DetectorConfig(width=0.125, blocks=(1, 1, 1, 1))
 UNTIMED = ["time/seconds", "time/cpu_seconds"]  # what two equal runs need not share
 
@@ -43,7 +44,7 @@ def run_here(config, store, out, reporter=None, *, resume=False, workers=1, **se
         config=config,
         store=CropStore.open(store),
         folder=RunFolder(Path(out)),
-        device=torch.device("cpu"),
+        device=CPU,
         resources=ResourceConfig(decode_workers=workers, **settings),
     )
     run.start(reporter or Reports(), resume=resume)

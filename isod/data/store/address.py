@@ -12,14 +12,14 @@ from isod.files import MAX_JSON
 
 
 def filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """Return the file system of a store's address, and the path on it. Raises InputError if it cannot be opened."""
+    """Return the file system of an address, and the path on it. Raises InputError if it cannot be opened."""
     try:
         if "://" in uri:
             return pyarrow.fs.FileSystem.from_uri(uri)
         return pyarrow.fs.LocalFileSystem(), os.path.abspath(uri)
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(
-            f"{uri} is not an address of a crop store ({one_line(error)}): name a folder, or an address such as "
+            f"{uri} is not an address that can be opened ({one_line(error)}): name a folder, or an address such as "
             "s3://bucket/folder"
         ) from None
 

@@ -1,8 +1,10 @@
 """A crop store on a real S3 server of this machine's loopback, which also goes away."""
 
 import os
+import re
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from isod.data.store.split import CropStore
 from isod.errors import InputError
 from isod.files import output_folder
 from tests.system.cluster.local import free_ports
+from tests.system.faults.conftest import assert_recorded, grid_command, start_driver, until
 
 moto = pytest.importorskip("moto.server", reason="needs moto[s3]")
 
@@ -150,3 +153,43 @@ def test_prepare_resumes_when_the_server_is_back(s3, store, demo_root, monkeypat
     assert report.resumed == 1
     whole = CropStore.open(store).split("train")
     assert CropStore.open(uri).split("train").read_encoded(range(len(whole))) == whole.read_encoded(range(len(whole)))
+
+
+@pytest.mark.slow  # a minute without the server, and the start of a driver
+@pytest.mark.timeout(560)
+def test_a_sweep_whose_checkpoints_and_artifacts_are_in_a_bucket_outlives_its_server(s3, store, tmp_path, undisturbed):
+    """Store, checkpoints, models and MLflow's files on the server, which goes away for a minute in mid-training."""
+    storage = f"s3://{BUCKET}/runs"
+    command = [*grid_command(store, tmp_path, ["baseline", "UIS"]), "--storage", storage]
+    driver = start_driver(command, tmp_path)
+    try:
+        until(lambda: keys("runs/runs/", "baseline-seed0/checkpoint-"))
+        s3.stop()
+        time.sleep(60)
+        assert driver.poll() is None
+    finally:
+        s3.start()
+    said, error = driver.communicate(timeout=400)
+    assert driver.returncode == 0, error[-3000:]
+    assert "Traceback" not in said + error
+    uri, experiment = f"sqlite:///{tmp_path}/mlflow.db", "thesis-grid-demo"
+    assert_recorded(uri, experiment, {name: undisturbed(name) for name in ("baseline", "UIS")})
+    assert not keys("runs/runs/", "checkpoint-")
+    assert {key.split("/")[4] for key in keys("runs/artifacts/", "/artifacts/model/")}
+    assert not list(tmp_path.rglob("examples.parquet"))
+
+
+def keys(prefix, part):
+    """Objects of the bucket."""
+    found = boto3.client("s3").list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
+    return [entry["Key"] for entry in found if part in entry["Key"]]
+
+
+@pytest.mark.parametrize("address", ["s3://no-such-bucket/runs", "gopher://bucket/runs"])
+def test_a_storage_that_takes_nothing_is_one_sentence(s3, tiny_store, tmp_path, address):
+    command = [sys.executable, "-m", "isod", "sweep", "--store", tiny_store, "--samplers", "baseline",
+               "--out", tmp_path, "--storage", address]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert re.match(rf"isod: (cannot write to )?{address} ", done.stderr.splitlines()[-1])
+    assert "Traceback" not in done.stderr
