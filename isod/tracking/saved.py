@@ -38,9 +38,10 @@ def save_runs(runs: Runs, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         table = pa.Table.from_pandas(runs.runs.reset_index(), preserve_index=False)
-        # without pandas's own description of the columns, which is half of such a file
-        table = table.replace_schema_metadata({SWEEP: json.dumps(sweep).encode()})
-        pq.write_table(table, folder / RUNS, compression="zstd")
+        lean = {"write_statistics": False, "use_dictionary": False, "store_schema": False}  # else most of the file
+        with pq.ParquetWriter(folder / RUNS, table.schema, compression="zstd", **lean) as writer:
+            writer.write_table(table)
+            writer.add_key_value_metadata({SWEEP: json.dumps(sweep).encode()})
         curves = runs.curves.astype({"metric": "category", "sampler": "category"})
         curves.to_parquet(folder / CURVES, compression="zstd", index=False)
     except OSError as error:
