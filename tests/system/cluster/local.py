@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shlex
@@ -15,6 +16,7 @@ from typing import Self
 
 import psutil
 from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.util import get_node_ip_address
 
 RAY = str(Path(sys.executable).with_name("ray"))
 TOKEN = secrets.token_hex(32)  # without it nobody may give that head a job
@@ -58,9 +60,11 @@ class RayHead:
     Args:
         cpus: that it says it has.
         folder: an empty one for its log. Its sessions lie in /tmp, as the path of a socket is short.
+        machines: of one CPU each, that Ray's autoscaler may start when there is work: further raylets, by the provider
+            with which Ray tests itself.
     """
 
-    def __init__(self, cpus: int, folder: Path) -> None:
+    def __init__(self, cpus: int, folder: Path, machines: int = 0) -> None:
         self.port, self._dashboard, *agents = free_ports(6)
         self.jobs = f"http://127.0.0.1:{self._dashboard}"
         self._log = folder / "head.log"
@@ -71,12 +75,31 @@ class RayHead:
             f"--dashboard-port={self._dashboard}", "--disable-usage-stats",
             *(f"--{name}-port={port}" for name, port in zip(names, agents, strict=True)),
         ]  # fmt: skip
+        self.address = f"{get_node_ip_address()}:{self.port}"  # Ray replaces a loopback address by this one
+        self.environment = bare_environment()
+        if machines:
+            types = {
+                "ray.head.default": {"resources": {"CPU": cpus}, "node_config": {}, "max_workers": 0},
+                "worker": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": machines},
+            }
+            lists = ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands",
+                     "setup_commands", "head_setup_commands", "worker_setup_commands", "head_start_ray_commands",
+                     "worker_start_ray_commands")  # fmt: skip
+            config = {
+                "cluster_name": "autoscaled", "max_workers": machines, "idle_timeout_minutes": 1, "upscaling_speed": 1,
+                "provider": {"type": "fake_multinode", "gcs_address": self.address, "disable_node_updaters": True},
+                "available_node_types": types, "head_node_type": "ray.head.default", "auth": {}, "docker": {},
+                "file_mounts": {}, "file_mounts_sync_continuously": False, **{name: [] for name in lists},
+            }  # fmt: skip
+            (folder / "autoscaling.json").write_text(json.dumps(config))
+            self._command.append(f"--autoscaling-config={folder / 'autoscaling.json'}")
+            self.environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         self._process: subprocess.Popen | None = None
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, env=bare_environment(), start_new_session=True
+                self._command, stdout=log, stderr=log, env=self.environment, start_new_session=True
             )
         try:
             self._client = self._connect()
@@ -113,6 +136,17 @@ class RayHead:
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def machines(self) -> list[psutil.Process]:
+        """The raylets that the autoscaler has started, the oldest first."""
+        assert self._process is not None
+        found = []
+        for process in psutil.Process(self._process.pid).children(recursive=True):
+            with suppress(psutil.Error):
+                words = process.cmdline()
+                if words and words[0].endswith("/raylet") and any("CPU,1" in word for word in words):
+                    found.append(process)
+        return sorted(found, key=lambda process: process.create_time())
 
     def status(self, job: str) -> JobStatus:
         return self._client.get_job_status(job)
