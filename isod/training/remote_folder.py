@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyarrow.fs
@@ -72,10 +72,11 @@ class RemoteFolder:
 
     def drop_checkpoints(self) -> None:
         """Delete the checkpoints of a run that will not be resumed; those that cannot be deleted stay."""
-        files, root = filesystem(self.uri)
-        for name in self._names(files, root):
-            if name.startswith("checkpoint-"):
-                files.delete_file(f"{root}/{name}")
+        with suppress(OSError):
+            files, root = filesystem(self.uri)
+            for name in self._names(files, root):
+                if name.startswith("checkpoint-"):
+                    files.delete_file(f"{root}/{name}")
 
     def _fetch(self, copy: Path) -> None:
         files, root = filesystem(self.uri)
