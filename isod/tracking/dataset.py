@@ -11,6 +11,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow.types import ColSpec, Schema
 from mlflow.types.schema import Array
 
+from isod.data.store.meta import CHECKSUMS_KEY, StoreMeta
 from isod.data.store.split import CropStore
 from isod.vocabulary import DONT_CARE, SIZES
 
@@ -29,38 +30,47 @@ ROW = Schema(  # type: ignore[no-untyped-call]
 def store_input(store: CropStore) -> DatasetInput:
     """Return a store as MLflow's input of a run.
 
-    Its name is that of its folder; its digest changes with the crops, the objects and their number; its profile has
-    crops, lost crops, and objects by class and size (SIZES) of each split.
+    Its name is that of its folder; its digest is that of the crops and objects, the same wherever and whenever the same
+    images were prepared in the same way; its profile has, for each split, crops, lost crops, and objects of each size
+    (SIZES) and class.
     """
     meta = store.meta
     address = urlsplit(store.uri)
-    counts: dict[str, dict[str, Any]] = {
-        split: {
-            "crops": meta.rows[split],
-            "lost": len(meta.lost[split]),
-            "objects": meta.objects(split),
-            "objects by size": {size: _of_size(classes, size) for size in SIZES},
-            "objects by class": {name: sum(sizes.values()) for name, sizes in classes.items()},
-        }
-        for split, classes in meta.counts.items()
-    }
     height, width = meta.crop_size
-    profile = {
+    # flat, as MLflow's UI shows sixty characters of whatever else
+    profile: dict[str, Any] = {
         "crop width": width,
         "crop height": height,
         "classes": len(meta.class_names),
         "demo": meta.demo,
-        **counts,
     }
+    for split, classes in meta.counts.items():
+        profile |= {
+            f"{split} crops": meta.rows[split],
+            f"{split} crops lost": len(meta.lost[split]),
+            f"{split} objects": meta.objects(split),
+            **{f"{split} {size} objects": _of_size(classes, size) for size in SIZES},
+            **{f"{split} objects, {name}": sum(sizes.values()) for name, sizes in classes.items()},
+        }
     data = Dataset(
         name=address.path.rstrip("/").rpartition("/")[2] or "store",
-        digest=hashlib.sha256(meta.to_json().encode()).hexdigest()[:16],
+        digest=_digest(meta),
         source_type=address.scheme or "local",
         source=json.dumps({"uri": store.uri}),
         schema=json.dumps({"mlflow_colspec": ROW.to_dict()}),
         profile=json.dumps(profile, ensure_ascii=False),
     )
     return DatasetInput(data, [CONTEXT])
+
+
+def _digest(meta: StoreMeta) -> str:
+    """Return a digest of store.json, without the names of the data files, which are chance, and Lance's own files."""
+    content = json.loads(meta.to_json())
+    content[CHECKSUMS_KEY] = {
+        split: sorted(checksum for file, checksum in files.items() if file.startswith("data/"))
+        for split, files in content[CHECKSUMS_KEY].items()
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _of_size(classes: dict[str, dict[str, int]], size: str) -> int:

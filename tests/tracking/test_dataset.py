@@ -2,11 +2,13 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
+from isod.data.prepare.job import prepare_demo
 from isod.data.store.split import CropStore
 from isod.tracking.client import Experiment
 from isod.tracking.context import run_context
-from isod.tracking.dataset import store_input
+from isod.tracking.dataset import _digest, store_input
 from isod.tracking.sweep_writer import SweepWriter, begin_sweep
 from isod.version import source_commit
 from tests.tracking.mlflow_store import Store
@@ -35,13 +37,24 @@ def test_parent_and_child_have_the_dataset(tiny_store, tmp_path):
         names = [crops.meta.class_names[label - 1]
                  for labels, ignored in zip(rows.labels, rows.dont_care, strict=True)
                  for label in labels[~ignored]]  # fmt: skip
-        counted = {name: count for name, count in profile[split]["objects by class"].items() if count}
-        counted.pop("dont_care", None)
-        assert counted == Counter(names)
-        assert profile[split]["objects"] == len(names) == sum(profile[split]["objects by size"].values())
-        assert profile[split]["crops"] == len(rows.labels)
+        counted = {name: profile[f"{split} objects, {name}"] for name in crops.meta.class_names}
+        assert {name: count for name, count in counted.items() if count} == Counter(names)
+        sizes = sum(profile[f"{split} {size} objects"] for size in ("small", "medium", "large"))
+        assert profile[f"{split} objects"] == len(names) == sizes
+        assert profile[f"{split} crops"] == len(rows.labels)
     columns = {column["name"] for column in json.loads(seen.dataset.schema)["mlflow_colspec"]}
     assert columns == {"frame_id", "image", "boxes", "labels", "dont_care"}
+
+
+def test_the_same_images_prepared_again_have_the_same_digest(demo_root, tiny_store, tmp_path):
+    """Though their files have other names. A file of other bytes has another one."""
+    again = str(tmp_path / "again")
+    prepare_demo(demo_root, again, resize=(160, 48), map_chunks=map)
+    one, other = (CropStore.open(store).meta for store in (tiny_store, again))
+    assert one.checksums["train"].keys() != other.checksums["train"].keys()
+    assert _digest(one) == _digest(other)
+    train = {file: [size, checksum + 1] for file, (size, checksum) in one.checksums["train"].items()}
+    assert _digest(replace(one, checksums={**one.checksums, "train": train})) != _digest(one)
 
 
 def test_another_store_has_another_digest(tiny_store):
