@@ -71,7 +71,7 @@ def run(study: SearchStudy, options: argparse.Namespace) -> int:
         **vars(places),
     )
     result = run_sweep(sweep, search)
-    code = print_end(result, places.out)
+    code = print_end(result, places.storage or places.out)
     if not result.finished:
         return code
     from isod.results.search import search_command

@@ -225,7 +225,7 @@ def run(study: Study, options: argparse.Namespace, store_from_images: StoreFromI
         )
     finally:
         interim.close()
-    code = print_end(result, places.out)
+    code = print_end(result, places.storage or places.out)
     if not result.finished:
         return code  # there is nothing to compare
     # MLflow and Matplotlib: a sweep does not wait for them to begin
@@ -284,9 +284,10 @@ def choose_places(
     from isod.orchestration.cluster import address_of_job, connect, open_dashboard
     from isod.orchestration.resources import check_gpus_here
 
+    storage = options.storage.rstrip("/")
     if options.storage:
-        require("://" in options.storage, "--storage must be an address such as s3://bucket/isod", options.storage)
-        if options.storage.startswith("s3:"):
+        require("://" in storage, "--storage must be an address such as s3://bucket/isod", options.storage)
+        if storage.startswith("s3:"):
             import boto3  # noqa: F401 - with which MLflow stores files there, after hours
     address = options.address or address_of_job()
     if address is None:
@@ -311,14 +312,14 @@ def choose_places(
         tracking_uri=tracking_uri,
         experiment=choose_experiment(options) or f"{experiment}-{Path(store).name}",
         out=out,
-        storage=options.storage.rstrip("/"),
+        storage=storage,
         address=address,
         resume=options.resume,
         system_metrics=options.system_metrics,
     )
 
 
-def print_end(result: SweepResult, out: Path) -> int:
+def print_end(result: SweepResult, out: Path | str) -> int:
     """Print what failed, was not finished or not delivered; return 1 if anything was, else 0."""
     for name, reason in result.failed.items():
         print(f"{name} failed: {reason}", file=sys.stderr)
@@ -326,7 +327,7 @@ def print_end(result: SweepResult, out: Path) -> int:
     if result.unfinished:
         print(f"{result.unfinished} runs were not finished: {again} to finish them", file=sys.stderr)
     if result.undelivered:
-        print(f"{result.undelivered}: all results are in {out / 'runs'}; {again} to deliver them", file=sys.stderr)
+        print(f"{result.undelivered}: all results are in {out}/runs; {again} to deliver them", file=sys.stderr)
     return 1 if result.failed or result.unfinished or result.undelivered else 0
 
 

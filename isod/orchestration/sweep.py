@@ -157,6 +157,8 @@ def _run_grid(
     }
     dataset = store_input(store)
     settings = {"store": sweep.store, CONTENTS: store.meta.contents, **shared}
+    if sweep.storage:
+        settings["storage"] = sweep.storage
     if search is not None:
         settings |= search.study.record
     if sweep.resume:

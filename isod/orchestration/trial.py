@@ -155,7 +155,7 @@ def run_trial(
                 folder=folder,
                 device=device,
                 resources=resources,
-                holdout_cache=Path(holdout),
+                holdout_cache=Path(holdout) if remote is None else None,  # in the copy
                 remote=remote,
             )
             with measured_if(system_metrics, reporter) as measuring:

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -237,14 +237,20 @@ class SweepWriter:
     def trial_finished(self, name: str, folder: Path | RemoteFolder) -> None:
         """Log the files of the trial's folder, and mark its run as finished."""
 
+        copies = ExitStack()
+        copied: list[Path] = []  # one, however often MLflow does not answer
+
         def finish() -> None:
-            with folder.opened() if isinstance(folder, RemoteFolder) else nullcontext(folder) as path:
-                self._client.log_artifact(self._record.runs[name], str(path / EXAMPLES))
-                if self._classes:
-                    self._client.log_artifact(self._record.runs[name], str(path / METRICS))
-                self._client.log_artifacts(self._record.runs[name], str(path / MODEL), MODEL)
-                self._log_detector(name, path / MODEL)
+            if isinstance(folder, RemoteFolder) and not copied:
+                copied.append(copies.enter_context(folder.opened(patience=0)))  # this call is tried again
+            path = folder if isinstance(folder, Path) else copied[0]
+            self._client.log_artifact(self._record.runs[name], str(path / EXAMPLES))
+            if self._classes:
+                self._client.log_artifact(self._record.runs[name], str(path / METRICS))
+            self._client.log_artifacts(self._record.runs[name], str(path / MODEL), MODEL)
+            self._log_detector(name, path / MODEL)
             self._end(name, "FINISHED")
+            copies.close()
 
         self._deliveries.put(name, finish)
         self._open.discard(name)

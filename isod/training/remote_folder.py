@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -37,11 +38,11 @@ class RemoteFolder:
         self._stored: dict[str, Stamp] = {}  # file of the copy → as it was when it was last the same here and there
 
     @contextmanager
-    def opened(self) -> Iterator[Path]:
+    def opened(self, patience: float = PATIENCE) -> Iterator[Path]:
         """Yield a copy on this machine's disk, which goes at the end. Raises InputError if the storage does not answer
-        within ``PATIENCE``."""
+        for so many seconds."""
         with tempfile.TemporaryDirectory(prefix="isod-run-", ignore_cleanup_errors=True) as copy:
-            self._patiently("read", lambda: self._fetch(Path(copy)))
+            self._patiently("read", lambda: self._fetch(Path(copy)), patience)
             yield Path(copy)
 
     @contextmanager
@@ -49,37 +50,39 @@ class RemoteFolder:
         """As ``opened``, and at the end, unless by an exception, everything in the copy is stored."""
         with self.opened() as copy:
             yield copy
-            self._patiently("written", lambda: self.store(copy))
+            self._patiently("written", lambda: self.store(copy), PATIENCE)
 
     def store(self, copy: Path) -> None:
-        """Store what is new or changed in the copy, and delete what is gone there. Raises OSError if that fails: the
-        next call does the rest."""
-        files, root = filesystem(self.uri)
+        """Store what is new or changed in the copy, and delete what is gone there. A checkpoint follows what must be
+        there for it, and the last file of the model follows all. Raises OSError if it fails: the next call does the
+        rest."""
+        files, root = pyarrow.fs.FileSystem.from_uri(self.uri)
         here = {
             path.relative_to(copy).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns)
             for path in copy.rglob("*")
             if path.is_file() and path.suffix not in PASSING
         }
-        for name in sorted(here, key=lambda name: (name == LAST, name.startswith(f"{MODEL}/"), name)):
+        for name in sorted(here, key=_place):
             if self._stored.get(name) != here[name]:
                 target = f"{root}/{name}"
                 files.create_dir(target.rpartition("/")[0], recursive=True)
                 pyarrow.fs.copy_files(str(copy / name), target, pyarrow.fs.LocalFileSystem(), files)
                 self._stored[name] = here[name]
         for name in self._stored.keys() - here.keys():
-            files.delete_file(f"{root}/{name}")
+            with suppress(FileNotFoundError):  # deleted by a call that failed afterwards
+                files.delete_file(f"{root}/{name}")
             del self._stored[name]
 
     def drop_checkpoints(self) -> None:
         """Delete the checkpoints of a run that will not be resumed; those that cannot be deleted stay."""
         with suppress(OSError):
-            files, root = filesystem(self.uri)
+            files, root = pyarrow.fs.FileSystem.from_uri(self.uri)
             for name in self._names(files, root):
                 if name.startswith("checkpoint-"):
                     files.delete_file(f"{root}/{name}")
 
     def _fetch(self, copy: Path) -> None:
-        files, root = filesystem(self.uri)
+        files, root = pyarrow.fs.FileSystem.from_uri(self.uri)
         names = self._names(files, root)
         for name in names:
             if name.startswith(f"{MODEL}/") and LAST not in names:
@@ -94,8 +97,8 @@ class RemoteFolder:
         found = files.get_file_info(pyarrow.fs.FileSelector(root, recursive=True, allow_not_found=True))
         return [info.path[len(root) + 1 :] for info in found if info.is_file]
 
-    def _patiently(self, done: str, work: Callable[[], None]) -> None:
-        end, pause = time.monotonic() + PATIENCE, 1.0
+    def _patiently(self, done: str, work: Callable[[], None], patience: float) -> None:
+        end, pause = time.monotonic() + patience, 1.0
         while True:
             try:
                 return work()
@@ -109,14 +112,20 @@ class RemoteFolder:
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
+def _place(name: str) -> tuple[bool, bool, bool, str]:
+    """Return the key by which files are stored in order."""
+    return name == LAST, name.startswith(f"{MODEL}/"), name.startswith("checkpoint-"), name
+
+
 def require_storage(uri: str) -> None:
     """Raise InputError unless files can be written and deleted at an address."""
     files, root = filesystem(uri)
+    probe = f"{root}/isod-can-write-{uuid.uuid4().hex}"
     try:
         files.create_dir(root, recursive=True)
-        with files.open_output_stream(f"{root}/isod-can-write") as stream:
+        with files.open_output_stream(probe) as stream:
             stream.write(b"")
-        files.delete_file(f"{root}/isod-can-write")
+        files.delete_file(probe)
     except OSError as error:
         raise InputError(
             f"cannot write to {uri} ({one_line(error)}): check the address, that its server answers, and your "

@@ -110,11 +110,54 @@ def test_only_what_changed_is_stored(tmp_path):
     assert [(path.name, path.read_text()) for path in there.iterdir()] == [("metrics.csv", "untouched")]
 
 
+def test_a_file_that_is_gone_there_is_deleted(tmp_path):
+    """A server may go away between the deletion and its answer."""
+    there, copy = tmp_path / "there", tmp_path / "copy"
+    copy.mkdir()
+    remote = RemoteFolder(there.as_uri())
+    (copy / "checkpoint-000000007.pt").write_text("state")
+    remote.store(copy)
+    (copy / "checkpoint-000000007.pt").unlink()
+    (there / "checkpoint-000000007.pt").unlink()
+    remote.store(copy)
+    assert not list(there.iterdir())
+
+
+def test_a_checkpoint_is_there_only_with_the_rows_that_it_needs(tmp_path):
+    """And the model's last file only with all others."""
+    there, copy = tmp_path / "there", tmp_path / "copy"
+    (copy / "model").mkdir(parents=True)
+    names = ["metrics.csv", "checkpoint-000000007.pt", "model/a.safetensors", "model/model.json", "zoo.parquet"]
+    for name in names:
+        (copy / name).write_text(name)
+    stored, copy_files = [], pyarrow.fs.copy_files
+
+    def noted(source, *rest):
+        stored.append(os.path.relpath(source, copy))
+        copy_files(source, *rest)
+
+    with mock.patch.object(pyarrow.fs, "copy_files", noted):
+        RemoteFolder(there.as_uri()).store(copy)
+    assert stored == [
+        "metrics.csv", "zoo.parquet", "checkpoint-000000007.pt", "model/a.safetensors", "model/model.json",
+    ]  # fmt: skip
+
+
+def test_a_run_waits_for_an_address_that_does_not_answer_yet(tmp_path, monkeypatch):
+    """S3 is asked for a bucket's region before anything else."""
+    monkeypatch.setattr(remote_folder.time, "sleep", lambda seconds: None)
+    answers = iter([OSError("no region"), pyarrow.fs.FileSystem.from_uri(tmp_path.as_uri())])
+    opening = mock.Mock(from_uri=mock.Mock(side_effect=answers))
+    with mock.patch.object(pyarrow.fs, "FileSystem", opening), RemoteFolder(tmp_path.as_uri()).opened() as copy:
+        assert list(copy.iterdir()) == []
+
+
 def test_checkpoints_of_a_stopped_run_go(tmp_path):
     for name in ("checkpoint-000000007.pt", "metrics.csv"):
         (tmp_path / name).touch()
     away = mock.Mock(get_file_info=mock.Mock(side_effect=OSError("away")))
-    with mock.patch.object(remote_folder, "filesystem", return_value=(away, "")):
+    opened = mock.Mock(from_uri=mock.Mock(return_value=(away, "")))
+    with mock.patch.object(pyarrow.fs, "FileSystem", opened):
         RemoteFolder(tmp_path.as_uri()).drop_checkpoints()  # no sweep ends for that
     RemoteFolder(tmp_path.as_uri()).drop_checkpoints()
     assert os.listdir(tmp_path) == ["metrics.csv"]

@@ -70,8 +70,9 @@ class Gallery:
         if self._pool is not None and taken:
             try:
                 self._futures += self._pool.submit(_draw, taken)
-            except BrokenProcessPool:
+            except (BrokenProcessPool, BrokenPipeError):  # the latter of a process that is lost while it starts
                 self._left.extendleft(reversed(taken))
+                self._pool, self._others = None, 0
 
 
 _figures: list[ReportFigure] = []  # of a process that draws for another one

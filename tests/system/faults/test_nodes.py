@@ -124,7 +124,7 @@ def test_a_sweep_and_a_search_share_a_cluster_that_grows_from_zero_and_loses_a_m
         said = [(folder / "said").read_text() for folder in (sweep, search)]
         assert [driver.returncode for driver in drivers] == [0, 0], said
         assert any("was lost" in text for text in said), said
-        assert all("waiting for the cluster to grow" in text for text in said), said
+        assert any("waiting for the cluster to grow" in text for text in said), said
     expected = {name: undisturbed(name) for name in ("baseline", "UIS")}
     assert_recorded(f"sqlite:///{sweep}/mlflow.db", f"thesis-grid-{Path(tiny_store).name}", expected)
     uri = f"sqlite:///{search}/mlflow.db"

@@ -175,8 +175,12 @@ def test_a_sweep_whose_checkpoints_and_artifacts_are_in_a_bucket_outlives_its_se
     uri, experiment = f"sqlite:///{tmp_path}/mlflow.db", "thesis-grid-demo"
     assert_recorded(uri, experiment, {name: undisturbed(name) for name in ("baseline", "UIS")})
     assert not keys("runs/runs/", "checkpoint-")
-    assert {key.split("/")[4] for key in keys("runs/artifacts/", "/artifacts/model/")}
+    assert len(keys("runs/artifacts/", "/artifacts/model/model.json")) == 4  # of each run, and of its logged model
     assert not list(tmp_path.rglob("examples.parquet"))
+    resumed = subprocess.run([*command[: command.index("--storage")], "--resume"], capture_output=True, text=True,
+                             timeout=200, check=False)  # fmt: skip
+    assert resumed.returncode == 2
+    assert f"began with other settings (storage was {storage} and is None): use the same" in resumed.stderr
 
 
 def keys(prefix, part):
@@ -185,11 +189,13 @@ def keys(prefix, part):
     return [entry["Key"] for entry in found if part in entry["Key"]]
 
 
-@pytest.mark.parametrize("address", ["s3://no-such-bucket/runs", "gopher://bucket/runs"])
+@pytest.mark.parametrize("address", ["s3://no-such-bucket/runs", "gopher://bucket/runs", "s3://"])
 def test_a_storage_that_takes_nothing_is_one_sentence(s3, tiny_store, tmp_path, address):
     command = [sys.executable, "-m", "isod", "sweep", "--store", tiny_store, "--samplers", "baseline",
                "--out", tmp_path, "--storage", address]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2
-    assert re.match(rf"isod: (cannot write to )?{address} ", done.stderr.splitlines()[-1])
+    assert re.match(
+        rf"isod: (cannot write to |--storage must be an address .*)?{address}", done.stderr.splitlines()[-1]
+    )
     assert "Traceback" not in done.stderr
