@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from isod.signals import ctrl_c_waits
 
@@ -27,15 +27,11 @@ class WorkerPool:
     A Ctrl-C reaches this process alone.
     """
 
-    def __init__(self, count: int, begin: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()) -> None:
-        """
-        Args:
-            count: of processes.
-            begin: at the top level of a module; called with the arguments in each process before its work.
-        """
+    def __init__(self, count: int) -> None:
+        self.count = count
         spawn = multiprocessing.get_context("spawn")  # Lance must not be open in a process that forks
         self._started, (self._reader, self._writer) = spawn.Event(), spawn.Pipe(duplex=False)
-        instructions = (self._started, self._reader, begin, arguments)
+        instructions = (self._started, self._reader)
         self._pool = ProcessPoolExecutor(count, spawn, initializer=_begin_worker, initargs=instructions)
 
     def submit(self, work: Callable[[Item], Result], items: Iterable[Item]) -> list[Future[Result]]:
@@ -64,13 +60,9 @@ class WorkerPool:
             self._reader.close()
 
 
-def _begin_worker(
-    started: Event, parent: Connection, begin: Callable[..., None] | None, arguments: tuple[Any, ...]
-) -> None:
+def _begin_worker(started: Event, parent: Connection) -> None:
     started.set()
     threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
-    if begin is not None:
-        begin(*arguments)
 
 
 def _exit_after(parent: Connection) -> None:

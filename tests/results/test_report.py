@@ -14,6 +14,7 @@ import pytest
 
 from isod.errors import InputError
 from isod.files import folder_lock
+from isod.processes import WorkerPool
 from isod.results import guard_table, load_runs, write_report
 from isod.results.command import results_command
 from isod.results.report import drawing
@@ -227,7 +228,7 @@ def test_several_processes_draw_the_same_page(runs, page, tmp_path):
     assert without_time(write_report(runs, tmp_path / "three", processes=3)) == without_time(page)
 
 
-def lose_this_process(number):
+def lose_this_process(task):
     os._exit(9)
 
 
@@ -235,5 +236,5 @@ def test_figures_of_a_process_that_is_lost_are_drawn_here(runs, monkeypatch):
     examples = load_examples(runs, STATISTICS)
     alone = Gallery(runs, examples, []).pictures()
     monkeypatch.setattr(drawing, "_draw", lose_this_process)
-    with Gallery(runs, examples, [], processes=2) as gallery:
+    with WorkerPool(1) as pool, Gallery(runs, examples, [], pool) as gallery:
         assert list(gallery.pictures().values()) == list(alone.values())

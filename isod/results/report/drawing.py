@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
+import tempfile
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import cache
 from types import TracebackType
 from typing import Self
 
@@ -21,19 +24,20 @@ from isod.tracking.runs import Runs
 class Gallery:
     """All figures of a report. A context, in which other processes draw them from the first one on."""
 
-    def __init__(self, runs: Runs, examples: pd.DataFrame, passed: Sequence[str], processes: int = 1) -> None:
+    def __init__(
+        self, runs: Runs, examples: pd.DataFrame, passed: Sequence[str], pool: WorkerPool | None = None
+    ) -> None:
         """
         Args:
             passed: samplers that surpass the baseline's best.
-            processes: that draw, this one among them.
+            pool: of the other processes.
         """
         self.lead, self.sections = lead_figure(runs, passed), report_sections(runs, examples)
-        self._figures = [self.lead, *(figure for section in self.sections for figure in section.figures)]
-        self._others = min(processes, len(self._figures)) - 1
-        self._begin = (runs, examples, passed)
-        self._left = deque(range(len(self._figures)))  # that nobody draws yet
+        self.figures = [self.lead, *(figure for section in self.sections for figure in section.figures)]
+        self._drawn_from = (runs, examples, passed)
+        self._pool = pool
+        self._left = deque(range(len(self.figures)))  # that nobody draws yet
         self._futures: list[Future[Picture]] = []  # of the first figures
-        self._pool: WorkerPool | None = None
         self._stack = ExitStack()
 
     def pictures(self) -> dict[ReportFigure, Picture]:
@@ -42,19 +46,21 @@ class Gallery:
         while self._left:
             self._hand_out()
             if self._left:
-                figure = self._figures[self._left.pop()]
+                figure = self.figures[self._left.pop()]
                 drawn[figure] = picture_of(figure.draw())
         for number, future in enumerate(self._futures):
-            figure = self._figures[number]
+            figure = self.figures[number]
             try:
                 drawn[figure] = future.result()
             except BrokenProcessPool:  # as if memory is short
                 drawn[figure] = picture_of(figure.draw())
-        return {figure: drawn[figure] for figure in self._figures}
+        return {figure: drawn[figure] for figure in self.figures}
 
     def __enter__(self) -> Self:
-        if self._others:
-            self._pool = self._stack.enter_context(WorkerPool(self._others, _begin_drawing, self._begin))
+        if self._pool is not None:
+            self._file = self._stack.enter_context(tempfile.NamedTemporaryFile(suffix=".pickle"))
+            pickle.dump(self._drawn_from, self._file)
+            self._file.flush()
             self._hand_out()
         return self
 
@@ -65,22 +71,33 @@ class Gallery:
 
     def _hand_out(self) -> None:
         """Let each of the others have two figures, one of them to begin with at once when the first is done."""
+        if self._pool is None:
+            return
         waiting = sum(not future.done() for future in self._futures)
-        taken = [self._left.popleft() for _ in range(min(2 * self._others - waiting, len(self._left)))]
-        if self._pool is not None and taken:
-            try:
-                self._futures += self._pool.submit(_draw, taken)
-            except (BrokenProcessPool, BrokenPipeError):  # the latter of a process that is lost while it starts
-                self._left.extendleft(reversed(taken))
-                self._pool, self._others = None, 0
+        taken = [self._left.popleft() for _ in range(min(2 * self._pool.count - waiting, len(self._left)))]
+        try:
+            self._futures += self._pool.submit(_draw, [(self._file.name, number) for number in taken])
+        except (BrokenProcessPool, BrokenPipeError):  # the latter of a process that is lost while it starts
+            self._left.extendleft(reversed(taken))
+            self._pool = None
 
 
-_figures: list[ReportFigure] = []  # of a process that draws for another one
+def start_drawing(pool: WorkerPool) -> None:
+    """Let the processes of a pool import what drawing needs, which takes seconds, while this one reads on."""
+    with suppress(BrokenProcessPool, BrokenPipeError):
+        pool.submit(_import, range(pool.count))
 
 
-def _begin_drawing(runs: Runs, examples: pd.DataFrame, passed: Sequence[str]) -> None:
-    _figures.extend(Gallery(runs, examples, passed)._figures)
+def _import(number: int) -> None:
+    """Do nothing: who calls it has imported this module."""
 
 
-def _draw(number: int) -> Picture:
-    return picture_of(_figures[number].draw())
+def _draw(task: tuple[str, int]) -> Picture:
+    path, number = task
+    return picture_of(_figures(path)[number].draw())
+
+
+@cache
+def _figures(path: str) -> list[ReportFigure]:
+    with open(path, "rb") as file:
+        return Gallery(*pickle.load(file)).figures  # written by the process that waits for the pictures

@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -16,7 +17,8 @@ import pandas as pd
 import isod
 from isod.errors import InputError
 from isod.files import folder_lock
-from isod.results.report.drawing import Gallery
+from isod.processes import WorkerPool
+from isod.results.report.drawing import Gallery, start_drawing
 from isod.results.report.picture import picture_of
 from isod.results.report.prediction_figures import best_model_predictions
 from isod.results.report.sections import ReportFigure
@@ -55,10 +57,13 @@ def write_report(runs: Runs, out: Path, processes: int = 1) -> Path:
         InputError: the folder cannot be written, or a run's statistics of examples cannot be read.
     """
     out = Path(out)
-    table, examples = speedup_table(runs), load_examples(runs, STATISTICS)
-    with Gallery(runs, examples, list(table.index[table["reached"]]), processes) as gallery:
-        guard, consistency = guard_table(runs), consistency_table(examples)
-        page = _render(runs, table, guard, consistency, examples.attrs["missing"], gallery)
+    with WorkerPool(processes - 1) if processes > 1 else nullcontext() as pool:
+        if pool is not None:
+            start_drawing(pool)
+        table, examples = speedup_table(runs), load_examples(runs, STATISTICS)
+        with Gallery(runs, examples, list(table.index[table["reached"]]), pool) as gallery:
+            guard, consistency = guard_table(runs), consistency_table(examples)
+            page = _render(runs, table, guard, consistency, examples.attrs["missing"], gallery)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with folder_lock(out):
