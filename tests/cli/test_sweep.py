@@ -144,7 +144,7 @@ def test_options_of_the_thesis_grid():
     assert flags == {
         "-h", "--help", "-q", "--quiet", "--store", "--demo-frames", "--preset", "--samplers", "--seeds",
         "--first-seed", "--tracking-uri", "--experiment", "--system-metrics", "--address", "--resume", "--out", "--set",
-        "--dashboard", "--no-compiled", "--no-decode-on-device", *SWEEP_FLAGS,
+        "--storage", "--dashboard", "--no-compiled", "--no-decode-on-device", *SWEEP_FLAGS,
     }  # fmt: skip
     assert RUN_FLAGS.items() < SWEEP_FLAGS.items()
     with_images = build_parser(script("real_traffic"), None, store_from_images=lambda *_: "").parse_args([])

@@ -314,7 +314,7 @@ def test_the_store_may_be_an_address(coco):
     uri = (coco / "store").as_uri()
     prepare(reader_of(coco), uri, CHUNKED, progress=False, map_chunks=map)
     assert grey(uri, "val", [2]) == [12]
-    with pytest.raises(InputError, match="not an address of a crop store"):
+    with pytest.raises(InputError, match="not an address that can be opened"):
         prepare(reader_of(coco), "nonsense://x/y", CHUNKED, progress=False, map_chunks=map)
 
 
