@@ -12,8 +12,10 @@ from mlflow import MlflowClient
 
 from isod.tracking.search_reader import read_trials
 from tests.system.cluster.local import RayHead
-from tests.system.faults.conftest import TRAINING, assert_recorded, grid_command, rows_of, until
-from tests.training.tiny_run import DETECTOR
+from tests.system.faults.conftest import assert_recorded, grid_command, rows_of, until
+
+# What a trial of the sweep reserves: a machine
+ONE_CPU = ["resources.decode_workers=1", "resources.cpus_per_worker=0.25", "resources.cpus_per_trial=0.75"]
 
 # Runs alone in a process: the tests' own Ray is another one.
 DRIVER = """
@@ -44,10 +46,7 @@ sys.exit(study.main(STUDY, None, [*arguments, "--address", cluster.address]))
 @pytest.mark.slow  # about two minutes, most of it Ray's, to start three nodes and to notice that one is gone
 @pytest.mark.timeout(400)
 def test_a_trial_outlives_its_machine(tiny_store, tmp_path, undisturbed):
-    arguments = ["--store", tiny_store, "--preset", "demo", "--samplers", "baseline", "UIS", "--seeds", "1",
-                 "--width", str(DETECTOR.width), "--iterations", str(TRAINING.iterations),
-                 "--batch-size", str(TRAINING.batch_size), "--validate-every", str(TRAINING.validate_every),
-                 "--lr", str(TRAINING.lr), "--lag", str(TRAINING.lag), "--out", str(tmp_path)]  # fmt: skip
+    arguments = [*grid_command(tiny_store, tmp_path, ["baseline", "UIS"])[2:], "--set", *ONE_CPU]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MLFLOW_"))}
     root = str(Path(__file__).parents[3])
     done = subprocess.run(
@@ -100,8 +99,7 @@ def test_a_sweep_and_a_search_share_a_cluster_that_grows_from_zero_and_loses_a_m
     with RayHead(0, tmp_path, machines=3) as head:
         address = ["--address", head.address]
         commands = (
-            [*grid_command(tiny_store, sweep, ["baseline", "UIS"]), "--set", "resources.decode_workers=1",
-             "resources.cpus_per_worker=0.25", "resources.cpus_per_trial=0.75", *address],
+            [*grid_command(tiny_store, sweep, ["baseline", "UIS"]), "--set", *ONE_CPU, *address],
             [sys.executable, "-m", "isod", "search", search / "rates.toml", "--store", tiny_store, "--out", search,
              *address],
         )  # fmt: skip
