@@ -48,13 +48,10 @@ class Gallery:
             if self._left:
                 figure = self.figures[self._left.pop()]
                 drawn[figure] = picture_of(figure.draw())
-        for number, future in enumerate(self._futures):
-            figure = self.figures[number]
-            try:
+        for figure, future in zip(self.figures, self._futures, strict=False):
+            with suppress(BrokenProcessPool):  # as if memory is short
                 drawn[figure] = future.result()
-            except BrokenProcessPool:  # as if memory is short
-                drawn[figure] = picture_of(figure.draw())
-        return {figure: drawn[figure] for figure in self.figures}
+        return {figure: drawn[figure] if figure in drawn else picture_of(figure.draw()) for figure in self.figures}
 
     def __enter__(self) -> Self:
         if self._pool is not None:
