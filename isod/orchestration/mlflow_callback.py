@@ -12,7 +12,6 @@ from isod.config.settings import RunConfig
 from isod.orchestration.trial import trial_folder
 from isod.orchestration.tune_trial import failure_reason, name_of
 from isod.tracking.sweep_writer import SweepWriter
-from isod.training.folder import RunFolder
 
 
 class MLflowCallback(Callback):
@@ -49,7 +48,7 @@ class MLflowCallback(Callback):
             self._writer.trial_stopped(name_of(trial), last["iteration"])
             folder.drop_checkpoints()
         else:
-            self._writer.trial_finished(name_of(trial), folder.path if isinstance(folder, RunFolder) else folder)
+            self._writer.trial_finished(name_of(trial), folder)
             self._after_run(config.sampler.name)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:

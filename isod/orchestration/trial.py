@@ -6,7 +6,7 @@ Torch is imported where a trial runs: a driver on the CPU, which needs this file
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,12 +127,11 @@ def run_trial(
 
     config = params["run"]
     place = trial_folder(runs, config)
-    remote = place if isinstance(place, RemoteFolder) else None
     reporter = TuneReporter()
     configure_process(resources.threads)
     try:
-        with messages_sent(reporter.messages.append), ExitStack() as stack:
-            folder = RunFolder(stack.enter_context(place.worked_in())) if isinstance(place, RemoteFolder) else place
+        with messages_sent(reporter.messages.append), place.worked_in() as path:
+            folder = RunFolder(path)
             if resources.workers_per_trial > 1 and not folder.finished:
                 from isod.orchestration.ranks import run_on_ranks  # imports Ray Train, which other trials do without
 
@@ -149,6 +148,7 @@ def run_trial(
                 return
             device = choose_device("cuda" if resources.gpus_per_trial > 0 else "cpu")
             reporter.device = device_name(device)
+            remote = place if isinstance(place, RemoteFolder) else None
             run = Run(
                 config=config,
                 store=CropStore.open(store_uri),

@@ -95,7 +95,7 @@ def recorded(run: Run, experiment: Experiment, *, resume: bool = False) -> Itera
         yield reporter
         # All rows again: MLflow leaves out what it has, and a run that had finished before reported none
         reporter.replay(MetricsTable(path / METRICS).history())
-        writer.trial_finished(name, path)
+        writer.trial_finished(name, run.folder)
     except Exception as error:
         rejected = isinstance(error, InputError) and not reporter.begun
         if not rejected:

@@ -25,7 +25,7 @@ from isod.tracking.client import NEWEST, Experiment, children_of, explained, tim
 from isod.tracking.deliveries import Deliveries, reason
 from isod.tracking.logged_model import has_no_logged_models, log_detector
 from isod.tracking.metric_names import EXTREMES, MAX_CLASSES, class_keys, extreme_classes, mlflow_key
-from isod.training.folder import Row
+from isod.training.folder import Row, RunFolder
 from isod.training.remote_folder import RemoteFolder
 from isod.vocabulary import (
     COMMIT_TAG,
@@ -234,16 +234,16 @@ class SweepWriter:
             ]
             self._deliveries.put(name, partial(self._log, name, step, points))
 
-    def trial_finished(self, name: str, folder: Path | RemoteFolder) -> None:
+    def trial_finished(self, name: str, folder: RunFolder | RemoteFolder) -> None:
         """Log the files of the trial's folder, and mark its run as finished."""
-
         copies = ExitStack()
-        copied: list[Path] = []  # one, however often MLflow does not answer
+        paths: list[Path] = []
+
+        def open_folder() -> None:  # a call of its own: once, however often MLflow does not answer the next one
+            paths.append(copies.enter_context(folder.opened(patience=0)))  # calls are tried again
 
         def finish() -> None:
-            if isinstance(folder, RemoteFolder) and not copied:
-                copied.append(copies.enter_context(folder.opened(patience=0)))  # this call is tried again
-            path = folder if isinstance(folder, Path) else copied[0]
+            (path,) = paths
             self._client.log_artifact(self._record.runs[name], str(path / EXAMPLES))
             if self._classes:
                 self._client.log_artifact(self._record.runs[name], str(path / METRICS))
@@ -252,6 +252,7 @@ class SweepWriter:
             self._end(name, "FINISHED")
             copies.close()
 
+        self._deliveries.put(name, open_folder)
         self._deliveries.put(name, finish)
         self._open.discard(name)
 

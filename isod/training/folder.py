@@ -9,6 +9,7 @@ model/             the trained detector (isod.detector.saved); written last: the
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,13 @@ class RunFolder:
     def begun(self) -> bool:
         """Whether there is anything of a run."""
         return self.finished or (self.path / METRICS).exists() or any(self._checkpoints())
+
+    @contextmanager
+    def opened(self, patience: float = 0.0) -> Iterator[Path]:
+        """Yield the folder itself, as ``RemoteFolder.opened`` yields a copy."""
+        yield self.path
+
+    worked_in = opened
 
     def drop_checkpoints(self) -> None:
         """Delete the checkpoints of a run that will not be resumed."""

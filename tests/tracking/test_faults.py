@@ -12,6 +12,7 @@ from isod.errors import InputError
 from isod.tracking.client import Experiment, children_of, open_experiment, open_for_reading
 from isod.tracking.sweep_reader import load_runs
 from isod.tracking.sweep_writer import SweepWriter, begin_sweep, resume_sweep
+from isod.training.folder import RunFolder
 from tests.training.tiny_run import tiny_run
 
 NAMES = ("UIS-seed0", "UIS-seed1")
@@ -41,7 +42,7 @@ def write(experiment, record, folder, names=NAMES, between=lambda: None, patienc
     writer._deliveries.put(None, between)
     for name in names:
         writer.trial_reported(name, [(6, {"mAP": 0.25}), (12, {"mAP": 0.5})], "")
-        writer.trial_finished(name, folder)
+        writer.trial_finished(name, RunFolder(folder))
     return writer.close("FINISHED", patience=patience)
 
 

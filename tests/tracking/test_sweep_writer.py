@@ -15,6 +15,7 @@ from isod.tracking.logged_model import has_no_logged_models
 from isod.tracking.metric_names import class_tags
 from isod.tracking.sweep_reader import load_runs
 from isod.tracking.sweep_writer import SweepRecord, SweepWriter, begin_sweep, require_same_trial, resume_sweep
+from isod.training.folder import RunFolder
 from tests.inference.blobs import save_blobs
 from tests.tracking.mlflow_server import MlflowServer, OlderServer
 from tests.training.tiny_run import tiny_run
@@ -40,7 +41,7 @@ def test_a_trial_from_its_start_to_its_files(store, experiment, write, tmp_path)
     writer.trial_reported(NAME, [(6, {"mAP": 0.25, "AP/<b>": 0.5, "AP_large/Animal": math.nan})], "A100")
     writer.trial_started(NAME, config)  # restarted, and reports again what it had reported
     writer.trial_reported(NAME, [(6, {"mAP": 0.75}), (12, {"mAP": 0.5})], "A100")
-    writer.trial_finished(NAME, folder)
+    writer.trial_finished(NAME, RunFolder(folder))
     assert writer.close("FINISHED", patience=30) == ""
     (run,) = children_of(store.client, store.experiment_id, parent)
     expected = {"sampler": "UIS", "seed": "0", "store": "/s"} | {k: str(v) for k, v in flatten(config).items()}
@@ -77,7 +78,7 @@ def test_a_server_without_logged_models_gets_everything_else(store, tmp_path, ca
         for name in (NAME, "UIS-seed1"):
             writer.trial_started(name, tiny_run())
             writer.trial_reported(name, [(6, {"mAP": 0.25})], "")
-            writer.trial_finished(name, tmp_path)
+            writer.trial_finished(name, RunFolder(tmp_path))
         assert writer.close("FINISHED", patience=30) == ""
         for run in children_of(experiment.client, experiment.id, parent):
             assert run.info.status == "FINISHED"
@@ -183,7 +184,7 @@ def run_with_classes(store, experiment, tmp_path, names):
     for number, name in enumerate(names, 1):
         metrics |= {f"AP/{name}": 1 / number, f"GT/{name}": float(number)}
     writer.trial_reported(NAME, [(6, metrics)], "A100")
-    writer.trial_finished(NAME, folder)
+    writer.trial_finished(NAME, RunFolder(folder))
     assert writer.close("FINISHED", patience=30) == ""
     (run,) = children_of(store.client, store.experiment_id, parent)
     files = [file.path for file in store.client.list_artifacts(run.info.run_id)]
