@@ -199,6 +199,16 @@ def refresh(
 
 
 @compiled
+def reweigh(indices, nodes, starts, unscored, prior, low, group, limits, score, last_step, leaves, sums, prefixes):
+    """``weigh`` and ``refresh`` of a PLAIN tree whose leaves are not the scores: one call costs less than two."""
+    weigh(indices, True, unscored, prior, low, group, limits, score, last_step, leaves)
+    unused, whole = sums, last_step
+    refresh(
+        indices, nodes, starts, PLAIN, leaves, last_step, 0, 0, unused, sums, prefixes, unused, whole, unused, unused
+    )
+
+
+@compiled
 def rebuild(starts, kind, score, last_step, base, bits, powers, sums, prefixes, masses, counts, lows, highs):
     """Compute every node: O(N), at construction and after loading."""
     lows[:] = np.inf

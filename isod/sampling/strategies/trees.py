@@ -28,6 +28,7 @@ class Proportional:
     def __init__(self, examples: Examples, config: SamplerConfig):
         self.examples, self.config = examples, config
         self.weighed = examples.score[:0]  # the leaves, where they are not the scores
+        self._unscored = float(config.start == "prior")  # what an example without a score counts as
         self._steady = None if config.floor_from < 1 else uniform_share(config, examples)
         level = examples.size
         sizes: list[int] = []
@@ -55,24 +56,23 @@ class Proportional:
         return uniform_share(self.config, self.examples) if self._steady is None else self._steady
 
     def changed(self, indices: IntArray) -> None:
+        nodes = np.empty_like(indices)
         if len(self.weighed):
-            self._weigh(indices)
+            e = self.examples
+            tree.reweigh(
+                indices, nodes, self.starts, self._unscored, e.prior, self.config.score_low, e.group, e.limits, e.score,
+                e.last_step, self.weighed, self.sums, self.prefixes,
+            )  # fmt: skip
+            return
         tree.refresh(
-            indices,
-            np.empty_like(indices),
-            self.starts,
-            *self._leaves(),
-            self.sums,
-            self.prefixes,
-            self.masses,
-            self.counts,
+            indices, nodes, self.starts, *self._leaves(), self.sums, self.prefixes, self.masses, self.counts,
             *self._bounds(),
-        )
+        )  # fmt: skip
 
     def rebuild(self) -> None:
         if self.kind == tree.PLAIN and self._weighs:
             self.weighed = np.empty_like(self.examples.score)
-            self._weigh(np.arange(self.examples.size))
+            self._weigh()
         else:
             self.weighed = self.examples.score[:0]
         tree.rebuild(self.starts, *self._leaves(), self.sums, self.prefixes, self.masses, self.counts, *self._bounds())
@@ -82,12 +82,12 @@ class Proportional:
         e = self.examples
         return len(e.prior) > 0 or len(e.group) > 0 or self.config.start == "prior" or not self.reads_scores
 
-    def _weigh(self, indices: IntArray) -> None:
-        """Compute leaves from priors and scores."""
-        e, unscored = self.examples, float(self.config.start == "prior")
+    def _weigh(self) -> None:
+        """Compute all leaves from priors and scores."""
+        e = self.examples
         tree.weigh(
-            indices, self.reads_scores, unscored, e.prior, self.config.score_low, e.group, e.limits, e.score,
-            e.last_step, self.weighed,
+            np.arange(e.size), self.reads_scores, self._unscored, e.prior, self.config.score_low, e.group, e.limits,
+            e.score, e.last_step, self.weighed,
         )  # fmt: skip
 
     def _leaves(self) -> tuple[Any, ...]:
