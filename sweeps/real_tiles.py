@@ -8,12 +8,12 @@ FOLDER holds ``images/``, ``train.json`` and ``val.json`` (COCO). The script cut
 its own pixels; the preset is ``small``. docs/real-images.md has the rules by which each stage is judged.
 
 Stages, each a sweep of its own: 0, how the thesis's samplers and the losses stand; 1, samplers that read the labels
-alone; 2, the parts of CAP; 3, the decision, with seeds that nothing was chosen on. Stage 4 is another data set:
-``sweeps/real_traffic.py``.
+alone; 2, the parts of CAP; 3, the decision, with seeds that nothing was chosen on; 5, whether what is saved holds when
+the learning rate falls to 0 at the end. Stage 4 is another data set: ``sweeps/real_traffic.py``.
 
 ``…-object-loss`` and ``…-location-loss`` train with the other two ways to add up the loss of an image, where the preset
-balances objects and background. ``RFS-then-uniform`` draws by labels until 0.6 of the run, then ever more uniformly,
-from 0.85 uniformly; ``uniform-then-RFS`` is the reverse.
+balances objects and background. ``…-short`` trains for 2300 iterations, whatever the others do. ``RFS-then-uniform``
+draws by labels until 0.6 of the run, then ever more uniformly, from 0.85 uniformly; ``uniform-then-RFS`` reverses that.
 """
 
 import argparse
@@ -38,7 +38,11 @@ OTHERS = [
 ]
 # In stage 3, with LIS-max. CAP-static is what stage 2 chose of CAP and its parts.
 COMPARED = ("baseline", "uniform", "RFS", "empties", "CAP-static")
-OTHER_LOSS = under(LOSSES, [*(SAMPLERS[name] for name in (*COMPARED, "LIS", "UIS", "CAP")), LIS_MAX])
+CHOSEN = [SAMPLERS[name] for name in ("CAP-static", "empties")]
+OTHER_TRAINING = [
+    *under(LOSSES, [*(SAMPLERS[name] for name in (*COMPARED, "LIS", "UIS", "CAP")), LIS_MAX]),
+    *under({"short": {"iterations": 2300}}, CHOSEN),
+]
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,12 @@ class Stage:
     iterations: int
     seeds: int = 2
     first_seed: int = 0
+    others: tuple[str, ...] = ()  # more options
 
     def as_options(self) -> list[str]:
         """Return the options of ``isod sweep`` for it."""
         words = ["--samplers", *self.samplers, "--iterations", str(self.iterations), "--validate-every", "100"]
-        return [*words, "--seeds", str(self.seeds), "--first-seed", str(self.first_seed)]
+        return [*words, "--seeds", str(self.seeds), "--first-seed", str(self.first_seed), *self.others]
 
 
 STAGES = {
@@ -72,6 +77,13 @@ STAGES = {
         seeds=5,
         first_seed=2,
     ),
+    "5": Stage(
+        ("baseline", "CAP-static-short", "empties-short"),
+        3000,
+        seeds=5,
+        first_seed=2,
+        others=("--lr-schedule", "cosine"),
+    ),
 }  # fmt: skip
 STUDY = Study(
     name="real_tiles",
@@ -79,9 +91,9 @@ STUDY = Study(
     extra=[
         *(SAMPLERS[name] for name in ("uniform", "IRFS", "empties", "CAP-labels", "CAP-static")),
         *OTHERS,
-        *(sampler for sampler, _ in OTHER_LOSS),
+        *(sampler for sampler, _ in OTHER_TRAINING),
     ],
-    training={sampler.name: setting for sampler, setting in OTHER_LOSS},
+    training={sampler.name: setting for sampler, setting in OTHER_TRAINING},
     preset="small",
 )
 

@@ -65,7 +65,7 @@ def test_controls_of_the_real_images_run_where_they_are_named():
 def test_a_stage_is_a_command_line():
     """Its samplers are the study's; what stands after it wins."""
     tiles = runpy.run_path(str(SWEEPS / "real_tiles.py"))
-    for number in "0123":
+    for number in "01235":
         words = tiles["with_stage"](["--stage", number, "--iterations", "7", "--resume"])
         options = build_parser(tiles["STUDY"], None).parse_args(words)
         assert options.samplers[0] == "baseline"
@@ -74,6 +74,13 @@ def test_a_stage_is_a_command_line():
         assert options.assignments[-1].value == "7"
     stage = build_parser(tiles["STUDY"], None).parse_args(tiles["with_stage"](["--stage", "3"]))
     assert (stage.first_seed, stage.seeds) == (2, 5)  # as nothing was chosen on them
+    last = build_parser(tiles["STUDY"], None).parse_args(tiles["with_stage"](["--stage", "5"]))
+    assert (last.first_seed, last.seeds) == (2, 5)
+    settings = {assignment.name: assignment.value for assignment in last.assignments}
+    assert settings["training.lr_schedule"] == "cosine"
+    assert settings["training.iterations"] == "3000"
+    shorter = [tiles["STUDY"].training.get(name, {}).get("iterations") for name in last.samplers]
+    assert shorter == [None, 2300, 2300]
     assert tiles["with_stage"](["--out", "there"]) == ["--out", "there"]
 
 
