@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from isod.cli.options import add_quiet
+from isod.cli.options import CommandParser, add_quiet
 from isod.console import quiet, say
 from isod.errors import InputError
 from isod.extras import missing
@@ -40,7 +40,7 @@ class _Version(argparse.Action):
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every command; each sets ``run`` to the function that carries it out."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="isod",
         description="Importance sampling for object detectors. `isod COMMAND --help` explains each command.",
         epilog="example:\n  isod sweep --demo-frames 200 --samplers baseline LIS --seeds 1",

@@ -43,6 +43,27 @@ OUT = Path("out")  # where a sweep leaves its results, and the other commands lo
 METAVARS = {int: "N", float: "X", str: "NAME"}
 
 
+class CommandParser(argparse.ArgumentParser):
+    """A parser, of a command or of all, that answers an unknown option with the nearest one.
+
+    Options are not abbreviated: a sweep would take ``--seed 3``, an option of another command, for three seeds.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False} | settings)
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """Raises InputError for an option that is not this command's; other words that are left over are returned."""
+        options, others = super().parse_known_args(args, namespace)
+        for word in others:
+            if word.startswith("--"):
+                known = [name for name in self._option_string_actions if name.startswith("--")]
+                raise unknown(f"option of {self.prog},", word.partition("=")[0], known)
+        return options, others
+
+
 def examples(*lines: str) -> dict[str, Any]:
     """Return the arguments of ``add_parser`` that end a command's help with examples."""
     heading = "example:" if len(lines) == 1 else "examples:"

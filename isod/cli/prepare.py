@@ -7,7 +7,7 @@ import logging
 import shlex
 from typing import Any
 
-from isod.cli.options import add_quiet
+from isod.cli.options import CommandParser, add_quiet
 from isod.console import quiet
 from isod.data.prepare.region import Region
 from isod.data.prepare.settings import EXIF, PrepareSettings
@@ -50,7 +50,7 @@ def format_parser(name: str) -> argparse.ArgumentParser:
     if name not in READERS and not is_outside(name):
         raise unknown("dataset format", name, (*READERS, AUTO))
     row = READERS.get(name)
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=f"isod prepare {name}",
         description=f"Make a crop store of {row.summary}." if row else f"Make a crop store with the reader {name}.",
         epilog=f"example: {row.example}" if row else None,

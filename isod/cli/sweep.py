@@ -18,6 +18,7 @@ from isod.cli.main import exit_cleanly
 from isod.cli.options import (
     OUT,
     SWEEP_FLAGS,
+    CommandParser,
     add_experiment,
     add_quiet,
     add_settings,
@@ -109,7 +110,7 @@ def build_parser(
     study: Study, description: str | None, *, store_from_images: StoreFromImages | None = None
 ) -> argparse.ArgumentParser:
     """Return the parser of a study's script; ``description`` is its docstring."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_sweep_options(parser, study, images=store_from_images is not None)
     add_quiet(parser)
     return parser

@@ -535,6 +535,22 @@ def test_a_name_that_is_too_long_for_a_file(refused, tmp_path):
     assert sentence == f"{'x' * 100}… is too long a name for a file"
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["results", "--metrc", "mAP"], "unknown option of isod results, '--metrc'; did you mean '--metric'? "),
+        (["sweep", "--seed=3"], "unknown option of isod sweep, '--seed'; did you mean '--seeds'? "),
+        (
+            ["prepare", "zod", "root", "store", "--quit"],
+            "unknown option of isod prepare zod, '--quit'; did you mean '--quiet'? ",
+        ),
+        (["doctor", "--frobnicate"], "unknown option of isod doctor, '--frobnicate'; choose one of --help"),
+    ],
+)
+def test_an_unknown_option_is_answered_with_the_nearest(refused, words, sentence):
+    assert refused(cli.main, *words).startswith(sentence)
+
+
 def test_an_unknown_command_is_refused_by_argparse(capfd):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["fly"])
