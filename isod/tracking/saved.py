@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import urlsplit
 
 import pandas as pd
@@ -37,13 +39,13 @@ def save_runs(runs: Runs, folder: Path) -> None:
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        table = pa.Table.from_pandas(runs.runs.reset_index(), preserve_index=False)
-        lean = {"write_statistics": False, "use_dictionary": False, "store_schema": False}  # else most of the file
-        with pq.ParquetWriter(folder / RUNS, table.schema, compression="zstd", **lean) as writer:
-            writer.write_table(table)
-            writer.add_key_value_metadata({SWEEP: json.dumps(sweep).encode()})
-        curves = runs.curves.astype({"metric": "category", "sampler": "category"})
-        curves.to_parquet(folder / CURVES, compression="zstd", index=False)
+        _write(runs.runs.reset_index(), folder / RUNS, {SWEEP: json.dumps(sweep).encode()})
+        _write(
+            runs.curves,
+            folder / CURVES,
+            use_dictionary=["metric", "sampler"],
+            column_encoding=dict.fromkeys(("seed", "step"), "DELTA_BINARY_PACKED") | {"value": "BYTE_STREAM_SPLIT"},
+        )
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error.strerror or error}") from None
 
@@ -56,13 +58,29 @@ def saved_runs(folder: Path) -> Runs:
     """
     try:
         table = pq.read_table(folder / RUNS)
-        curves = pd.read_parquet(folder / CURVES)
+        curves = pq.read_table(folder / CURVES).to_pandas(ignore_metadata=True)
         sweep = json.loads(table.schema.metadata[SWEEP])
     except (OSError, pa.ArrowInvalid, KeyError, ValueError) as error:
         raise InputError(f"{folder} holds no saved runs ({RUNS}, {CURVES}): {error}") from None
     left_out = pd.DataFrame(sweep.pop("left_out"))
     frame = table.to_pandas(ignore_metadata=True).set_index("run_id")
     return Runs(**sweep, runs=frame, curves=curves, left_out=left_out)
+
+
+def _write(
+    frame: pd.DataFrame,
+    path: Path,
+    metadata: Mapping[bytes, bytes] | None = None,
+    *,
+    use_dictionary: Sequence[str] = (),
+    **options: Any,
+) -> None:
+    """Write a table as small as Parquet can: without schema and statistics, which are most of a short table's file."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    lean = {"compression": "zstd", "compression_level": 19, "write_statistics": False, "store_schema": False}
+    with pq.ParquetWriter(path, table.schema, use_dictionary=list(use_dictionary), **lean, **options) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata(dict(metadata or {}))
 
 
 def _without_places(runs: Runs) -> Runs:
