@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import shutil
 import signal
 import time
@@ -186,6 +187,7 @@ def _run_grid(
         store_uri=sweep.store,
         runs=runs,
         holdout=str(sweep.out / "holdout"),
+        started_in=os.getcwd(),
         resources=preset.resources,
         system_metrics=sweep.system_metrics,
         sweep=sweep.name,

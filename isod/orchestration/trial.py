@@ -19,6 +19,7 @@ from isod.errors import InputError
 from isod.messages import Message, messages_sent
 from isod.orchestration.stream import RayStream
 from isod.training.device import device_name
+from isod.training.examples import located
 from isod.training.folder import Row, RunFolder
 from isod.training.remote_folder import RemoteFolder
 from isod.vocabulary import HEADLINE
@@ -105,6 +106,7 @@ def run_trial(
     runs: str,
     holdout: str,
     resources: ResourceConfig,
+    started_in: str = "",
     system_metrics: bool = False,
     sweep: str = "",
 ) -> None:
@@ -118,6 +120,8 @@ def run_trial(
         runs: folder for the trials' results, on shared storage where the cluster has several nodes; or an address in
             object storage.
         holdout: folder for the hold-out models' scores.
+        started_in: folder from which relative files in the settings are seen, as Tune gives each trial one of its own;
+            "" for this process's.
         system_metrics: whether to report the use of the machine, too.
         sweep: whose name the run's metrics in Ray have; without it there are none.
     """
@@ -125,7 +129,7 @@ def run_trial(
     from isod.training.process import configure_process
     from isod.training.run import Run
 
-    config = params["run"]
+    config = located(params["run"], Path(started_in))
     place = trial_folder(runs, config)
     reporter = TuneReporter()
     configure_process(resources.threads)

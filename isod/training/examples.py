@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isod.config.settings import RunConfig
+from isod.config.settings import DetectorConfig, RunConfig
 from isod.data.readers.validation_part import sequences
 from isod.data.store.split import CropSplit
 from isod.detector.model import DETECTORS
@@ -114,6 +114,26 @@ def read_keep_list(path: str, split: CropSplit) -> NDArray[np.int64]:
     return kept
 
 
+def located(config: RunConfig, folder: Path) -> RunConfig:
+    """The settings with the files that they name under their whole path, seen from a folder."""
+
+    def seen(detector: DetectorConfig) -> DetectorConfig:
+        return replace(detector, weights=str(folder / detector.weights)) if _is_file(detector.weights) else detector
+
+    subset = str(folder / config.sampler.subset) if config.sampler.subset else ""
+    return replace(
+        config,
+        sampler=replace(config.sampler, subset=subset),
+        detector=seen(config.detector),
+        holdout=replace(config.holdout, detector=seen(config.holdout.detector)),
+    )
+
+
+def _is_file(weights: str) -> bool:
+    """Whether weights to start from are a file or folder, and no name of torchvision's."""
+    return bool(weights) and "_Weights." not in weights
+
+
 def epoch_note(config: RunConfig, split: CropSplit) -> str:
     """What to tell where a run is too short for its sampler to begin; else empty."""
     training = config.training
@@ -148,7 +168,7 @@ def check_names(config: RunConfig) -> None:
     if config.detector.name not in DETECTORS:  # isod's own would bring torch
         resolve("detector", config.detector.name, DETECTORS)
     for weights in (config.detector.weights, config.holdout.detector.weights):
-        if weights and "_Weights." not in weights and not Path(weights).exists():
+        if _is_file(weights) and not Path(weights).exists():
             raise InputError(f"detector.weights {weights} does not exist")
 
 

@@ -3,6 +3,7 @@
 import functools
 import logging
 import math
+import os
 import signal
 import sqlite3
 from dataclasses import replace
@@ -32,18 +33,22 @@ from tests.training.tiny_run import DETECTOR, UNTIMED, run_here, tiny_run
 TRAINING = tiny_run(iterations=14, validate_every=6).training
 BROKEN = SamplerConfig(name="broken", heuristic="loss")
 object.__setattr__(BROKEN, "heuristic", "no such heuristic")  # start-up would refuse it
+KEPT = range(20)
 TWO_AT_ONCE = ResourceConfig(decode_workers=1, cpus_per_worker=0.25, cpus_per_trial=0.75)  # on two CPUs
 
 
 @pytest.fixture(scope="module")
 def sweep(tiny_store, tmp_path_factory):
-    """Two samplers and one that fails in its trial, two trials at once on two CPUs."""
+    """Two samplers, one that fails in its trial, and one of a relative keep-list; two trials at once on two CPUs."""
     out = tmp_path_factory.mktemp("sweep")
+    frames = CropStore.open(tiny_store).split("train").annotations().frame_ids
+    (out / "keep.csv").write_text("index,frame_id\n" + "".join(f"{i},{frames[i]}\n" for i in KEPT))
+    kept = replace(SAMPLERS["baseline"], name="kept", subset=os.path.relpath(out / "keep.csv"))
     return Sweep(
         name="little_grid",
         store=tiny_store,
         preset=Preset(detector=DETECTOR, training=TRAINING, resources=TWO_AT_ONCE, seeds=1),
-        samplers=[SAMPLERS["baseline"], BROKEN, SAMPLERS["UIS"]],
+        samplers=[SAMPLERS["baseline"], BROKEN, SAMPLERS["UIS"], kept],
         seeds=1,
         tracking_uri=f"sqlite:///{out}/mlflow.db",
         experiment="little",
@@ -88,7 +93,7 @@ def test_one_parent_and_a_child_per_trial(sweep, result, runs):
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["isod.sweep"] == "little_grid"
     assert parent.data.tags["isod.demo"] == "true"
-    assert sorted(children) == ["UIS", "baseline", "broken"]
+    assert sorted(children) == ["UIS", "baseline", "broken", "kept"]
     for name, run in children.items():
         assert run.info.run_name == f"{name}-seed0"
         assert run.data.tags["isod.commit"] == parent.data.tags["isod.commit"]
@@ -124,6 +129,15 @@ def test_a_trial_is_the_local_run(sweep, runs, tmp_path, sampler):
     examples = pd.read_parquet(artifact)
     pd.testing.assert_frame_equal(examples, pd.read_parquet(tmp_path / "local/examples.parquet"), check_exact=True)
     assert examples["draw_count"].sum() == 14 * 8
+
+
+def test_a_relative_file_is_seen_from_where_the_sweep_started(runs, tmp_path):
+    """Tune gives each trial a working folder of its own. The settings are recorded as they were given."""
+    children, client = runs
+    run = children["kept"]
+    assert not os.path.isabs(run.data.params["sampler.subset"])
+    examples = pd.read_parquet(client.download_artifacts(run.info.run_id, "examples.parquet", str(tmp_path)))
+    assert set(np.flatnonzero(examples["draw_count"])) == set(KEPT)
 
 
 def test_a_trial_that_fails_says_why_and_stops_nobody(result, runs):
@@ -197,7 +211,7 @@ def test_a_sweep_on_a_store_that_was_made_anew_is_not_gone_on_with(sweep, result
 def test_seeds_that_another_machine_has_not_run(sweep):
     grid = trial_grid(replace(sweep, seeds=2, first_seed=3))
     assert [(config.sampler.name, config.training.seed) for config in grid] == [
-        (name, seed) for seed in (3, 4) for name in ("baseline", "broken", "UIS")
+        (name, seed) for seed in (3, 4) for name in ("baseline", "broken", "UIS", "kept")
     ]
 
 
