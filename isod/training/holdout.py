@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from isod.config.settings import HoldoutConfig, RunConfig
 from isod.data.store.split import CropStore
 from isod.files import atomic_write
+from isod.sampling.catalogue import weighs_classes
 from isod.sampling.samplers import SamplerConfig
 from isod.sampling.schedule import DrawSchedule
 from isod.sampling.table import ImportanceTable
@@ -43,7 +44,7 @@ def training_examples(
     labels = None if config.sampler.prior is None else labels_of(split, eligible)
     if not config.sampler.holdout:
         return TrainingExamples(len(split), eligible, labels=labels)
-    path = cache / f"{holdout_key(config, store)}.npy"
+    path = cache / f"{holdout_key(config, store, held, eligible)}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         offset = holdout_scores(config, store, held, eligible, device=device, workers=workers)
@@ -53,8 +54,9 @@ def training_examples(
     return TrainingExamples(len(split), eligible, np.load(path, allow_pickle=False), labels)
 
 
-def holdout_key(config: RunConfig, store: CropStore) -> str:
-    """Names everything that the hold-out scores depend on."""
+def holdout_key(config: RunConfig, store: CropStore, held: NDArray[np.int64], eligible: NDArray[np.int64]) -> str:
+    """Names everything that the scores of a model that trained on ``held`` depend on."""
+    sampler = config.sampler
     training = {**asdict(config.training), "iterations": None, "validate_every": None, "lag": None}
     for later in ("compiled", "decode_on_device"):  # not of the hold-out model, and the names of kept scores lack them
         del training[later]
@@ -65,9 +67,14 @@ def holdout_key(config: RunConfig, store: CropStore) -> str:
         "store": [store.uri, asdict(store.meta)],
         "holdout": holdout,
         "training": training,
-        "score": [config.sampler.heuristic, config.sampler.reduction, config.sampler.class_weight,
-                  config.sampler.box_weight],
-    }  # fmt: skip
+        "score": [sampler.heuristic, sampler.reduction, sampler.class_weight, sampler.box_weight],
+    }
+    if sampler.subset:  # by what the file names
+        facts["examples"] = hashlib.sha256(held.tobytes() + eligible.tobytes()).hexdigest()
+    if weighs_classes(sampler.reduction):
+        facts["weights"] = [
+            sampler.prior_exponent, sampler.prior_threshold, sampler.prior_cap, sampler.empty_weight
+        ]  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
@@ -81,7 +88,7 @@ def holdout_run(config: RunConfig, holdout: HoldoutConfig, examples: int) -> Run
         compiled=False,
         decode_on_device=False,
     )
-    sampler = replace(config.sampler, candidates=1)
+    sampler = replace(config.sampler, candidates=1, scorer="detector")
     return replace(config, sampler=sampler, detector=holdout.detector, training=training)
 
 

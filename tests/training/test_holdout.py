@@ -95,12 +95,33 @@ def test_one_model_serves_every_run_with_the_same_store_seed_and_settings(tiny_s
     longer = replace(CONFIG, training=replace(CONFIG.training, iterations=99), sampler=SAMPLERS["LIS-RHO-rank"])
     again = holdout.training_examples(longer, store, device=CPU, workers=1, cache=tmp_path)
     assert np.array_equal(first.offset, again.offset)
+    frames, kept = store.split("train").annotations().frame_ids, tmp_path / "keep.csv"
+    kept.write_text("index,frame_id\n" + "".join(f"{i},{frames[i]}\n" for i in range(40)))
     for other in (
         replace(CONFIG, training=replace(CONFIG.training, seed=4)),
         replace(CONFIG, holdout=replace(CONFIG.holdout, epochs=4)),
+        replace(CONFIG, sampler=replace(CONFIG.sampler, subset=str(kept))),
     ):
         with pytest.raises(AssertionError, match="trained again"):
             holdout.training_examples(other, store, device=CPU, workers=1, cache=tmp_path)
+
+
+def test_scores_that_weigh_classes_are_kept_by_how_they_weigh_them(tiny_store: str):
+    store, nothing = CropStore.open(tiny_store), np.zeros(0, np.int64)
+
+    def key(**settings):
+        return holdout.holdout_key(
+            replace(CONFIG, sampler=replace(CONFIG.sampler, **settings)), store, nothing, nothing
+        )
+
+    assert key(empty_weight=0.5) == key()
+    assert len({key(reduction="class_max", prior_cap=cap, empty_weight=w) for cap in (4, 8) for w in (0.1, 0.5)}) == 4
+
+
+def test_the_hold_out_model_of_a_sampler_with_a_predictor_needs_none():
+    sampler = replace(CONFIG.sampler, strategy="sequential", candidates=4, scorer="predictor")
+    run = holdout.holdout_run(replace(CONFIG, sampler=sampler), CONFIG.holdout, 20)
+    assert (run.sampler.candidates, run.sampler.scorer) == (1, "detector")
 
 
 def test_samplers_without_hold_out_draw_from_everything(tiny_store: str, tmp_path: Path):
