@@ -69,10 +69,14 @@ def test_centres_by_hand():
 
 
 def test_ranks_of_runs_by_hand():
-    runs = [pd.DataFrame({"x": [1.0, 5.0, np.nan]}), pd.DataFrame({"x": [30.0, 20.0, 10.0]})]
+    """In run a the third example was held out: its mean of 0 is no score, and the others' are below it (RHO)."""
+    runs = [
+        pd.DataFrame({"x": [-5.0, -1.0, 0.0], "last_step": [7, 9, -2]}),
+        pd.DataFrame({"x": [30.0, 20.0, 10.0], "last_step": [0, 1, 2]}),
+    ]
     assert mean_rank(runs, "x", ["a", "b"]).tolist() == pytest.approx([(2 + 3) / 6, (3 + 2) / 6, (1 + 1) / 6])
     with pytest.raises(InputError, match="run b has the same x for every example"):
-        mean_rank([runs[0], pd.DataFrame({"x": [0.0] * 3})], "x", ["a", "b"])
+        mean_rank([runs[0], pd.DataFrame({"x": [0.0] * 3, "last_step": [0] * 3})], "x", ["a", "b"])
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -88,14 +88,16 @@ def order_by(scores: NDArray[np.float64], readable: NDArray[np.int64]) -> NDArra
 def mean_rank(runs: Sequence[pd.DataFrame], column: str, names: Sequence[str]) -> NDArray[np.float64]:
     """Return [N], the mean over runs of the rank of each example in a column of examples.parquet, 0 … 1.
 
-    A run that never scored an example gives it the lowest rank.
+    A run that never scored an example, such as one that was held out from it, gives it the lowest rank.
 
+    Args:
+        runs: with the column and ``last_step``, which is below 0 where there was no score.
     Raises:
         InputError: a run has one value for all of its examples.
     """
     ranks = []
     for frame, name in zip(runs, names, strict=True):
-        values = frame[column].fillna(-np.inf)
+        values = frame[column].where(frame["last_step"] >= 0, -np.inf)
         if values.nunique() < 2:
             raise InputError(
                 f"run {name} has the same {column} for every example, so it says nothing about which to keep: name a "
