@@ -97,17 +97,25 @@ def to_device(crops: Crops, size: tuple[int, int], device: torch.device) -> Load
 
 
 def _with_predicted(
-    predicted: NDArray[np.float64], chosen: NDArray[np.int64], of_trained: NDArray[np.float64]
+    predicted: NDArray[np.float64],
+    chosen: NDArray[np.int64],
+    of_trained: NDArray[np.float64],
+    indices: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Numbers of all candidates [R, B], predicted scores and NaN where they did not train; and which did [B].
+
+    A candidate whose example trained in another place has the score that was measured there.
 
     Args:
         predicted: [B], scores of the candidates.
         chosen: [b], places of those that trained.
         of_trained: [R, b], numbers of these, the scores first.
+        indices: [B], examples of the candidates.
     """
     rows = np.full((len(of_trained), len(predicted)), np.nan)
     rows[0] = predicted
+    for place, score in zip(chosen, of_trained[0], strict=True):
+        rows[0, indices == indices[place]] = score
     rows[:, chosen] = of_trained
     return rows, np.isin(np.arange(len(predicted)), chosen)
 
@@ -242,7 +250,7 @@ class Trainer:
             if chosen is None:
                 host_rows = of_trained
             else:
-                host_rows, measured = _with_predicted(host_rows[0], chosen, of_trained)
+                host_rows, measured = _with_predicted(host_rows[0], chosen, of_trained, batch.draw.indices)
         total_loss, class_loss, box_loss = host_losses.tolist()
         if not math.isfinite(total_loss):
             raise FloatingPointError(

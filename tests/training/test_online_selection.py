@@ -12,12 +12,13 @@ from isod.data.store.split import CropStore
 from isod.detector.model import DETECTORS
 from isod.errors import InputError
 from isod.sampling.samplers import SAMPLERS
+from isod.sampling.table import ImportanceTable
 from isod.training.examples import TrainingExamples, check_examples
 from isod.training.holdout import holdout_run
 from isod.training.loop import train
 from isod.training.predictor import ScorePredictor
 from isod.training.stream import Batch, local_stream
-from isod.training.trainer import Trainer
+from isod.training.trainer import Trainer, _with_predicted
 from isod.training.validation import ValidationCrops
 from tests.training.tiny_run import DETECTOR, limited, run_here, tiny_run
 
@@ -118,6 +119,17 @@ def test_weights_of_the_draw_and_of_the_choice_multiply(tiny_store):
     assert [row[:3] for row in seen] == [(2 * BATCH, False, False), (BATCH, True, True)]
     chosen = result.chosen
     np.testing.assert_allclose(seen[1][3].numpy(), own[chosen] * result.scores.mean() / result.scores[chosen])
+
+
+def test_a_measured_score_is_not_replaced_by_a_prediction():
+    """Example 7 is a candidate twice, and trains in one place: it is measured, in both."""
+    indices, predicted = np.array([7, 3, 7, 5]), np.array([0.1, 0.2, 0.3, 0.4])
+    rows, measured = _with_predicted(predicted, np.array([0]), np.array([[2.0], [1.5]]), indices)
+    assert rows[0].tolist() == [2.0, 0.2, 2.0, 0.4]
+    assert measured.tolist() == [True, False, False, False]
+    table = ImportanceTable(8, seed=0)
+    table.update(indices, rows[0])
+    assert table.scores[7] == 2.0
 
 
 def test_a_run_counts_what_it_passed_forward_and_what_trained(tiny_store, tmp_path):
