@@ -41,6 +41,7 @@ class Outcome:
     # [B, K, L] float32, the classes before the locations. "softmax": K = 1 + C, the background first. "sigmoid": K = C.
     logits: Tensor | None = None
     activation: Literal["softmax", "sigmoid"] = "softmax"
+    of_objects: bool = True  # False: one loss per image, and nothing is known of its objects
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
@@ -82,7 +83,13 @@ class Outcome:
             box_loss=box_loss,
             object_area=torch.full_like(class_loss, 64.0),  # 8×8, which the reduction area_mean weights with 1
             object_labels=zeros,
+            of_objects=False,
         )
+
+    def require_objects(self, what: str) -> None:
+        """Raise InputError if only the whole image's loss is known; ``what`` needs more."""
+        if not self.of_objects:
+            raise InputError(f"the detector gives one loss per image, and {what} needs the losses of its objects")
 
     def foreground(self) -> Tensor:
         """Return the probability of the likeliest class, the background left out, [B, L] float32.

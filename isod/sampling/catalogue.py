@@ -53,6 +53,7 @@ class Strategy:
     draws_in_proportion: bool = False  # to the scores, so that their effective sample size says how skewed a draw is
     accepts_prior: bool = False  # draws in proportion to prior × score, and can start before every example has a score
     walks: bool = False  # towards the probabilities that a draw reports, so that weights 1/(N·p) would be biased
+    gives_weights: bool = False  # for the losses, which undo the bias of its draws
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +257,7 @@ STRATEGIES: dict[str, Strategy] = {
         function=f"{_EPOCHS}:Pruned",
         summary="epochs that leave out a share of the examples below the mean score; the rest of those weigh more",
         source="Qin et al. 2024",
+        gives_weights=True,
     ),
     "replace": Strategy(
         function=f"{_EPOCHS}:Replaced",
@@ -343,7 +345,10 @@ _FORM = re.compile(r"[^\s:]+:[^\s:]+")  # package.module:function
 STRATEGY_METHODS = (
     "draw", "changed", "rebuild", "probabilities", "importance", "state_dict", "load_state_dict", "nbytes",
 )  # fmt: skip
-STRATEGY_PROPERTIES = ("accepts_negative_scores", "draws_in_proportion", "accepts_prior", "walks")
+STRATEGY_PROPERTIES = ("accepts_negative_scores", "draws_in_proportion", "accepts_prior", "walks", "gives_weights")
+# Of a prior that follows the training.
+PRIOR_METHODS = ("prior", "observe", "close_window", "state_dict", "load_state_dict")
+OBSERVED = ("error", "loss")
 
 
 def check_name(what: str, name: object, known: Mapping[str, Any]) -> None:
@@ -389,8 +394,22 @@ def find_strategy(name: str) -> Any:
 
 @cache
 def find_prior(name: str) -> Callable[[Any, Any], Any]:
-    """Return a prior's function. Raises InputError if there is no such."""
-    return _find("prior", name, PRIORS)
+    """Return a prior's function, or the class of one that follows the training.
+
+    Raises:
+        InputError: there is no such, or a class observes something else than OBSERVED or lacks one of PRIOR_METHODS.
+    """
+    found = _find("prior", name, PRIORS)
+    row = PRIORS.get(name)
+    observes = row.observes if row is not None else getattr(found, "observes", "")
+    if observes and observes not in OBSERVED:
+        raise InputError(f"prior {name!r} observes {observes!r}: it must be one of {', '.join(OBSERVED)}, or ''")
+    if observes and (missing := [method for method in PRIOR_METHODS if not hasattr(found, method)]):
+        raise InputError(
+            f"prior {name!r} has no {', '.join(missing)}: one that follows the training is a class with what "
+            "isod.sampling.priors.ClassAdaptive has"
+        )
+    return found
 
 
 @cache

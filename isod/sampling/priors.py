@@ -58,8 +58,8 @@ class Labels:
             segments: of each example, the name of the sequence that it is part of.
             sizes: of each example, the sizes of its objects, 0 small, 1 medium, 2 large.
         Raises:
-            InputError: there is no example, a class or size is outside of its range, or there is not one segment per
-                example and one size per object.
+            InputError: there is no example; a class, size or eligible index is outside of its range; or there is not
+                one segment per example and one size per object.
         """
         if not len(classes):
             raise InputError("labels need at least one example, got none")
@@ -71,13 +71,19 @@ class Labels:
             raise InputError(f"labels need one segment per example, {len(arrays)}, got {len(segments)}")
         mask = np.ones(len(arrays), bool)
         if eligible is not None:
+            indices = np.asarray(eligible, np.int64)
+            if len(indices) and not 0 <= indices.min() <= indices.max() < len(arrays):
+                raise InputError(f"eligible must be in 0 … {len(arrays) - 1}, got {indices.min()} … {indices.max()}")
             mask[:] = False
-            mask[np.asarray(eligible, np.int64)] = True
+            mask[indices] = True
         numbers = np.zeros(0, np.int64) if segments is None else np.unique(segments, return_inverse=True)[1]
         counts = np.array([len(item) for item in arrays], np.int64)
-        extents = np.concatenate([np.asarray(item, np.uint8).reshape(-1) for item in sizes or [[]]])
-        if sizes is not None and (len(extents) != len(flat) or extents.max(initial=0) > 2):
-            raise InputError(f"labels need one size of 0 … 2 per object, {len(flat)}, got {len(extents)}")
+        of_each = [np.asarray(item, np.uint8).reshape(-1) for item in (() if sizes is None else sizes)]
+        if sizes is not None and [len(item) for item in of_each] != counts.tolist():
+            raise InputError("labels need one size per object of each example")
+        extents = np.concatenate([np.zeros(0, np.uint8), *of_each])
+        if extents.max(initial=0) > 2:
+            raise InputError(f"sizes must be in 0 … 2, got {extents.max()}")
         return cls(counts, flat, mask, numbers.astype(np.int64), extents, num_classes)
 
     def __len__(self) -> int:

@@ -54,7 +54,9 @@ class SamplerConfig:
     prior_exponent: float = 0.5  # e of a prior: a class in a share f of the images weighs (t/f)^e, at least 1
     prior_threshold: float = 1.0  # t of a prior: classes in a larger share of the images weigh 1
     prior_cap: float = 16.0  # highest weight of a class in a prior
-    empty_weight: float = 0.25  # weight of an image without an object in a prior; an image with objects has at least 1
+    # Weight of an image without an object in a prior. One with objects has at least 1 in repeat_factor,
+    # instance_repeat_factor and empties; segments and progress do not read it.
+    empty_weight: float = 0.25
     # scores: epochs in sequence until all have a score; prior: at once, an example without a score counting 1.
     start: str = "scores"
     score_low: float = 0.25  # a score below counts as this one where score_quantile < 1
@@ -99,6 +101,11 @@ class SamplerConfig:
             not self.weight_exponent or is_outside(self.strategy) or not STRATEGIES[self.strategy].walks,
             f"sampler weight_exponent must be 0 with strategy {self.strategy!r}: a walk does not draw with the "
             "probabilities p that it reports, so weights of 1/(N·p) would be biased; use strategy 'proportional'",
+            self.weight_exponent,
+        )
+        require(
+            not self.weight_exponent or is_outside(self.strategy) or not STRATEGIES[self.strategy].gives_weights,
+            f"sampler weight_exponent must be 0 with strategy {self.strategy!r}, whose own weights undo the bias",
             self.weight_exponent,
         )
         require(0 <= self.floor <= 1, "sampler floor must be in [0, 1]", self.floor)

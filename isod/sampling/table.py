@@ -83,10 +83,17 @@ class ImportanceTable:
                 f"sampler holdout makes scores negative, which strategy {config.strategy!r} does not accept: its class "
                 "attribute accepts_negative_scores must be True"
             )
-        if config.weight_exponent and strategy_properties(config.strategy).walks:
+        properties = strategy_properties(config.strategy)
+        if config.weight_exponent and (properties.walks or properties.gives_weights):
+            why = "which walks" if properties.walks else "whose own weights undo the bias"
             raise InputError(
-                f"sampler weight_exponent must be 0 with strategy {config.strategy!r}, which walks, got "
+                f"sampler weight_exponent must be 0 with strategy {config.strategy!r}, {why}, got "
                 f"{config.weight_exponent}"
+            )
+        if properties.walks and prior_observes(config.prior):
+            raise InputError(
+                f"sampler prior {config.prior!r} counts what is drawn by its probability, which strategy "
+                f"{config.strategy!r}, a walk, does not report"
             )
         if (config.prior or config.start != "scores") and not strategy_properties(config.strategy).accepts_prior:
             raise self._no_prior(config)
@@ -238,12 +245,15 @@ class ImportanceTable:
         Args:
             labels: of the N examples; ``Labels.from_lists`` makes them.
         Raises:
-            InputError: the sampler has no prior, the labels are of another number of examples, or the prior is wrong.
+            InputError: the sampler has no prior, the labels are of another number of examples or count other eligible
+                ones, or the prior is wrong.
         """
         if self.config.prior is None:
             raise InputError(f"sampler {self.config.name!r} reads no labels: its prior is none")
         if len(labels) != self.num_examples:
             raise InputError(f"the labels are of {len(labels)} examples and the table of {self.num_examples}")
+        if not np.array_equal(labels.eligible, self.examples.last_step != INELIGIBLE):
+            raise InputError("the labels count other examples than the table draws: give both the same eligible=")
         found = find_prior(self.config.prior)(labels, self.config)
         if prior_observes(self.config.prior):
             self._adaptive, found = found, found.prior()

@@ -1,4 +1,4 @@
-"""What somebody else's package might provide: a heuristic, a reduction and a strategy."""
+"""What somebody else's package might provide: a heuristic, a reduction, a strategy and a prior."""
 
 import numpy as np
 import torch
@@ -45,6 +45,27 @@ class Highest:
 
     def importance(self):
         return self.examples.score.astype(float)
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state): ...
+
+
+class Errors:
+    """A prior that follows the training, but for what a test takes away from it."""
+
+    observes = "error"
+
+    def __init__(self, labels, config):
+        self.labels = labels
+
+    def prior(self):
+        return np.ones(len(self.labels))
+
+    def observe(self, indices, weights, observed): ...
+
+    def close_window(self): ...
 
     def state_dict(self):
         return {}

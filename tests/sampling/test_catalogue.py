@@ -12,15 +12,17 @@ import torch
 
 from isod.errors import InputError
 from isod.outcome import Outcome
-from isod.sampling import HEURISTICS, SAMPLERS, ImportanceTable, SamplerConfig, sample_scores
+from isod.sampling import HEURISTICS, SAMPLERS, ImportanceTable, Labels, SamplerConfig, sample_scores
 from isod.sampling.catalogue import (
     IOU,
     LOGITS,
     check_available,
     find_heuristic,
+    find_prior,
     find_strategy,
     strategy_properties,
 )
+from isod.sampling.scores.observations import observations
 from isod.training.statistics import example_losses, object_margins
 from tests.sampling.outcomes import of_maps
 
@@ -96,6 +98,44 @@ def test_a_walk_gives_no_weights(monkeypatch):
     monkeypatch.setattr("tests.sampling.outside.Highest.walks", True, raising=False)
     with pytest.raises(InputError, match=r"with strategy '.*:Highest', which walks, got 0.5"):
         ImportanceTable(4, seed=0, strategy=f"{OUTSIDE}:Highest", weight_exponent=0.5)
+    with pytest.raises(InputError, match=r"prior '.*:Errors' counts what is drawn by its probability, which strat"):
+        ImportanceTable(4, seed=0, strategy="rejection", prior=f"{OUTSIDE}:Errors")
+
+
+def test_weights_of_a_strategy_are_not_multiplied_by_those_of_a_sampler(monkeypatch):
+    """InfoBatch's 1/(1 − r) undoes the pruning alone: scores 1 and 3, r = ½, so that over many epochs either example
+    trains with the same summed weight."""
+    table = ImportanceTable(2, seed=0, strategy="prune", share=0.5, run_length=10**6)
+    table.update([0, 1], [1.0, 3.0])
+    summed = np.zeros(2)
+    for _ in range(4000):
+        draw = table.draw(1)
+        summed[draw.indices] += draw.weights
+    assert summed[0] / summed[1] == pytest.approx(1, abs=0.06)
+    with pytest.raises(InputError, match="weight_exponent must be 0 with strategy 'prune', whose own weights undo"):
+        SamplerConfig(name="mine", strategy="prune", weight_exponent=1.0)
+    monkeypatch.setattr("tests.sampling.outside.Highest.gives_weights", True, raising=False)
+    with pytest.raises(InputError, match=r"with strategy '.*:Highest', whose own weights undo the bias, got 1"):
+        ImportanceTable(4, seed=0, strategy=f"{OUTSIDE}:Highest", weight_exponent=1)
+
+
+def test_a_prior_of_another_package_that_lacks_something_is_a_sentence(monkeypatch):
+    name = f"{OUTSIDE}:Errors"
+    labels = Labels.from_lists([[1]] * 4, 1)
+    ImportanceTable(4, seed=0, prior=name).set_labels(labels)
+    for attribute, value, message in [
+        ("observes", "errors", r"observes 'errors': it must be one of error, loss, or ''"),
+        ("close_window", None, r"has no close_window: one that follows the training is a class with what"),
+    ]:
+        find_prior.cache_clear()
+        with monkeypatch.context() as patch:
+            if value is None:
+                patch.delattr(f"tests.sampling.outside.Errors.{attribute}")
+            else:
+                patch.setattr(f"tests.sampling.outside.Errors.{attribute}", value)
+            with pytest.raises(InputError, match=message):
+                ImportanceTable(4, seed=0, prior=name).set_labels(labels)
+    find_prior.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -213,6 +253,10 @@ def test_one_loss_per_image():
     assert [part.tolist() for part in example_losses(alone)] == [[3.0, 0.0], [4.0, 0.0]]
     assert object_margins(alone).isnan().all()
     assert sample_scores(Outcome.of_images(torch.tensor([3.0])), SAMPLERS["LIS"]).tolist() == [3.0]
+    with pytest.raises(InputError, match="gives one loss per image, and reduction 'class_max' needs the losses of "):
+        sample_scores(alone, dataclasses.replace(sampler, reduction="class_max"))
+    with pytest.raises(InputError, match="gives one loss per image, and a prior that follows the training needs"):
+        observations(alone, "error")
     for name, row in HEURISTICS.items():
         if row.needs:
             with pytest.raises(InputError, match="this detector's outcome has no"):

@@ -84,6 +84,10 @@ def test_bad_labels_are_a_sentence():
         (dict(classes=[], num_classes=2), "at least one example, got none"),
         (dict(classes=[[3]], num_classes=2), r"classes must be in 0 … 2, got 3 … 3"),
         (dict(classes=[[1]], num_classes=2, segments=["a", "b"]), "one segment per example, 1, got 2"),
+        (dict(classes=[[1], [2]], num_classes=2, sizes=[[0, 1], []]), "one size per object of each example"),
+        (dict(classes=[[1]], num_classes=2, sizes=[[3]]), "sizes must be in 0 … 2, got 3"),
+        (dict(classes=[[1], [2]], num_classes=2, eligible=[-1, 0]), "eligible must be in 0 … 1, got -1 … 0"),
+        (dict(classes=[[1], [2]], num_classes=2, eligible=[2]), "eligible must be in 0 … 1, got 2 … 2"),
     ]:
         with pytest.raises(InputError, match=message):
             Labels.from_lists(**arguments)
@@ -91,6 +95,8 @@ def test_bad_labels_are_a_sentence():
         DrawSchedule(ImportanceTable(4, seed=0, sampler=SAMPLERS["RFS"]), batch_size=2, lag=1)
     with pytest.raises(InputError, match="labels are of 10 examples and the table of 4"):
         ImportanceTable(4, seed=0, sampler=SAMPLERS["RFS"]).set_labels(LVIS)
+    with pytest.raises(InputError, match="labels count other examples than the table draws: give both the same elig"):
+        ImportanceTable(10, seed=0, sampler=SAMPLERS["RFS"], eligible=[0, 1, 6]).set_labels(LVIS)
     with pytest.raises(InputError, match="sampler 'LIS' reads no labels"):
         ImportanceTable(10, seed=0, sampler=SAMPLERS["LIS"]).set_labels(LVIS)
     with pytest.raises(InputError, match=r"sampler prior must be one of repeat_factor, .*did you mean 'empties'"):

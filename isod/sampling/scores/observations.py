@@ -19,7 +19,10 @@ def observations(outcome: Outcome, measure: str) -> Tensor:
 
     Args:
         measure: "error" for 1 − a, "loss" for −log a.
+    Raises:
+        InputError: the outcome has one loss per image.
     """
+    outcome.require_objects("a prior that follows the training")
     loss = outcome.class_loss.float()
     part = object_scores(
         loss if measure == "loss" else -torch.expm1(-loss), outcome.care, outcome.object_index, outcome.object_area

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from isod.outcome import Outcome
-from isod.sampling.catalogue import find_heuristic, find_reduction
+from isod.sampling.catalogue import find_heuristic, find_reduction, weighs_classes
 from isod.sampling.samplers import SamplerConfig
 
 LOCATION_SIDE = 8.0  # pixels; side of one location of the stride-8 map (spec §2)
@@ -150,11 +150,13 @@ def sample_scores(outcome: Outcome, sampler: SamplerConfig, class_weights: Tenso
         [B] float32, ≥ 0. Zeros for a sampler without a heuristic (the baseline).
     Raises:
         InputError: the outcome lacks the logits or the IoU that the heuristic needs; or the sampler names a function of
-            another package that does not exist.
+            another package that does not exist; or the reduction weighs classes, and the outcome knows no objects.
     """
     if sampler.heuristic is None:
         return torch.zeros(len(outcome.labels), dtype=torch.float32, device=outcome.labels.device)
     heuristic, reduction = find_heuristic(sampler.heuristic), find_reduction(sampler.reduction)
+    if weighs_classes(sampler.reduction):
+        outcome.require_objects(f"reduction {sampler.reduction!r}")
     with torch.autocast(outcome.labels.device.type, enabled=False):
         class_scores, box_scores = heuristic(outcome)
         parts = [

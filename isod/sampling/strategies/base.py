@@ -9,7 +9,8 @@ attributes, each False by default:
 * ``draws_in_proportion``: it draws in proportion to the scores, so that their effective sample size is that of a draw;
 * ``accepts_prior``: it draws in proportion to ``examples.prior`` × score where that is not empty, and from the first
   draw on where ``config.start`` is "prior";
-* ``walks``: a draw's probabilities are those that a walk nears and not its own, so that they give no weights.
+* ``walks``: a draw's probabilities are those that a walk nears and not its own, so that they give no weights;
+* ``gives_weights``: its slots have weights that undo the bias of its draws.
 
 It reads its settings from the SamplerConfig. One that changes over the run reads ``examples.progress(config.horizon)``:
 the table insists on a run_length where ``config.timed``. One that draws in epochs, without replacement, extends
