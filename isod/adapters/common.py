@@ -9,7 +9,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from isod.errors import InputError
+from isod.sampling.catalogue import strategy_properties
 from isod.sampling.loader import ImportanceBatchSampler, ImportanceSampler, lag_for
+from isod.sampling.table import ImportanceTable
 
 
 def sampler_of(loader: DataLoader) -> ImportanceSampler:
@@ -32,6 +34,16 @@ def check_lag(sampler: ImportanceSampler, loader: DataLoader, *, lookahead: int 
         raise InputError(
             f"the sampler's lag is {sampler.schedule.lag} and this loop needs {needed}: {loader.num_workers} workers · "
             f"{loader.prefetch_factor or 0} batches, {lookahead} read ahead, {accumulation} scored together"
+        )
+
+
+def require_no_weights(table: ImportanceTable, who: str) -> None:
+    """Raise InputError if the table's sampler gives weights for the losses: ``who`` computes them without."""
+    config = table.config
+    if config.weight_exponent or strategy_properties(config.strategy).gives_weights:
+        raise InputError(
+            f"sampler {config.name!r} gives each example a weight for its loss, and {who} computes the loss without: "
+            "choose one with weight_exponent = 0 and another strategy than 'prune'"
         )
 
 

@@ -24,7 +24,7 @@ from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss
 from transformers.trainer_utils import get_last_checkpoint
 
 from isod.adapters.accelerate import LOOKAHEAD, prepare_loader
-from isod.adapters.common import IndexedCollate
+from isod.adapters.common import IndexedCollate, require_no_weights
 from isod.errors import InputError
 from isod.sampling.loader import ImportanceBatchSampler, lag_for
 from isod.sampling.table import ImportanceTable
@@ -44,6 +44,8 @@ class ImportanceTrainer(Trainer):
         score: ``score(outputs, inputs)`` [batch size] ≥ 0, of the model's outputs and the batch; by default each
             image's loss, ``ImageLosses.scores``.
         args, kwargs: of the Trainer.
+    Raises:
+        InputError: the table's sampler weights the losses, which the Trainer computes.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class ImportanceTrainer(Trainer):
         score: Callable[[Any, Mapping[str, Any]], Tensor] | None = None,
         **kwargs: Any,
     ):
+        require_no_weights(table, "the Trainer")
         self.table = table
         self.importance: ImportanceBatchSampler | None = None
         self._resume_from: Path | None = None

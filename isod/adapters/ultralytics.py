@@ -17,6 +17,7 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils.loss import E2ELoss, v8DetectionLoss
 from ultralytics.utils.torch_utils import unwrap_model
 
+from isod.adapters.common import require_no_weights
 from isod.errors import InputError
 from isod.sampling.loader import ImportanceSampler, lag_for
 from isod.sampling.table import ImportanceTable
@@ -34,7 +35,8 @@ def importance_trainer(*, seed: int, base: type[DetectionTrainer] = DetectionTra
     Args:
         seed: of the draws.
         base: the trainer to extend.
-        table: further settings of ``ImportanceTable``, for example ``sampler=SAMPLERS["UIS"]``.
+        table: further settings of ``ImportanceTable``, for example ``sampler=SAMPLERS["UIS"]``; none that draws by the
+            labels or weights the losses.
     """
 
     class ImportanceTrainer(base):  # type: ignore[valid-type, misc]
@@ -59,8 +61,15 @@ def importance_trainer(*, seed: int, base: type[DetectionTrainer] = DetectionTra
             # As many workers as ultralytics chose. A smaller batch, after its memory ran out, halves what is in flight.
             prefetch = loader.prefetch_factor or 0
             if self.importance is None:
+                scores = ImportanceTable(len(dataset), seed=seed, **table)
+                require_no_weights(scores, "ultralytics")
+                if scores.config.prior is not None:
+                    raise InputError(
+                        f"sampler {scores.config.name!r} draws by the labels, which importance_trainer does not read: "
+                        "choose one without a prior"
+                    )
                 self.importance = ImportanceSampler(
-                    ImportanceTable(len(dataset), seed=seed, **table),
+                    scores,
                     batch_size=loader.batch_size,
                     lag=lag_for(loader.num_workers, prefetch),
                     endless=True,
