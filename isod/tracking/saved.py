@@ -18,6 +18,7 @@ from isod.tracking.runs import Runs, stores_by_name
 from isod.vocabulary import SWEEP_TAG
 
 RUNS, CURVES = "runs.parquet", "curves.parquet"
+FILES = ("sampler.subset", "detector.weights", "holdout.detector.weights")  # settings that name a file
 SWEEP = SWEEP_TAG.encode()  # key of the Parquet metadata that holds what is neither run nor curve
 
 
@@ -25,7 +26,8 @@ def save_runs(runs: Runs, folder: Path) -> None:
     """Write ``runs.parquet`` and ``curves.parquet`` into a folder, which is made.
 
     The files may be published: they hold no folder, user or password. Of the store and of a database's file only the
-    name is kept, of a server's address only the scheme, and of the sweep's tags those of isod. What reads the MLflow
+    name is kept, of a file that a setting names that and its folder's, of a server's address only the scheme, and of the
+    sweep's tags those of isod. What reads the MLflow
     store itself, as ``load_examples`` and ``write_report`` do, cannot use them.
 
     Raises:
@@ -87,4 +89,12 @@ def _without_places(runs: Runs) -> Runs:
     tags = {key: value for key, value in runs.tags.items() if key.startswith("isod.")}
     address = urlsplit(runs.tracking_uri)
     database = "" if address.netloc else PurePosixPath(address.path).name
-    return replace(runs, tracking_uri=database or address.scheme, tags=tags, runs=stores_by_name(runs.runs))
+    table = stores_by_name(runs.runs)
+    for name in (f"params.{setting}" for setting in FILES):
+        if name in table:
+            table = table.assign(**{name: table[name].map(_last_two, na_action="ignore")})
+    return replace(runs, tracking_uri=database or address.scheme, tags=tags, runs=table)
+
+
+def _last_two(path: str) -> str:
+    return "/".join(PurePosixPath(path).parts[-2:])

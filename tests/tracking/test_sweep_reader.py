@@ -66,6 +66,9 @@ def test_saved_runs_are_the_runs(runs, tmp_path):
     assert (again.tracking_uri, set(again.runs["params.store"])) == ("mlflow.db", {"store"})
     assert again.tags == {"isod.sweep": "thesis_grid", "isod.machine": "2 cores <no GPU>", "isod.demo": "true",
                           "isod.commit": "abc1234"}  # fmt: skip
+    kept = runs.runs.assign(**{"params.sampler.subset": "/home/somebody/keep/random/keep.csv"})
+    save_runs(replace(runs, runs=kept), tmp_path / "of_a_part")
+    assert set(saved_runs(tmp_path / "of_a_part").runs["params.sampler.subset"]) == {"random/keep.csv"}
     save_runs(replace(runs, tracking_uri="https://admin:secret@10.0.0.1:5000"), tmp_path / "from_server")
     assert saved_runs(tmp_path / "from_server").tracking_uri == "https"
     (tmp_path / "saved" / "curves.parquet").write_bytes(b"PAR1")
