@@ -25,10 +25,10 @@ SWEEP = SWEEP_TAG.encode()  # key of the Parquet metadata that holds what is nei
 def save_runs(runs: Runs, folder: Path) -> None:
     """Write ``runs.parquet`` and ``curves.parquet`` into a folder, which is made.
 
-    The files may be published: they hold no folder, user or password. Of the store and of a database's file only the
-    name is kept, of a file that a setting names that and its folder's, of a server's address only the scheme, and of the
-    sweep's tags those of isod. What reads the MLflow
-    store itself, as ``load_examples`` and ``write_report`` do, cannot use them.
+    The files may be published: they hold no user or password, and no folder but the last. Of the store and of a
+    database's file only the name is kept, of a file that a setting names that and its folder's, of a server's address
+    only the scheme, and of the sweep's tags those of isod. What reads the MLflow store itself, as ``load_examples`` and
+    ``write_report`` do, cannot use them.
 
     Raises:
         InputError: the folder cannot be made or written.

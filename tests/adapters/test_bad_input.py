@@ -67,6 +67,10 @@ def test_transformers(tmp_path):
     with pytest.raises(InputError, match="objects to one number"):
         trainer(new_table(), score=lambda outputs, inputs: torch.ones(30)).train()
 
+    weighted = ImportanceTable(20, seed=0, weight_exponent=1.0), ImportanceTable(20, seed=0, strategy="prune")
+    for table in weighted:
+        with pytest.raises(InputError, match="gives each example a weight for its loss, and the Trainer computes the"):
+            ImportanceTrainer(table=table)
     with pytest.raises(InputError, match="auto_find_batch_size to be False"):
         trainer(new_table(), auto_find_batch_size=True).get_train_dataloader()
     with pytest.raises(InputError, match="20 examples and the importance table 19"):
