@@ -33,6 +33,7 @@ from isod.errors import InputError, require, unknown
 from isod.sampling.samplers import SAMPLERS, SamplerConfig
 
 SECTIONS = ("detector", "training", "holdout", "resources")  # of a preset
+ONE_LENGTH = ("iterations", "validate_every")  # training settings that all runs of a sweep share
 KEYS = ("name", "run", "preset", "seeds", "samplers", *SECTIONS)  # of a file
 Built = TypeVar("Built")
 NAME = re.compile(r"[\w.+-]+")  # names become file names and MLflow tags
@@ -77,6 +78,8 @@ class Study:
                     f'with base = "UIS" and {assignment.name.removeprefix("sampler.")} = …'
                 )
         own = {f"training.{name}" for settings in self.training.values() for name in settings}
+        for name in sorted(own & {f"training.{setting}" for setting in ONE_LENGTH}):
+            raise InputError(f"a sweep compares runs of one length: {name} cannot be a sampler's own")
         if "training.seed" in own | {assignment.name for assignment in self.settings}:
             raise InputError("a sweep sets training.seed of each run: choose seeds with --seeds and --first-seed")
 

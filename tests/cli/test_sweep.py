@@ -79,8 +79,8 @@ def test_a_stage_is_a_command_line():
     settings = {assignment.name: assignment.value for assignment in last.assignments}
     assert settings["training.lr_schedule"] == "cosine"
     assert settings["training.iterations"] == "3000"
-    shorter = [tiles["STUDY"].training.get(name, {}).get("iterations") for name in last.samplers]
-    assert shorter == [None, 2300, 2300]
+    decayed = [tiles["STUDY"].training.get(name, {}).get("lr_decayed_at", 1) * 3000 for name in last.samplers]
+    assert decayed == pytest.approx([3000, 2300, 2300])
     assert tiles["with_stage"](["--out", "there"]) == ["--out", "there"]
 
 

@@ -116,6 +116,7 @@ WRONG = [
     (RUN + '[samplers.mine]\nbase = "UIS"\ntraining = { lagg = 1 }', "did you mean 'samplers.mine.training.lag'?"),
     (RUN + '[samplers.mine]\nbase = "UIS"\ntraining = { lag = -1 }', "lag must be ≥ 0, got -1"),
     (RUN + '[samplers.mine]\nbase = "UIS"\ntraining = { seed = 1 }', "a sweep sets training.seed of each run"),
+    (RUN + '[samplers.mine]\nbase = "UIS"\ntraining = { iterations = 9 }', "a sweep compares runs of one length: "),
     (RUN + '[samplers."a/b"]\nbase = "UIS"', "a name is made of letters, digits and . _ + -, got 'a/b'"),
 ]  # fmt: skip
 
