@@ -76,7 +76,7 @@ def test_ranks_of_runs_by_hand():
     ]
     assert mean_rank(runs, "x", ["a", "b"]).tolist() == pytest.approx([(2 + 3) / 6, (3 + 2) / 6, (1 + 1) / 6])
     with pytest.raises(InputError, match="run b has the same x for every example"):
-        mean_rank([runs[0], pd.DataFrame({"x": [0.0] * 3, "last_step": [0] * 3})], "x", ["a", "b"])
+        mean_rank([runs[0], pd.DataFrame({"x": [0.0] * 3, "last_step": [0, 0, -2]})], "x", ["a", "b"])  # the last: lost
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -93,15 +93,15 @@ def mean_rank(runs: Sequence[pd.DataFrame], column: str, names: Sequence[str]) -
     Args:
         runs: with the column and ``last_step``, which is below 0 where there was no score.
     Raises:
-        InputError: a run has one value for all of its examples.
+        InputError: a run has one value for all of its examples that have a score.
     """
     ranks = []
     for frame, name in zip(runs, names, strict=True):
-        values = frame[column].where(frame["last_step"] >= 0, -np.inf)
-        if values.nunique() < 2:
+        scored = frame["last_step"] >= 0
+        if frame.loc[scored, column].nunique() < 2:
             raise InputError(
                 f"run {name} has the same {column} for every example, so it says nothing about which to keep: name a "
                 "run of a sampler that scores"
             )
-        ranks.append(values.rank(pct=True).to_numpy())
+        ranks.append(frame[column].where(scored, -np.inf).rank(pct=True).to_numpy())
     return np.mean(ranks, axis=0)
