@@ -102,7 +102,7 @@ def guard_sentence(table: pd.DataFrame) -> str:
     """Return how many strata got worse and how many chance alone would mark, or what is missing for a verdict."""
     judged = int(table["tolerance"].notna().sum())
     if table.empty:
-        return "Guard: n/a, as no sampler but the baseline has finished runs."
+        return "Guard: n/a, as the baseline, or every sampler beside it, has no finished runs."
     if not judged:
         return "Guard: n/a, as the baseline and a sampler need two seeds each for a seed-to-seed spread."
     return (
