@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -101,13 +101,14 @@ class AnnotatedFiles:
         return len(self.refs)
 
     def frames(self, broken: Broken, exif: Exif = "auto") -> Iterator[NamedFrame]:
+        names = _names_of(ref.frame_id for ref in self.refs)
         for ref in self.refs:
             try:
                 frame, objects = read_annotated(ref, PrepareSettings(exif=exif))
             except FrameError as reason:
                 broken.add(ref.frame_id, reason)
                 continue
-            yield NamedFrame(_stem(ref.frame_id), ref.frame_id, ref.image_id, frame, objects)
+            yield NamedFrame(names[ref.frame_id], ref.frame_id, ref.image_id, frame, objects)
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class StoreCrops:
                 broken.add(f"row {index} ({rows.frame_ids[index]})", reason)
         else:
             readable = self.rows
-        tiled = self.split.meta.tiles != (1, 1)
+        tiled, names = self.split.meta.tiles != (1, 1), _names_of(rows.frame_ids)
         for start in range(0, len(readable), READ_AT_ONCE):
             indices = list(readable[start : start + READ_AT_ONCE])
             images, faults = decode_all(self.split.read_encoded(indices), self.split.meta.crop_size)
@@ -192,7 +193,7 @@ class StoreCrops:
                     broken.add(f"row {index} ({frame_id})", faults[place])
                     continue
                 height, width = sizes[index].tolist()
-                name = _stem(frame_id) + (f"-tile-{column}-{row}" if tiled else "")
+                name = names[frame_id] + (f"-tile-{column}-{row}" if tiled else "")
                 frame = Frame(frame_id, b"", Decoded(images[place, :height, :width], (height, width), False))
                 truth = Annotation(rows.boxes[index], rows.labels[index], rows.dont_care[index])
                 yield NamedFrame(name, frame_id, index + 1, frame, truth)
@@ -257,7 +258,14 @@ def is_store(word: str) -> bool:
 def _stem(name: str) -> str:
     """Return a file name without its suffix, with slashes, without a way out of the folder it is written to."""
     path = PurePosixPath(name.replace(os.sep, "/"))
-    return "/".join(part for part in path.with_suffix("").parts if part not in ("/", "..", "."))
+    path = path.with_suffix("") if path.suffix.lower() in (*IMAGES, *VIDEOS) else path
+    return "/".join(part for part in path.parts if part not in ("/", "..", "."))
+
+
+def _names_of(frame_ids: Iterable[str]) -> dict[str, str]:
+    """Return the name of each frame: its file's without suffix; that of a second such frame gets -2."""
+    distinct = list(dict.fromkeys(frame_ids))
+    return dict(zip(distinct, _unique([_stem(frame_id) for frame_id in distinct]), strict=True))
 
 
 def _unique(names: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ import pytest
 
 from isod.data.store.split import CropStore
 from isod.errors import InputError
-from isod.inference.sources import Broken, open_sources
+from isod.inference.sources import Broken, _names_of, open_sources
 from tests.inference.blobs import picture
 
 
@@ -19,6 +19,13 @@ def test_files_and_folders_are_read_in_order(tmp_path):
     (tmp_path / "b/notes.txt").write_text("no image")
     assert names(tmp_path / "b") == [("10", 1), ("2", 2), ("deep/1", 3)]
     assert names(tmp_path / "2.bmp", tmp_path / "a", tmp_path / "b/2.png") == [("2", 1), ("2-2", 2), ("2-3", 3)]
+
+
+def test_frames_of_a_store_or_json_have_names_of_their_own():
+    ids = ["frame.0001", "frame.0002", "d/a.jpg", "d/a.png", "../d/b.PNG", "frame.0002"]
+    assert _names_of(ids) == dict(
+        zip(ids, ["frame.0001", "frame.0002", "d/a", "d/a-2", "d/b", "frame.0002"], strict=True)
+    )
 
 
 def test_a_store_gives_its_crops_with_their_objects(tiny_store):
