@@ -54,9 +54,7 @@ class SamplerConfig:
     prior_exponent: float = 0.5  # e of a prior: a class in a share f of the images weighs (t/f)^e, at least 1
     prior_threshold: float = 1.0  # t of a prior: classes in a larger share of the images weigh 1
     prior_cap: float = 16.0  # highest weight of a class in a prior
-    # Weight of an image without an object in a prior. One with objects has at least 1 in repeat_factor,
-    # instance_repeat_factor and empties; segments and progress do not read it.
-    empty_weight: float = 0.25
+    empty_weight: float = 0.25  # weight of an image without an object in a prior; segments and progress do not read it
     # scores: epochs in sequence until all have a score; prior: at once, an example without a score counting 1.
     start: str = "scores"
     score_low: float = 0.25  # a score below counts as this one where score_quantile < 1

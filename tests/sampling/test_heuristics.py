@@ -97,7 +97,7 @@ def test_background_aware_raises_the_background_mean_by_the_false_positives_mean
     one_image = {
         name: value[:1] if name in ("object_area", "object_labels") else value.transpose(0, -1)
         for name, value in vars(outcome).items()
-        if name != "activation"
+        if isinstance(value, torch.Tensor)
     }
     outcome = Outcome(**one_image)
     plain, _ = find_heuristic("uncertainty")(outcome)
