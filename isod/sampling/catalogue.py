@@ -400,8 +400,9 @@ def find_prior(name: str) -> Callable[[Any, Any], Any]:
         InputError: there is no such, or a class observes something else than OBSERVED or lacks one of PRIOR_METHODS.
     """
     found = _find("prior", name, PRIORS)
-    row = PRIORS.get(name)
-    observes = row.observes if row is not None else getattr(found, "observes", "")
+    if name in PRIORS:
+        return found
+    observes = getattr(found, "observes", "")
     if observes and observes not in OBSERVED:
         raise InputError(f"prior {name!r} observes {observes!r}: it must be one of {', '.join(OBSERVED)}, or ''")
     if observes and (missing := [method for method in PRIOR_METHODS if not hasattr(found, method)]):

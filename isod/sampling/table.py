@@ -78,12 +78,12 @@ class ImportanceTable:
         **settings: Any,
     ):
         config = replace(sampler or SamplerConfig(name="proportional"), **settings)
-        if config.holdout and not strategy_properties(config.strategy).accepts_negative_scores:
+        properties = strategy_properties(config.strategy)
+        if config.holdout and not properties.accepts_negative_scores:
             raise InputError(
                 f"sampler holdout makes scores negative, which strategy {config.strategy!r} does not accept: its class "
                 "attribute accepts_negative_scores must be True"
             )
-        properties = strategy_properties(config.strategy)
         if config.weight_exponent and (properties.walks or properties.gives_weights):
             why = "which walks" if properties.walks else "whose own weights undo the bias"
             raise InputError(
@@ -95,7 +95,7 @@ class ImportanceTable:
                 f"sampler prior {config.prior!r} counts what is drawn by its probability, which strategy "
                 f"{config.strategy!r}, a walk, does not report"
             )
-        if (config.prior or config.start != "scores") and not strategy_properties(config.strategy).accepts_prior:
+        if (config.prior or config.start != "scores") and not properties.accepts_prior:
             raise self._no_prior(config)
         if config.timed and run_length is None:
             raise InputError(
