@@ -16,7 +16,7 @@ from isod.config.overrides import Assignment, parse_assignment
 from isod.config.presets import PRESETS
 from isod.config.settings import Preset
 from isod.config.study import sections_of
-from isod.errors import unknown
+from isod.errors import InputError, unknown
 from isod.sampling.samplers import SAMPLERS, SamplerConfig
 
 RUN_FLAGS = {
@@ -159,6 +159,18 @@ def choose_tracking(options: argparse.Namespace, out: Path = OUT) -> str:
 def choose_experiment(options: argparse.Namespace) -> str | None:
     """Return the experiment that the option names, else the environment's; None if neither names one."""
     return options.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or None
+
+
+def refuse_unread(given: Mapping[str, object], reason: str) -> None:
+    """Raise InputError if one of the options has a value that nothing would read.
+
+    Args:
+        given: flag → its value; None, False or () where it was not given.
+        reason: what the sentence says after the flag.
+    """
+    for flag, value in given.items():
+        if not (value is None or value is False or value == ()):
+            raise InputError(f"{flag} {reason}, or leave it out")
 
 
 def choose_sampler(name: str) -> SamplerConfig:

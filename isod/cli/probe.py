@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from isod.cli.options import examples
+from isod.cli.options import examples, refuse_unread
 
 
 def add_probe_parser(commands: Any) -> None:
@@ -24,12 +24,11 @@ def add_probe_parser(commands: Any) -> None:
     )
     parser.add_argument("store", metavar="STORE", help="crop store made by `isod prepare`")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for probe.html and probe.json")
-    parser.add_argument("--minutes", type=float, default=4.0, metavar="M",
-                        help="the most that the short run and its scoring take (default: %(default)g)")  # fmt: skip
+    parser.add_argument("--minutes", type=float, metavar="M",
+                        help="the most that the short run and its scoring take (default: 4)")  # fmt: skip
     parser.add_argument("--no-training", dest="training", action="store_false", help="train nothing, score nothing")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="default: %(default)s")
-    parser.add_argument("--threads", type=int, default=1, metavar="N",
-                        help="torch's CPU threads (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], help="of the short run (default: auto)")
+    parser.add_argument("--threads", type=int, metavar="N", help="torch's CPU threads in the short run (default: 1)")
     parser.set_defaults(run=probe)
 
 
@@ -43,16 +42,21 @@ def probe(options: argparse.Namespace) -> None:
     from isod.results.probe.probe import probe_store, write_json
     from isod.training.device import choose_device
 
-    require(0 < options.minutes < float("inf"), "--minutes must be finite and > 0", options.minutes)
-    require(options.threads >= 1, "--threads must be ≥ 1", options.threads)
+    if not options.training:
+        given = {"--minutes": options.minutes, "--device": options.device, "--threads": options.threads}
+        refuse_unread(given, "is of the short run, which --no-training leaves out: give one of the two")
+    minutes = 4.0 if options.minutes is None else options.minutes
+    threads = 1 if options.threads is None else options.threads
+    require(0 < minutes < float("inf"), "--minutes must be finite and > 0", minutes)
+    require(threads >= 1, "--threads must be ≥ 1", threads)
     store = CropStore.open(absolute_uri(options.store))
     out = output_folder(options.out)
     with folder_lock(out):
         found = probe_store(
             store,
-            seconds=60 * options.minutes if options.training else None,
-            device=choose_device(options.device),
-            threads=options.threads,
+            seconds=60 * minutes if options.training else None,
+            device=choose_device(options.device or "auto"),
+            threads=threads,
             progress=lambda what, unit, count: progress_bar(count, what=what, unit=unit),
         )
         write_json(found, out)

@@ -21,13 +21,13 @@ from isod.cli.options import (
     choose_sampler,
     choose_tracking,
     examples,
+    refuse_unread,
 )
 from isod.config.overrides import Assignment, override
 from isod.config.presets import PRESETS
 from isod.config.settings import ResourceConfig, RunConfig
 from isod.config.study import sections_of
 from isod.console import Progress, progress_bar, say
-from isod.errors import InputError
 from isod.sampling.samplers import SAMPLERS
 
 if TYPE_CHECKING:
@@ -72,9 +72,13 @@ def run_settings(sampler: str, preset: str, assignments: list[Assignment]) -> tu
 
 def train(options: argparse.Namespace) -> int:
     """Train the run, or resume it; 1 if MLflow lacks some of its results at the end, else 0."""
-    for name in ("tracking_uri", "experiment", "system_metrics"):
-        if getattr(options, name) and not options.mlflow:
-            raise InputError(f"--{name.replace('_', '-')} is of a run in MLflow: add --mlflow, or leave it out")
+    if not options.mlflow:
+        given = {
+            "--tracking-uri": options.tracking_uri,
+            "--experiment": options.experiment,
+            "--system-metrics": options.system_metrics,
+        }
+        refuse_unread(given, "is of a run in MLflow: add --mlflow")
     config, resources = run_settings(options.sampler, options.preset, options.assignments)
     from isod.data.store.split import CropStore
     from isod.files import absolute_uri

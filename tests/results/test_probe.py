@@ -278,6 +278,12 @@ def test_labels_alone_without_ray_and_mlflow(made, tmp_path):
     assert "Nothing was trained" in page
 
 
+@pytest.mark.parametrize("option", [("--minutes", "1"), ("--device", "cpu"), ("--threads", "2")])
+def test_an_option_of_the_short_run_without_one(made, tmp_path, capsys, option):
+    assert main(["probe", made, "--out", str(tmp_path), "--no-training", *option]) == 2
+    assert f"{option[0]} is of the short run, which --no-training leaves out" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def probed(tiny_store, tmp_path_factory):
     out = tmp_path_factory.mktemp("probed")

@@ -183,6 +183,14 @@ def test_bad_input_is_one_sentence(trained, tiny_store, made, tmp_path, capsys):
     assert "unknown --by 'k-center'; did you mean 'k-centre'?" in sentence("--by", "k-center")
     assert "--by importance needs --run" in sentence("--by", "importance")
     assert "--by loss needs --model" in sentence("--by", "loss")
+    for by, *others in (
+        ("random", "--run", trained), ("random", "--device", "cpu"), ("draws", "--run", trained, "--seed", "0"),
+        ("k-centre", "--model", trained / "model", "--reduction", "max"),
+        ("loss", "--model", trained / "model", "--tracking-uri", "sqlite:///no.db"),
+    ):  # fmt: skip
+        assert f"{others[-2]} says nothing to --by {by}: choose another --by, or leave it out" in sentence(
+            "--by", by, *others
+        )
     assert "has no examples.parquet" in sentence("--by", "draws", "--run", tmp_path)
     assert "trained on other data" in sentence("--by", "draws", "--run", trained, store=made)
     assert "knows the classes" in sentence("--by", "loss", "--model", trained / "model", store=made)
