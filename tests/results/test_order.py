@@ -84,3 +84,14 @@ def test_the_thesis_order_in_words():
 def test_without_a_baseline_nothing_can_be_said():
     alone = made_runs({("UIS", s): run(0.1, 0.2, 0.3, 0.4) for s in SEEDS})
     assert set(order_table(alone)["verdict"]) == {"not run"}
+
+
+def test_a_baseline_that_learns_nothing_is_passed_by_nobody():
+    flat = made_runs(
+        {("baseline", s): run(0.0, 0.0, 0.0, 0.0) for s in SEEDS}
+        | {("UIS", s): run(0.0, 0.1, 0.1, 0.1) for s in SEEDS}
+        | {("LIS", s): run(0.0, 0.0, 0.1, 0.1) for s in SEEDS}
+    )
+    row = order_table(flat, (Claim("UIS", "LIS"),)).iloc[0]
+    assert row["verdict"] == "flat baseline"
+    assert math.isnan(row["share"])

@@ -45,8 +45,9 @@ def order_table(runs: Runs, claims: tuple[Claim, ...] = THESIS_ORDER, metric: st
 
     Returns:
         One row per claim: claim (text); seeds; share, 0 … 1, of the resamples in which it holds; verdict: "held" where
-        that is at least 97.5 %, "not held" where at most 2.5 %, else "undecided"; "not run" where a sampler, or the
-        baseline, has no finished run, and "too few seeds" below three: share is NaN in both.
+        that is at least 97.5 %, "not held" where at most 2.5 %, else "undecided". Where nothing can be said, share is
+        NaN and the verdict is "not run" (a sampler, or the baseline, has no finished run), "too few seeds" (below
+        three), or "flat baseline": its mean never rises above 0, and any curve that rises would pass it.
     """
     rows = []
     for claim in claims:
@@ -56,7 +57,9 @@ def order_table(runs: Runs, claims: tuple[Claim, ...] = THESIS_ORDER, metric: st
             curves = [runs.curve(metric, s).reindex(runs.grid) for s in (BASELINE, claim.sampler, claim.other)]
             common = functools.reduce(pd.Index.intersection, [curve.columns for curve in curves])
             seeds, verdict = len(common), "too few seeds"
-            if seeds >= MIN_SEEDS:
+            if seeds >= MIN_SEEDS and not curves[0][common].mean(axis=1).max() > 0:
+                verdict = "flat baseline"
+            elif seeds >= MIN_SEEDS:
                 share = _share(claim, [curve[common].to_numpy().T for curve in curves], runs.grid.to_numpy())
                 verdict = _verdict(share)
         rows.append((str(claim), seeds, share, verdict))
