@@ -62,13 +62,15 @@ def averaged(model: torch.nn.Module, decay: float) -> AveragedModel:
     forgotten; whole numbers are those of the model.
     """
 
-    def average(mean: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
-        if not mean.is_floating_point():
-            return value
-        n = int(count)
-        return mean.lerp(value, 1 - min(decay, (1 + n) / (10 + n)))
+    def move(means: Any, values: Any, count: Any) -> None:  # two lists of tensors, all of one type
+        if means[0].is_floating_point():
+            n = int(average.n_averaged)  # which stays on the CPU; ``count`` is a copy on the device, slow to read back
+            torch._foreach_lerp_(means, values, 1 - min(decay, (1 + n) / (10 + n)))
+        else:
+            torch._foreach_copy_(means, values)
 
-    return AveragedModel(model, avg_fn=average, use_buffers=True)
+    average = AveragedModel(model, multi_avg_fn=move, use_buffers=True)
+    return average
 
 
 class Loaded(NamedTuple):
