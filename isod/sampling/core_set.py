@@ -31,10 +31,15 @@ def k_centre(
     Returns:
         [count] int64, the given ones first, then in the order of choice; none twice.
     Raises:
-        InputError: no centre is given, or ``count`` is not between their number and N.
+        InputError: no centre is given, or one that is no example, or ``count`` is not between their number and N.
     """
     centres = list(dict.fromkeys(int(index) for index in given))
     require(bool(centres), "k-centre needs at least one first centre", centres)
+    require(
+        min(centres) >= 0 and max(centres) < len(features),
+        f"k-centre's first centres must be in 0 … {len(features) - 1}",
+        centres,
+    )
     require(
         len(centres) <= count <= len(features),
         f"k-centre of {len(features)} examples must choose {len(centres)} … {len(features)}",

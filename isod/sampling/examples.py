@@ -124,12 +124,16 @@ class Examples:
 
 
 def as_numpy(value: Any) -> Any:
-    """Return a torch tensor's memory as an array, and anything else as it is. Imports no torch."""
-    return value.numpy() if hasattr(value, "numpy") else value
+    """Return a torch tensor as an array, on the CPU its memory; and anything else as it is. Imports no torch."""
+    if not hasattr(value, "detach"):
+        return value
+    value = value.detach().cpu()
+    return (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()  # numpy has no bfloat16
 
 
 def as_tensors(state: Any) -> Any:
-    """Return a nest of dicts and lists with its arrays as torch tensors, which torch loads with weights_only=True."""
+    """Return a nest of dicts and lists that torch loads with weights_only=True: arrays become tensors, and numpy's
+    scalars Python's."""
     import torch  # only here: tables and schedules start without torch
 
     if isinstance(state, dict):
@@ -138,7 +142,7 @@ def as_tensors(state: Any) -> Any:
         return [as_tensors(value) for value in state]
     if isinstance(state, np.ndarray):
         return torch.from_numpy(state if state.flags.writeable else state.copy())  # what Ray hands over is read-only
-    return state
+    return state.item() if isinstance(state, np.generic) else state
 
 
 def as_arrays(state: Any) -> Any:

@@ -44,7 +44,7 @@ def test_the_greatest_distance_is_at_most_twice_the_least_one(points, count, fir
         assert greedy <= 2 * min(cover_radius(features, c) for c in combinations(range(len(points)), count)) + 1e-9
 
 
-@pytest.mark.parametrize(("count", "first"), [(5, [0]), (1, [0, 1]), (2, [])])
+@pytest.mark.parametrize(("count", "first"), [(5, [0]), (1, [0, 1]), (2, []), (2, [4]), (2, [-1])])
 def test_impossible_numbers(count, first):
     with pytest.raises(InputError):
         k_centre(LINE, count, given=first)

@@ -31,6 +31,8 @@ def _descend_plain(indices, offsets, starts, score, prefixes):
             total = prefixes[begin + _UWIDTH - _U1]
             if x >= total:  # rounding left something over
                 x = total * (1 - 2.0**-53)
+                if x >= total:  # so small that it has no neighbour: the first child with a score
+                    x = 0.0
             k = begin + _U4 * (  # the first child whose prefix exceeds x: which four, then which of them
                 np.uint64(prefixes[begin + _U3] <= x)
                 + np.uint64(prefixes[begin + _U4 + _U3] <= x)

@@ -90,7 +90,8 @@ _U1, _U2, _U3, _U4, _U8, _U12 = (np.uint64(k) for k in (1, 2, 3, 4, 8, 12))
 
 @inlined
 def four(x, i):
-    return (x[i] + x[i + _U1]) + (x[i + _U2] + x[i + _U3])
+    """x[i] + … + x[i + 3], of float32 too in float64."""
+    return (np.float64(x[i]) + x[i + _U1]) + (np.float64(x[i + _U2]) + x[i + _U3])
 
 
 @inlined
