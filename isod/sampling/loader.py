@@ -11,6 +11,7 @@ the same with any number of workers that the lag allows for.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Sequence, Sized
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from torch.utils.data import BatchSampler, Dataset, Sampler
 
 from isod.errors import InputError
 from isod.sampling.examples import FloatArray, IntArray, as_numpy, as_tensors
+from isod.sampling.kernels import UNSCORED
 from isod.sampling.schedule import DrawSchedule
 from isod.sampling.table import ImportanceTable
 
@@ -71,8 +73,9 @@ class ImportanceSampler(Sampler[int]):
     """Single indices for ``DataLoader(sampler=…, batch_size=…)``, drawn from an importance table.
 
     Draws hold ``batch_size`` examples per rank. Draw t has seen the scores of steps ≤ t − 1 − lag. An iteration begins
-    with the first example that has no score yet and ends with the epoch, so a loop that was left early, or resumed from
-    ``state_dict`` in another process, skips and repeats nothing.
+    with the first draw that has not all its scores yet and ends with the epoch, so a loop that was left early, or
+    resumed from ``state_dict`` in another process, skips and repeats no draw. One that has a part of its scores is
+    handed out whole, as the loader's batches are the draws; ``batches`` hands out what has no score.
 
     Under torch.distributed every rank holds an identical table (same arguments, same seed) and gets its own part of
     one global batch of ``batch_size · world_size`` examples. ``update`` gathers the scores of all ranks: call it
@@ -139,17 +142,22 @@ class ImportanceSampler(Sampler[int]):
         self.skipped = 0  # scores that were not finite and that update(skip_nonfinite=True) left out, on all ranks
         self._partial: dict[int, FloatArray] = {}  # scores of a step [n], NaN where there is none yet; inf: skipped
         self._in_flight: defaultdict[int, deque[_Slot]] = defaultdict(deque)  # of each index, in the order of delivery
+        self._weighed: Counter[int] = Counter()  # how many of these, the first ones, weights() has returned
+        self._warned = False
         self._iteration = 0
 
     def __len__(self) -> int:
         return self._examples
 
     def __iter__(self) -> Iterator[int]:
-        for batch in self.batches():
+        for batch in self.batches(whole=True):
             yield from batch
 
-    def batches(self) -> Iterator[list[int]]:
+    def batches(self, *, whole: bool = False) -> Iterator[list[int]]:
         """Yield this rank's part of each draw, [n] indices, as ``__iter__`` does one by one.
+
+        Args:
+            whole: whether a draw is yielded with the examples that have their scores already.
 
         Raises:
             InputError: the loader reads further ahead than the lag allows, or two iterations run at once.
@@ -158,13 +166,14 @@ class ImportanceSampler(Sampler[int]):
         self._iteration += 1
         iteration = self._iteration
         self._in_flight.clear()
+        self._weighed.clear()
         step = self.step
         end = (step // self.length + 1) * self.length
         while self.endless or step < end:
             if not self.schedule.released(step):
                 if not self.schedule.ready(step):
                     raise InputError(self._too_far(step))
-                indices, places = self._open(step)
+                indices, places = self._open(step, whole)
                 for index, place in zip(indices, places, strict=True):
                     self._in_flight[index].append(_Slot(step, place))
                 if indices:
@@ -173,12 +182,12 @@ class ImportanceSampler(Sampler[int]):
                     raise InputError("a sampler serves one iteration at a time, and a newer one has begun")
             step += 1
 
-    def _open(self, step: int) -> tuple[list[int], list[int]]:
-        """Return the indices and places of this rank's part of a draw that have no score yet."""
+    def _open(self, step: int, whole: bool) -> tuple[list[int], list[int]]:
+        """Return the indices and places of this rank's part of a draw: the whole part, or what has no score yet."""
         indices = self.schedule.draw(step).indices
         n = len(indices) // self.world_size
         places = np.arange(self.rank * n, (self.rank + 1) * n)
-        if step in self._partial:
+        if step in self._partial and not whole:
             places = places[np.isnan(self._partial[step][places])]
         return indices[places].tolist(), places.tolist()
 
@@ -191,7 +200,8 @@ class ImportanceSampler(Sampler[int]):
         if any(self.schedule.released(later) or later in self._partial for later in range(self.step + 1, step)):
             return text + (
                 f"Later batches have scores already, so batch {self.step} was left out: the framework shards the "
-                "sampler a second time, or update() was not called for it"
+                "sampler a second time, update() was not called for it, or the loader has in_order=False, under which "
+                "batches come as fast as the workers are and no lag is enough"
             )
         return text + (
             f"Give it lag=lag_for(num_workers, prefetch_factor, lookahead=…, accumulation=…), which is {ahead} or more "
@@ -206,19 +216,27 @@ class ImportanceSampler(Sampler[int]):
     def weights(self, indices: ArrayLike | Tensor) -> Tensor:
         """Return the weights for the losses of examples that the loader delivered, [n] float32, on the indices' device.
 
+        Call it once per batch, in the order of delivery: an example that is in flight several times has a weight for
+        each. Several batches may be weighed before one ``update``.
+
         Args:
             indices: [n], as for ``update``.
+
+        Raises:
+            InputError: an example was not delivered, was scored already, or its weight was asked for already.
         """
         device = indices.device if isinstance(indices, Tensor) else None
-        slots = self._match(_as_indices(indices))
+        index = _as_indices(indices)
+        slots = self._match(index, after=self._weighed)
+        self._weighed.update(index.tolist())
         weights = [self.schedule.draw(slot.step).weights[slot.place] for slot in slots]
         return torch.tensor(weights, dtype=torch.float32, device=device)
 
-    def update(self, scores: Tensor, indices: ArrayLike | Tensor, *, skip_nonfinite: bool = False) -> None:
+    def update(self, scores: ArrayLike | Tensor, indices: ArrayLike | Tensor, *, skip_nonfinite: bool = False) -> None:
         """Give examples that the loader delivered their scores. It changes nothing if it raises.
 
         Args:
-            scores: [n], 0 … 10¹⁵, on any device; they are copied to the host once.
+            scores: [n], 0 … 10¹⁵, on any device; a tensor is copied to the host once.
             indices: [n] the examples that these are the scores of, as the loader delivered them: in any order, any
                 number of them, each as often as it was delivered.
             skip_nonfinite: whether examples whose score is NaN or infinite keep their old one and are counted in
@@ -233,39 +251,44 @@ class ImportanceSampler(Sampler[int]):
         values, fault = np.zeros(0), None
         try:
             slots, values = self._matched(scores, indices, skip_nonfinite)
-        except InputError as error:
+        except Exception as error:  # whatever it is, the other ranks wait to be told
             if self.world_size == 1:
                 raise
             fault = error
-        everywhere = self._gather(slots, values, scores.device, fault) if self.world_size > 1 else (slots, values)
+        everywhere = self._gather(slots, values, fault) if self.world_size > 1 else (slots, values)
         for slot in slots:
             self._take(slot)
         self._apply(*everywhere)
 
     def _matched(
-        self, scores: Tensor, indices: ArrayLike | Tensor, skip_nonfinite: bool
+        self, scores: ArrayLike | Tensor, indices: ArrayLike | Tensor, skip_nonfinite: bool
     ) -> tuple[list[_Slot], FloatArray]:
         """Return the place of each score, and the scores, inf where one is skipped."""
-        index = _as_indices(indices)
-        if scores.shape != index.shape:
+        index, found = _as_indices(indices), np.asarray(as_numpy(scores))
+        if found.shape != index.shape:
             raise InputError(
-                f"update needs one score per example, {len(index)} here, got shape {list(scores.shape)}"
-                + (": reduce the scores of an image's objects to one number" if scores.numel() > len(index) else "")
+                f"update needs one score per example, {len(index)} here, got shape {list(found.shape)}"
+                + (": reduce the scores of an image's objects to one number" if found.size > len(index) else "")
             )
+        if found.dtype.kind not in "fiu":
+            raise InputError(f"scores must be real numbers, got {found.dtype}")
         slots = self._match(index)
-        values = scores.detach().double().cpu().numpy()
+        values = found.astype(np.float64)
         finite = np.isfinite(values) if skip_nonfinite else np.ones(len(values), bool)
         if finite.any():
             self.table.checked(index[finite], values[finite])
         return slots, np.where(finite, values, np.inf)
 
-    def _match(self, indices: IntArray) -> list[_Slot]:
-        """Return for each index the oldest place in flight, one after the other if the index occurs again."""
-        seen: Counter[int] = Counter()
+    def _match(self, indices: IntArray, after: Counter[int] | None = None) -> list[_Slot]:
+        """Return for each index the oldest place in flight, one after the other if the index occurs again; ``after``
+        says how many places of an index to pass over."""
+        seen = Counter(after)
         slots = []
         for index in indices.tolist():
             waiting = self._in_flight.get(index, ())
             if seen[index] >= len(waiting):
+                if after is not None and waiting:
+                    raise InputError(f"example {index} has its weight already: call weights() once per batch")
                 raise InputError(self._not_in_flight(index))
             slots.append(waiting[seen[index]])
             seen[index] += 1
@@ -285,15 +308,14 @@ class ImportanceSampler(Sampler[int]):
         )
 
     def _gather(
-        self, slots: Sequence[_Slot], values: FloatArray, device: torch.device, fault: InputError | None
+        self, slots: Sequence[_Slot], values: FloatArray, fault: Exception | None
     ) -> tuple[list[_Slot], FloatArray]:
         """Return the places and scores of all ranks.
 
         Raises:
             InputError: on every rank, if a rank has a fault or scores other batches than this one.
         """
-        backend = torch.distributed.get_backend()
-        where = device if backend == "nccl" else torch.device("cpu")
+        where = _collective_device(torch.distributed.get_backend_config())
         counts = torch.empty(self.world_size, dtype=torch.int64, device=where)
         torch.distributed.all_gather_into_tensor(
             counts, torch.tensor([-1 if fault else len(slots)], dtype=torch.int64, device=where)
@@ -324,6 +346,8 @@ class ImportanceSampler(Sampler[int]):
     def _take(self, slot: _Slot) -> None:
         """Take a place of this rank out of flight."""
         index = int(self.schedule.draw(slot.step).indices[slot.place])
+        if self._in_flight[index].index(slot) < self._weighed[index]:
+            self._weighed[index] -= 1
         self._in_flight[index].remove(slot)
         if not self._in_flight[index]:
             del self._in_flight[index]
@@ -340,9 +364,28 @@ class ImportanceSampler(Sampler[int]):
                 scores = self._partial.pop(step)
                 kept = np.isfinite(scores)
                 self.schedule.update(step, self.schedule.draw(step).indices[kept], scores[kept])
+                if self.skipped and not self._warned and self.step >= 2 * self.length:
+                    self._warn_of_unscored()
+
+    def _warn_of_unscored(self) -> None:
+        """Say so if examples have no score after two epochs: until then no strategy draws."""
+        self._warned = True
+        if not self.table.primed:
+            unscored = np.flatnonzero(self.table.last_step == UNSCORED)
+            warnings.warn(
+                f"{len(unscored)} of {self.table.examples.eligible} examples, {unscored[0]} the first, have no score "
+                "after two epochs, as theirs was never finite. Until each has one, all are drawn in sequence: leave "
+                "these out with the table's eligible=, or mend what makes their loss infinite",
+                stacklevel=4,
+            )
 
     def _check_ranks(self) -> None:
         ranks = _distributed()[1]
+        if self._given_ranks and self.world_size > 1 and ranks == 1:
+            raise InputError(
+                f"the sampler was built for {self.world_size} ranks, whose scores update() gathers, and "
+                "torch.distributed is not initialised: call init_process_group first"
+            )
         if not self._given_ranks and ranks != self.world_size:
             raise InputError(
                 f"the sampler was built for {self.world_size} processes and torch.distributed now has {ranks}: build "
@@ -384,6 +427,7 @@ class ImportanceSampler(Sampler[int]):
         self.skipped = int(state.get("skipped", 0))
         self._partial = {int(step): as_numpy(scores).copy() for step, scores in state.get("partial", {}).items()}
         self._in_flight.clear()
+        self._weighed.clear()
         self._iteration += 1  # an iteration under way ends with an error
 
 
@@ -428,8 +472,14 @@ def _distributed() -> tuple[int, int]:
     return 0, 1
 
 
+def _collective_device(backends: str) -> torch.device:
+    """Return a device whose tensors the ranks can exchange; ``backends`` as in "cpu:gloo,cuda:nccl"."""
+    kinds = [backend.partition(":")[0] for backend in backends.split(",")]
+    return torch.device("cpu" if "cpu" in kinds else kinds[0])
+
+
 def _as_indices(indices: ArrayLike | Tensor) -> IntArray:
-    array = indices.detach().cpu().numpy() if isinstance(indices, Tensor) else np.asarray(indices)
+    array = np.asarray(as_numpy(indices))
     if array.ndim != 1 or not (np.issubdtype(array.dtype, np.integer) or not array.size):
         raise InputError(f"indices must be [n] integers, got {array.dtype} {list(array.shape)}")
     return array.astype(np.int64, copy=False)

@@ -1,6 +1,7 @@
 """The samplers in torch's loaders: with workers, endless, left early, resumed, and on two ranks."""
 
 import os
+import time
 from itertools import islice
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from isod.errors import InputError
 from isod.sampling import ImportanceBatchSampler, ImportanceSampler, ImportanceTable, lag_for
+from isod.sampling.loader import _collective_device
 from isod.sampling.samplers import SAMPLERS
 from tests.sampling.loops import EndlessLoader, Indices, assert_scores_are_of_their_examples, scores_of
 
@@ -20,6 +22,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process.*fork:DeprecationWa
 def batch_sampler(size: int = 40, *, sampler: str = "UIS", seed: int = 0, batch_size: int = 8, **settings):
     table = ImportanceTable(size, sampler=SAMPLERS[sampler], seed=seed)
     return ImportanceBatchSampler(table, batch_size=batch_size, **settings)
+
+
+def score_epochs(sampler, loader, epochs: int = 1, never: int | None = None) -> None:
+    """Score all batches of a loader; ``never`` is an example whose score is NaN."""
+    for _ in range(epochs):
+        for indices in loader:
+            scores = torch.tensor([torch.nan if int(i) == never else 1.0 for i in indices])
+            sampler.update(scores, indices, skip_nonfinite=never is not None)
 
 
 def train(sampler, steps: int, size: int = 40, **loader_settings) -> list[list[int]]:
@@ -177,6 +187,111 @@ def test_weights_belong_to_their_examples():
     assert sampler.weights(torch.tensor(batch[::-1])).tolist() == pytest.approx([expected[i] for i in batch[::-1]])
 
 
+@pytest.mark.parametrize("together", [2, 3])
+def test_weights_of_several_batches_before_one_update(together):
+    """Eight examples in batches of four: each is in flight more than once, with another probability in each draw."""
+    table = ImportanceTable(8, seed=0, weight_exponent=1.0, floor=0.2)
+    sampler = ImportanceBatchSampler(table, batch_size=4, lag=lag_for(accumulation=together), endless=True)
+    held: list[int] = []
+    different = 0
+    for step, batch in enumerate(islice(sampler, 24)):
+        expected = sampler.sampler.schedule.draw(step).weights.tolist()
+        assert sampler.weights(batch).tolist() == pytest.approx(expected)
+        different += len(set(expected)) > 1
+        held += batch
+        if step % together == together - 1:
+            sampler.update(torch.tensor([float(step * i % 7 + 1) for i in held]), held)
+            held = []
+    assert different > 10
+
+
+def test_a_weight_is_asked_for_once():
+    table = ImportanceTable(40, seed=0, weight_exponent=1.0)
+    sampler = ImportanceBatchSampler(table, batch_size=8)
+    batch = next(iter(sampler))
+    sampler.weights(batch[:3])
+    with pytest.raises(InputError, match=f"example {batch[2]} has its weight already: call weights"):
+        sampler.weights(batch[2:])
+    sampler.update(torch.ones(8), batch)
+    with pytest.raises(InputError, match=f"example {batch[0]} is not in flight"):
+        sampler.weights(batch)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_that_makes_batches_of_single_indices_resumes_in_the_middle_of_one(workers):
+    def loader(state=None):
+        sampler = ImportanceSampler(ImportanceTable(40, seed=0), batch_size=8, lag=lag_for(workers))
+        if state:
+            sampler.load_state_dict(state)
+        return sampler, DataLoader(Indices(40), sampler=sampler, batch_size=8, num_workers=workers)
+
+    sampler, batches = loader()
+    first = next(iter(batches))
+    sampler.update(scores_of(first[:3]), first[:3])
+    sampler, batches = loader(sampler.state_dict())
+    seen = []
+    for indices in batches:
+        seen.append(indices.tolist())
+        sampler.update(scores_of(indices), indices)
+    assert seen[0] == first.tolist()
+    assert sorted(index for batch in seen for index in batch) == list(range(40))
+    assert_scores_are_of_their_examples(sampler.table)
+
+
+class SlowStart(Indices):
+    """The first batch takes longer than all others."""
+
+    def __getitem__(self, index):
+        time.sleep(0.2 if index in self.slow else 0)
+        return super().__getitem__(index)
+
+
+def test_a_loader_whose_batches_come_out_of_order():
+    sampler = batch_sampler(80, lag=lag_for(2))
+    dataset = SlowStart(80)
+    dataset.slow = set(sampler.sampler.schedule.draw(0).indices.tolist())
+    loader = DataLoader(dataset, batch_sampler=sampler, num_workers=2, in_order=False)
+    with pytest.raises(InputError, match="or the loader has in_order=False"):
+        score_epochs(sampler, loader)
+
+
+class OfAnotherDevice:
+    """What ``torch.load(path, map_location="cuda")`` makes of a tensor, as far as a state's reader may use it."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def detach(self):
+        return self
+
+    def cpu(self):
+        return self.tensor
+
+
+def test_a_state_that_was_loaded_onto_another_device():
+    def moved(state):
+        if isinstance(state, dict):
+            return {key: moved(value) for key, value in state.items()}
+        if isinstance(state, list):
+            return [moved(value) for value in state]
+        return OfAnotherDevice(state) if isinstance(state, torch.Tensor) else state
+
+    sampler = batch_sampler(lag=2)
+    train(sampler, 7)
+    resumed = batch_sampler(lag=2)
+    resumed.load_state_dict(moved(sampler.state_dict()))
+    assert train(resumed, 7) == train(sampler, 7)
+
+
+def test_settings_that_are_numbers_of_numpy_are_saved_as_numbers(tmp_path):
+    def made():
+        table = ImportanceTable(np.int64(40), seed=np.int64(3), floor=np.float64(0.1), run_length=np.int64(100))
+        return ImportanceBatchSampler(table, batch_size=8, lag=np.int64(1))
+
+    torch.save(made().state_dict(), tmp_path / "state.pt")
+    made().load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+
+
 @pytest.mark.parametrize("persistent", [False, True])
 def test_a_loop_left_early_gets_again_what_was_in_flight(persistent):
     expected = train(batch_sampler(lag=4), 20)
@@ -262,6 +377,7 @@ def test_bad_input():
         (torch.full((8,), torch.nan), batch, "finite"),
         (-torch.ones(8), batch, "≥ 0"),
         (torch.ones(1), [0.5], "integers"),
+        (["a"] * 8, batch, "scores must be real numbers"),
         (torch.ones(1), [40], "not in flight"),
     ]:
         with pytest.raises(InputError, match=message):
@@ -273,6 +389,11 @@ def test_bad_input():
     for bad in (dict(batch_size=0), dict(length=0), dict(rank=2, world_size=2), dict(lag=-1)):
         with pytest.raises(InputError):
             ImportanceSampler(ImportanceTable(40, seed=0), **(dict(batch_size=8) | bad))
+    alone = ImportanceSampler(ImportanceTable(40, seed=0), batch_size=8, rank=0, world_size=2)
+    with pytest.raises(InputError, match=r"built for 2 ranks.*init_process_group first"):
+        next(iter(alone))
+    with pytest.raises(InputError, match=r"no state of an importance table, it has no num_examples, sampler, seed"):
+        ImportanceTable(40, seed=0).load_state_dict(sampler.state_dict())
 
 
 def test_scores_that_are_not_finite_are_counted_where_the_framework_skips_the_step():
@@ -282,6 +403,21 @@ def test_scores_that_are_not_finite_are_counted_where_the_framework_skips_the_st
     table = sampler.sampler.table
     assert [i for i in range(16) if table.last_step[i] == -1] == sorted([*first[:3], *second])
     assert sampler.step == 2  # the step without a score is done too
+
+
+def test_an_example_whose_score_is_never_finite_is_named():
+    sampler = batch_sampler(16)
+    with pytest.warns(UserWarning, match=r"1 of 16 examples, 5 the first, have no score after two epochs.*eligible="):
+        score_epochs(sampler, sampler, epochs=3, never=5)
+    assert not sampler.sampler.table.primed
+
+
+@pytest.mark.parametrize(
+    ("backends", "kind"),
+    [("cpu:gloo,cuda:gloo", "cpu"), ("cuda:nccl", "cuda"), ("cpu:gloo,cuda:nccl", "cpu"), ("xpu:xccl", "xpu")],
+)
+def test_scores_travel_on_a_device_that_the_ranks_exchange(backends, kind):
+    assert _collective_device(backends) == torch.device(kind)
 
 
 def train_two_batches_of_nan(sampler):
