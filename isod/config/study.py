@@ -180,10 +180,11 @@ def _study(content: Mapping[str, Any], path: Path) -> Study:
 def _sampler(name: str, table: Any, where: str) -> tuple[SamplerConfig, dict[str, Any]]:
     """The sampler of [samplers.NAME], and its own training settings."""
     section = f"samplers.{name}"
-    if not isinstance(table, Mapping) or table.get("base") not in SAMPLERS:
-        given = table.get("base") if isinstance(table, Mapping) else table
+    given = table.get("base") if isinstance(table, Mapping) else table
+    if not (isinstance(table, Mapping) and isinstance(given, str) and given in SAMPLERS):
         error = unknown("sampler", str(given), SAMPLERS)
         raise InputError(f'[{section}] needs the named sampler that it starts from, such as base = "UIS": {error}')
+    require("name" not in table, f"[{section}] has its name from the heading: leave name out", table.get("name"))
     changed = {key: value for key, value in table.items() if key not in ("base", "training")}
     base = replace(SAMPLERS[table["base"]], name=name)
     sampler = override({section: base}, assignments_in(changed, where, section))[section]

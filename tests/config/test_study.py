@@ -110,6 +110,8 @@ WRONG = [
     (RUN + 'name = "a b"', "a name is made of letters, digits and . _ + -, got 'a b'"),
     (RUN + "[samplers.mine]\nfloor = 0.5", "[samplers.mine] needs the named sampler that it starts from"),
     (RUN + '[samplers.mine]\nbase = "UISS"', "unknown sampler 'UISS'; did you mean 'UIS'?"),
+    (RUN + '[samplers.mine]\nbase = ["UIS"]', "needs the named sampler that it starts from"),
+    (RUN + '[samplers.mine]\nbase = "UIS"\nname = "yours"', "[samplers.mine] has its name from the heading"),
     (RUN + '[samplers.mine]\nbase = "UIS"\nflor = 1', "did you mean 'samplers.mine.floor'?"),
     (RUN + '[samplers.mine]\nbase = "UIS"\nfloor = 2', "sampler floor must be in [0, 1], got 2.0"),
     (RUN + '[samplers.UIS]\nbase = "UIS"\nfloor = 1', "'UIS' is the name of another sampler"),
