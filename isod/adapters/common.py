@@ -47,6 +47,16 @@ def require_no_weights(table: ImportanceTable, who: str) -> None:
         )
 
 
+def require_loss(table: ImportanceTable, who: str) -> None:
+    """Raise InputError if the table's sampler asks for another score than the loss, which ``who`` hands in."""
+    config = table.config
+    if config.heuristic not in (None, "loss"):
+        raise InputError(
+            f"sampler {config.name!r} draws by {config.heuristic!r} and {who} scores images by their loss: choose one "
+            "with heuristic 'loss', such as LIS"
+        )
+
+
 class IndexedCollate:
     """A collate function for (index, item) pairs: adds the indices, [n] int64, to the dict that ``collate`` returns."""
 

@@ -24,7 +24,7 @@ from transformers.loss.loss_rt_detr import RTDetrForObjectDetectionLoss
 from transformers.trainer_utils import get_last_checkpoint
 
 from isod.adapters.accelerate import LOOKAHEAD, prepare_loader
-from isod.adapters.common import IndexedCollate, require_no_weights
+from isod.adapters.common import IndexedCollate, require_loss, require_no_weights
 from isod.errors import InputError
 from isod.sampling.loader import ImportanceBatchSampler, lag_for
 from isod.sampling.table import ImportanceTable
@@ -45,7 +45,8 @@ class ImportanceTrainer(Trainer):
             image's loss, ``ImageLosses.scores``.
         args, kwargs: of the Trainer.
     Raises:
-        InputError: the table's sampler weights the losses, which the Trainer computes.
+        InputError: the table's sampler weights the losses, which the Trainer computes; or it asks for another score
+            than the loss, and ``score`` is not given.
     """
 
     def __init__(
@@ -56,6 +57,8 @@ class ImportanceTrainer(Trainer):
         **kwargs: Any,
     ):
         require_no_weights(table, "the Trainer")
+        if score is None:
+            require_loss(table, "the Trainer")
         self.table = table
         self.importance: ImportanceBatchSampler | None = None
         self._resume_from: Path | None = None

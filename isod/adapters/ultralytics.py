@@ -17,7 +17,7 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils.loss import E2ELoss, v8DetectionLoss
 from ultralytics.utils.torch_utils import unwrap_model
 
-from isod.adapters.common import require_no_weights
+from isod.adapters.common import require_loss, require_no_weights
 from isod.errors import InputError
 from isod.sampling.loader import ImportanceSampler, lag_for
 from isod.sampling.table import ImportanceTable
@@ -35,8 +35,8 @@ def importance_trainer(*, seed: int, base: type[DetectionTrainer] = DetectionTra
     Args:
         seed: of the draws.
         base: the trainer to extend.
-        table: further settings of ``ImportanceTable``, for example ``sampler=SAMPLERS["UIS"]``; none that draws by the
-            labels or weights the losses.
+        table: further settings of ``ImportanceTable``, for example ``sampler=SAMPLERS["LIS-RB"]``; none that draws by
+            the labels, by another score than the loss, or weights the losses.
     """
 
     class ImportanceTrainer(base):  # type: ignore[valid-type, misc]
@@ -63,6 +63,7 @@ def importance_trainer(*, seed: int, base: type[DetectionTrainer] = DetectionTra
             if self.importance is None:
                 scores = ImportanceTable(len(dataset), seed=seed, **table)
                 require_no_weights(scores, "ultralytics")
+                require_loss(scores, "importance_trainer")
                 if scores.config.prior is not None:
                     raise InputError(
                         f"sampler {scores.config.name!r} draws by the labels, which importance_trainer does not read: "

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from isod.errors import InputError
-from isod.sampling import ImportanceBatchSampler, ImportanceTable, lag_for
+from isod.sampling import SAMPLERS, ImportanceBatchSampler, ImportanceTable, lag_for
 from tests.adapters.test_same_draws import Numbers, Tiny, new_table
 
 
@@ -71,6 +71,8 @@ def test_transformers(tmp_path):
     for table in weighted:
         with pytest.raises(InputError, match="gives each example a weight for its loss, and the Trainer computes the"):
             ImportanceTrainer(table=table)
+    with pytest.raises(InputError, match="'UIS' draws by 'uncertainty' and the Trainer scores images by their loss"):
+        ImportanceTrainer(table=ImportanceTable(20, seed=0, sampler=SAMPLERS["UIS"]))
     with pytest.raises(InputError, match="auto_find_batch_size to be False"):
         trainer(new_table(), auto_find_batch_size=True).get_train_dataloader()
     with pytest.raises(InputError, match="20 examples and the importance table 19"):
