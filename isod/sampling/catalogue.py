@@ -54,6 +54,8 @@ class Strategy:
     accepts_prior: bool = False  # draws in proportion to prior × score, and can start before every example has a score
     walks: bool = False  # towards the probabilities that a draw reports, so that weights 1/(N·p) would be biased
     gives_weights: bool = False  # for the losses, which undo the bias of its draws
+    leaves_out: bool = False  # examples for good, or for an epoch, so that no weight undoes the bias
+    in_epochs: bool = False  # draws places of a permutation, without smoothing and floor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +187,7 @@ STRATEGIES: dict[str, Strategy] = {
         summary="a fresh permutation each epoch",
         source="thesis §4.2.1",
         accepts_negative_scores=True,
+        in_epochs=True,
     ),
     "proportional": Strategy(
         function=f"{_TREES}:Proportional",
@@ -246,23 +249,28 @@ STRATEGIES: dict[str, Strategy] = {
         summary="uniform over the lowest scores, over more of them as the run proceeds",
         source="Kumar et al. 2010",
         accepts_negative_scores=True,
+        leaves_out=True,
     ),
     "exclude": Strategy(
         function=f"{_RANKS}:Excluded",
         summary="uniform over all but the highest scores, once a share of the run is done",
         source="Pleiss et al. 2020",
         accepts_negative_scores=True,
+        leaves_out=True,
     ),
     "prune": Strategy(
         function=f"{_EPOCHS}:Pruned",
         summary="epochs that leave out a share of the examples below the mean score; the rest of those weigh more",
         source="Qin et al. 2024",
         gives_weights=True,
+        in_epochs=True,
     ),
     "replace": Strategy(
         function=f"{_EPOCHS}:Replaced",
         summary="epochs in which the lowest scores give way to the highest",
         source="Ioannou et al. 2019",
+        leaves_out=True,
+        in_epochs=True,
     ),
 }
 
@@ -277,7 +285,7 @@ HISTORIES: dict[str, History] = {
         summary="closeness of the mean score to one half", source="Chang et al. 2017, threshold closeness"
     ),
     "forgetting": History(
-        summary="how often the example went from classified right to wrong",
+        summary="how often the example was classified wrong at first, and went from right to wrong since",
         source="Toneva et al. 2019, algorithm 1",
         keeps_second_number=True,
     ),
@@ -345,7 +353,10 @@ _FORM = re.compile(r"[^\s:]+:[^\s:]+")  # package.module:function
 STRATEGY_METHODS = (
     "draw", "changed", "rebuild", "probabilities", "importance", "state_dict", "load_state_dict", "nbytes",
 )  # fmt: skip
-STRATEGY_PROPERTIES = ("accepts_negative_scores", "draws_in_proportion", "accepts_prior", "walks", "gives_weights")
+STRATEGY_PROPERTIES = (
+    "accepts_negative_scores", "draws_in_proportion", "accepts_prior", "walks", "gives_weights", "leaves_out",
+    "in_epochs",
+)  # fmt: skip
 # Of a prior that follows the training.
 PRIOR_METHODS = ("prior", "observe", "close_window", "state_dict", "load_state_dict")
 OBSERVED = ("error", "loss")

@@ -106,8 +106,27 @@ class SamplerConfig:
             f"sampler weight_exponent must be 0 with strategy {self.strategy!r}, whose own weights undo the bias",
             self.weight_exponent,
         )
+        require(
+            not self.weight_exponent or is_outside(self.strategy) or not STRATEGIES[self.strategy].leaves_out,
+            f"sampler weight_exponent must be 0 with strategy {self.strategy!r}: no weight makes up for examples that "
+            "it does not draw",
+            self.weight_exponent,
+        )
         require(0 <= self.floor <= 1, "sampler floor must be in [0, 1]", self.floor)
+        require(
+            (self.floor == 0 and self.floor_from == 1)
+            or is_outside(self.strategy)
+            or not STRATEGIES[self.strategy].in_epochs,
+            f"sampler floor must be 0, and floor_from 1, with strategy {self.strategy!r}, which draws in epochs and "
+            "mixes in no uniform draws",
+            (self.floor, self.floor_from),
+        )
         require(0 <= self.momentum < 1, "sampler momentum must be in [0, 1)", self.momentum)
+        require(
+            self.momentum == 0 or self.history == "momentum",
+            "sampler momentum must be 0 unless history is 'momentum', which alone reads it",
+            self.momentum,
+        )
         require(0 < self.half_life < float("inf"), "sampler half_life must be finite and > 0", self.half_life)
         require(1 <= self.pressure < float("inf"), "sampler pressure must be finite and ≥ 1", self.pressure)
         require(0 <= self.share < 1, "sampler share must be in [0, 1)", self.share)

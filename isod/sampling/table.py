@@ -84,11 +84,21 @@ class ImportanceTable:
                 f"sampler holdout makes scores negative, which strategy {config.strategy!r} does not accept: its class "
                 "attribute accepts_negative_scores must be True"
             )
-        if config.weight_exponent and (properties.walks or properties.gives_weights):
-            why = "which walks" if properties.walks else "whose own weights undo the bias"
+        if config.weight_exponent and (properties.walks or properties.gives_weights or properties.leaves_out):
+            why = (
+                "which walks"
+                if properties.walks
+                else "whose own weights undo the bias"
+                if properties.gives_weights
+                else "which leaves examples out"
+            )
             raise InputError(
                 f"sampler weight_exponent must be 0 with strategy {config.strategy!r}, {why}, got "
                 f"{config.weight_exponent}"
+            )
+        if (config.floor or config.floor_from < 1) and properties.in_epochs:
+            raise InputError(
+                f"sampler floor must be 0, and floor_from 1, with strategy {config.strategy!r}, which draws in epochs"
             )
         if properties.walks and prior_observes(config.prior):
             raise InputError(
@@ -97,6 +107,11 @@ class ImportanceTable:
             )
         if (config.prior or config.start != "scores") and not properties.accepts_prior:
             raise self._no_prior(config)
+        if config.subset and eligible is None:
+            raise InputError(
+                f"sampler {config.name!r} draws from a subset, the file {config.subset}, which a table does not read: "
+                "give the table the file's indices as eligible="
+            )
         if config.timed and run_length is None:
             raise InputError(
                 f"sampler {config.name!r} changes after {config.horizon or config.floor_from:g} of the run's draws: "
@@ -122,6 +137,7 @@ class ImportanceTable:
         self._labels: Labels | None = None  # that the prior is from
         self._adaptive: Any = None  # a prior that follows the training, see sampling.priors.ClassAdaptive
         self._previous = np.zeros(0, np.int64)  # indices of the last draw
+        self._has_offset = False
 
     @property
     def version(self) -> int:
@@ -134,8 +150,8 @@ class ImportanceTable:
         """Draw the next batch: ``n`` indices, with their probabilities and weights.
 
         Raises:
-            InputError: n < 1; or n > M, if the strategy draws without replacement; or the sampler's prior needs labels
-                that the table was not given.
+            InputError: n < 1; or n > M, if the strategy draws without replacement; or the sampler needs labels, or the
+                scores of a hold-out model, that the table was not given.
         """
         if n < 1:
             raise InputError(f"a draw must hold at least one example, got {n}")
@@ -145,6 +161,11 @@ class ImportanceTable:
             raise InputError(
                 f"sampler {self.config.name!r} draws by the labels, prior {self.config.prior!r}: give the table the "
                 "labels, table.set_labels(Labels.from_lists(…)), before the first draw"
+            )
+        if self.config.holdout and not self._has_offset:
+            raise InputError(
+                f"sampler {self.config.name!r} subtracts the scores of a hold-out model: give the table these scores, "
+                "table.set_offset([N]), before the first draw"
             )
         t = self.draws
         slots = self._strategy.draw(t, n, self._previous) if self.primed else self._first.next_places(n)
@@ -187,7 +208,7 @@ class ImportanceTable:
 
         Args:
             indices: [n] integers, eligible examples, drawn or not.
-            scores: [n] numbers, 0 … 10¹⁵, float64, float32 or a torch tensor on the CPU.
+            scores: [n] numbers, 0 … 10¹⁵; an array, or a torch tensor on any device.
 
         Raises:
             InputError: one of these does not hold, or n = 0; the table is unchanged.
@@ -322,10 +343,11 @@ class ImportanceTable:
                 f"hold-out scores must be {self.num_examples} finite numbers, got {values[index]} for example {index}"
             )
         self.examples.offset[:] = values
+        self._has_offset = True
 
     def checked(self, indices: ArrayLike, scores: ArrayLike) -> tuple[IntArray, FloatArray]:
         """Return the pair as arrays that ``update`` accepts: [n] int64 and [n] float64. Raises as ``update`` does."""
-        index, score = np.asarray(indices), np.asarray(scores)
+        index, score = np.asarray(as_numpy(indices)), np.asarray(as_numpy(scores))
         if index.ndim != 1 or score.ndim != 1 or len(index) != len(score):
             raise InputError(
                 f"an update needs as many scores as indices, one-dimensional, got {index.shape} and {score.shape}"
@@ -415,6 +437,11 @@ class ImportanceTable:
                 without a prior); nothing is changed.
         """
         mine = {"num_examples": self.num_examples, "seed": int(self.examples.seed), "sampler": self._signature()}
+        if missing := mine.keys() - state.keys():
+            raise InputError(
+                f"this is no state of an importance table, it has no {', '.join(sorted(missing))}: give a sampler's or "
+                "a schedule's state to that sampler or schedule"
+            )
         saved = {name: state[name] for name in mine}
         saved["sampler"] = draw_settings(SamplerConfig(name="")) | saved["sampler"]  # settings newer than the state
         for name, value in mine.items():
@@ -430,6 +457,7 @@ class ImportanceTable:
             raise InputError("the saved table has other eligible examples than this one")
         for name, value in arrays.items():
             getattr(e, name)[:] = value
+        self._has_offset = True
         e.prior = prior.copy()
         e.limits = as_numpy(state.get("limits", e.limits)).copy()
         if self._adaptive is not None:

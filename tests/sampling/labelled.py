@@ -1,4 +1,4 @@
-"""Tables of samplers that draw by the labels, with made labels; of all others as they are."""
+"""Tables with what their samplers need: made labels, the scores of a hold-out model."""
 
 import numpy as np
 
@@ -18,8 +18,11 @@ def made_labels(n, classes=3, seed=0, eligible=None):
 
 
 def labelled_table(n, **settings):
-    """An ImportanceTable, with ``made_labels`` if its sampler has a prior."""
+    """An ImportanceTable, with ``made_labels`` if its sampler has a prior, and 0 as the hold-out model's scores if it
+    subtracts these."""
     table = ImportanceTable(n, **settings)
     if table.config.prior is not None:
         table.set_labels(made_labels(n, eligible=settings.get("eligible")))
+    if table.config.holdout:
+        table.set_offset(np.zeros(n))
     return table

@@ -53,6 +53,7 @@ def test_a_heuristic_and_a_reduction_of_somebody_else():
 def test_a_strategy_of_somebody_else():
     sampler = SamplerConfig(name="mine", heuristic="loss", strategy=f"{OUTSIDE}:Highest", holdout=True)
     table = ImportanceTable(4, seed=0, sampler=pickle.loads(pickle.dumps(sampler)))
+    table.set_offset(np.zeros(4))
     table.update(range(4), [1.0, 5.0, 2.0, 0.0])
     assert table.draw(3).indices.tolist() == [1, 1, 1]
     properties = strategy_properties(sampler.strategy)
@@ -100,6 +101,40 @@ def test_a_walk_gives_no_weights(monkeypatch):
         ImportanceTable(4, seed=0, strategy=f"{OUTSIDE}:Highest", weight_exponent=0.5)
     with pytest.raises(InputError, match=r"prior '.*:Errors' counts what is drawn by its probability, which strat"):
         ImportanceTable(4, seed=0, strategy="rejection", prior=f"{OUTSIDE}:Errors")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"momentum": 0.9}, "momentum must be 0 unless history is 'momentum', which alone reads it, got 0.9"),
+        ({"strategy": "sequential", "floor": 0.5}, "floor must be 0, and floor_from 1, with strategy 'sequential'"),
+        ({"strategy": "replace", "floor_from": 0.5}, "floor must be 0, and floor_from 1, with strategy 'replace'"),
+        ({"strategy": "prune", "floor": 0.5}, "strategy 'prune', which draws in epochs and mixes in no uniform draws"),
+        *(
+            ({"strategy": name, "weight_exponent": 1.0}, f"strategy '{name}': no weight makes up for examples that it")
+            for name in ("replace", "self_paced", "exclude")
+        ),
+    ],
+)
+def test_a_setting_that_nothing_would_read(settings, message):
+    with pytest.raises(InputError, match=message):
+        SamplerConfig(name="mine", **settings)
+
+
+def test_what_a_table_is_not_told_is_a_sentence(monkeypatch):
+    for name in ("LIS-RHO", "LIS-RHO-rank", "online-RHO"):
+        table = ImportanceTable(4, seed=0, sampler=SAMPLERS[name])
+        with pytest.raises(InputError, match=f"'{name}' subtracts the scores of a hold-out model: .*set_offset"):
+            table.draw(2)
+        table.set_offset(np.zeros(4))
+        table.draw(2)
+    with pytest.raises(InputError, match=r"draws from a subset, the file keep\.csv, .*eligible="):
+        ImportanceTable(4, seed=0, subset="keep.csv")
+    ImportanceTable(4, seed=0, subset="keep.csv", eligible=[1, 2])
+    for attribute, settings in (("leaves_out", {"weight_exponent": 1.0}), ("in_epochs", {"floor": 0.5})):
+        monkeypatch.setattr(f"tests.sampling.outside.Highest.{attribute}", True, raising=False)
+        with pytest.raises(InputError, match=r"with strategy '.*:Highest', which (leaves examples|draws in epochs)"):
+            ImportanceTable(4, seed=0, strategy=f"{OUTSIDE}:Highest", **settings)
 
 
 def test_weights_of_a_strategy_are_not_multiplied_by_those_of_a_sampler(monkeypatch):
@@ -290,6 +325,8 @@ def test_sampling_needs_numpy_and_numba_alone():
         "    table = ImportanceTable(20, seed=0, sampler=sampler, run_length=100)\n"
         "    if sampler.prior:\n"
         "        table.set_labels(Labels.from_lists([[1], [2], []] * 6 + [[1]] * 2, 2, segments=['a'] * 20))\n"
+        "    if sampler.holdout:\n"
+        "        table.set_offset([0] * 20)\n"
         "    schedule = DrawSchedule(table, batch_size=4, lag=1, steps=9)\n"
         "    for step in range(9):\n"
         "        indices = schedule.draw(step).indices\n"

@@ -231,7 +231,7 @@ def test_of_duplicates_the_last_wins_and_all_count_in_the_mean():
     table.update([2, 1, 2], [5.0, 1.0, 3.0])
     assert table.scores.tolist() == [0, 1, 3, 0]
     assert table.mean_importance.tolist() == [0, 1, 4, 0]
-    table.update(torch.tensor([1]), torch.tensor([3.0]))
+    table.update(torch.tensor([1]), torch.tensor([3.0], dtype=torch.bfloat16, requires_grad=True))
     assert table.mean_importance.tolist() == [0, 2, 4, 0]
     assert table.last_step.tolist() == [-1, 1, 0, -1]
     assert table.version == 2
@@ -309,6 +309,29 @@ def test_state_of_another_table_is_refused():
             table.load_state_dict(other.state_dict())
 
 
+@pytest.mark.parametrize("prior", [False, True])
+@pytest.mark.parametrize("score", [5e-324, 1.5e-323, 1e-310])
+def test_scores_that_are_nearly_0_draw_examples_that_there_are(score, prior):
+    """Their sums are so small that x · Σ, x < 1, rounds to Σ itself."""
+    table = ImportanceTable(100, seed=0, smoothing=0.0)
+    if prior:
+        table.set_prior(np.ones(100))
+    table.update(range(100), [score if i % 16 in (3, 7) else 0.0 for i in range(100)])
+    for _ in range(200):
+        draw = table.draw(32)
+        assert {i % 16 for i in draw.indices.tolist()} <= {3, 7}
+        assert max(draw.indices) < 100
+
+
+@pytest.mark.parametrize("history", ["forgetting", "variance"])
+def test_sums_of_scores_in_single_precision_are_in_double(history):
+    rng = np.random.default_rng(0)
+    table = ImportanceTable(5000, seed=0, history=history)
+    for _ in range(3):
+        table.update(range(5000), rng.uniform(0, 1, 5000))
+    assert table.probabilities().sum() == pytest.approx(1.0, abs=1e-13)
+
+
 # --- cost ------------------------------------------------------------------------------------------------------------
 
 
@@ -319,6 +342,8 @@ def test_at_most_24_bytes_an_example(name):
     table = ImportanceTable(n, sampler=SAMPLERS[name], seed=0, eligible=np.arange(n - 1), run_length=n)
     if table.config.prior is not None:
         table.set_prior(np.ones(n))
+    if table.config.holdout:
+        table.set_offset(np.ones(n))
     table.draw(128)
     beside = 2.3e6 if "rank" in table.config.strategy or table.config.strategy in ("self_paced", "exclude") else 0
     beside += 16 * n if table.config.prior is not None else 0

@@ -10,7 +10,9 @@ attributes, each False by default:
 * ``accepts_prior``: it draws in proportion to ``examples.prior`` × score where that is not empty, and from the first
   draw on where ``config.start`` is "prior";
 * ``walks``: a draw's probabilities are those that a walk nears and not its own, so that they give no weights;
-* ``gives_weights``: its slots have weights that undo the bias of its draws.
+* ``gives_weights``: its slots have weights that undo the bias of its draws;
+* ``leaves_out``: some examples have probability 0, so that no weights undo the bias;
+* ``in_epochs``: it draws without smoothing and floor, as one that extends ``epochs.Sequential`` does.
 
 It reads its settings from the SamplerConfig. One that changes over the run reads ``examples.progress(config.horizon)``:
 the table insists on a run_length where ``config.timed``. One that draws in epochs, without replacement, extends
