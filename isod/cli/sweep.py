@@ -172,7 +172,8 @@ def add_places(parser: argparse.ArgumentParser, what: str, experiment: str) -> N
     parser.add_argument(
         "--resume",
         action="store_true",
-        help=f"resume the {what} that started last with these settings in the --out folder",
+        help=f"resume the {what} that began with these settings: of several the one in the --out folder with the most "
+        "of these runs, then the newest",
     )
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIR",
                         help="folder for all results (default: %(default)s)")  # fmt: skip

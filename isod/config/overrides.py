@@ -69,6 +69,17 @@ def values_of(sections: Mapping[str, Any], assignments: Iterable[Assignment]) ->
     return values
 
 
+def replaced(config: T, values: Mapping[str, Any]) -> T:
+    """Return the dataclass with these values, by name; a dotted name is one of a dataclass that it holds."""
+    own = {name: value for name, value in values.items() if "." not in name}
+    inner: dict[str, dict[str, Any]] = {}
+    for name in values.keys() - own.keys():
+        section, _, rest = name.partition(".")
+        inner.setdefault(section, {})[rest] = values[name]
+    own |= {section: replaced(getattr(config, section), changes) for section, changes in inner.items()}
+    return replace(config, **own)  # type: ignore[type-var]
+
+
 def _rebuilt(config: Any, section: str, values: Mapping[str, Any], chosen: Mapping[str, Assignment]) -> Any:
     """The dataclass with its values, and itself if it has none; its own checks reject a wrong one."""
     changes: dict[str, Any] = {}

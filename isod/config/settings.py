@@ -220,6 +220,15 @@ class ResourceConfig:
                 f" set --batch-size {max(1, size) * workers}, or another --workers-per-trial"
             )
 
+    def check_regions(self, regions: RegionConfig) -> None:
+        """Raise InputError if the workers of a trial cannot share what chooses the regions that train."""
+        require(
+            self.workers_per_trial == 1 or regions.method != "pisa",
+            "regions.method 'pisa' ranks the objects of a whole batch, of which each worker of a trial has a part: "
+            "workers_per_trial must be 1",
+            self.workers_per_trial,
+        )
+
     def check_sampler(self, sampler: SamplerConfig) -> None:
         """Raise InputError if the workers of a trial cannot share what a sampler does."""
         require(

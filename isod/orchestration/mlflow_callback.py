@@ -45,8 +45,7 @@ class MLflowCallback(Callback):
         if reason := last.get("failed", ""):
             self._writer.trial_failed(name_of(trial), reason)
         elif last["iteration"] < config.training.iterations:
-            self._writer.trial_stopped(name_of(trial), last["iteration"])
-            folder.drop_checkpoints()
+            self._writer.trial_stopped(name_of(trial), last["iteration"], folder)
         else:
             self._writer.trial_finished(name_of(trial), folder)
             self._after_run(config.sampler.name)

@@ -18,6 +18,7 @@ import ray
 from ray import tune
 from ray.tune.execution import class_cache
 
+from isod.config.overrides import replaced
 from isod.config.record import CONTENTS, flatten
 from isod.config.settings import Preset, ResourceConfig, RunConfig
 from isod.console import in_notebook
@@ -106,6 +107,7 @@ def run_sweep(
         check_examples(config, store.split("train"))
         preset.resources.check_batch(config.training.batch_size)
         preset.resources.check_sampler(config.sampler)
+        preset.resources.check_regions(config.training.regions)
     if sweep.storage:
         rule = "runs of several processes share a folder: workers_per_trial must be 1 where --storage is given"
         require(preset.resources.workers_per_trial == 1, rule, preset.resources.workers_per_trial)
@@ -162,9 +164,10 @@ def _run_grid(
         settings["storage"] = sweep.storage
     if search is not None:
         settings |= search.study.record
+    folders = f"{sweep.storage or sweep.out}/runs"
     if sweep.resume:
         trials = {config.name: config for config in grid}
-        record = resume_sweep(experiment, sweep.name, settings, tags, trials, kind=kind)
+        record = resume_sweep(experiment, sweep.name, settings, tags, trials, runs=folders, kind=kind)
     else:
         begun = {**tags, **class_tags(store.meta.class_names)}
         record = begin_sweep(experiment, sweep.name, settings, begun, dataset, kind=kind)
@@ -179,7 +182,9 @@ def _run_grid(
     if plan.count < total:
         log.info("%d of %d runs are finished and not run again", total - plan.count, total)
 
-    runs = f"{sweep.storage or sweep.out}/runs/{record.parent_run_id}"
+    runs = f"{folders}/{record.parent_run_id}"
+    if not sweep.storage:
+        Path(runs).mkdir(parents=True, exist_ok=True)  # by which --resume knows the sweep
     what, stated = ("sweep", []) if search is None else ("search", varied)
     progress = ProgressView(plan.count, base.training.iterations, what=what, varied=stated)
     trainable = functools.partial(
@@ -224,7 +229,7 @@ def trial_grid(sweep: Sweep) -> list[RunConfig]:
         RunConfig(
             sampler=sampler,
             detector=preset.detector,
-            training=replace(preset.training, seed=seed, **sweep.training.get(sampler.name, {})),
+            training=replaced(preset.training, {"seed": seed, **sweep.training.get(sampler.name, {})}),
             holdout=preset.holdout,
         )
         for seed in range(sweep.first_seed, sweep.first_seed + sweep.seeds)

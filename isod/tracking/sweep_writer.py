@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlflow.entities import DatasetInput, Metric, Param, RunInfo
+from mlflow.entities import DatasetInput, Metric, Param, Run, RunInfo
 from mlflow.tracking import MlflowClient
 
 from isod.config.record import changes, current, flatten
@@ -105,27 +105,40 @@ def resume_sweep(
     tags: Mapping[str, str],
     trials: Mapping[str, RunConfig],
     *,
+    runs: str = "",
     kind: str = SWEEP_TAG,
 ) -> SweepRecord:
-    """Reopen the sweep of this name that was started last.
+    """Reopen the sweep of this name that began with these settings.
+
+    Of several it is one whose folder is here; of these the one with the most of the trials; of these the newest.
 
     Args:
         trials: what will run now, by name.
+        runs: folder, or address, that has a folder for each sweep, by its parent's id.
         kind: the tag that holds the name, as ``begin_sweep`` takes it.
     Raises:
-        InputError: there is none, it or one of the trials began with other settings, or the store refuses files;
-            nothing is changed there.
+        InputError: there is none, all of them or one of the trials began with other settings, or the store refuses
+            files; nothing is changed there.
     """
     client, what = experiment.client, kind.removeprefix("isod.")
     with explained(experiment.tracking_uri):
-        parents = client.search_runs([experiment.id], f"tags.`{kind}` = '{name}'", max_results=1, order_by=NEWEST)
+        parents = client.search_runs([experiment.id], f"tags.`{kind}` = '{name}'", order_by=NEWEST)
         if not parents:
             raise InputError(f"there is no {what} {name!r} to resume in this MLflow experiment: leave out --resume")
-        parent = parents[0]
-        if text := changes(parent.data.params, {key: str(value) for key, value in settings.items()}):
+        now_set = {key: str(value) for key, value in settings.items()}
+        fitting = [parent for parent in parents if not changes(parent.data.params, now_set)]
+        if not fitting:
+            text = changes(parents[0].data.params, now_set)
             raise InputError(f"the {what} {name!r} to resume began with other settings ({text}): use the same")
+        children = {p.info.run_id: list(children_of(client, experiment.id, p.info.run_id)) for p in fitting}
+
+        def rank(parent: Run) -> tuple[bool, int]:
+            known = {run.data.tags[NAME_TAG] for run in children[parent.info.run_id]}
+            return Path(runs, parent.info.run_id).is_dir(), len(known & trials.keys())
+
+        parent = max(fitting, key=rank)  # of equals the first, which is the newest
         record = SweepRecord(parent.info.run_id)
-        for run in children_of(client, experiment.id, parent.info.run_id):
+        for run in children[parent.info.run_id]:
             trial = run.data.tags[NAME_TAG]
             if trial in trials:
                 require_same_trial(trial, run.data.params, trials[trial])
@@ -256,12 +269,14 @@ class SweepWriter:
         self._deliveries.put(name, finish)
         self._open.discard(name)
 
-    def trial_stopped(self, name: str, iteration: int) -> None:
-        """Tag the trial's run with the iteration at which a scheduler stopped it, and mark it as finished."""
+    def trial_stopped(self, name: str, iteration: int, folder: RunFolder | RemoteFolder) -> None:
+        """Tag the trial's run with the iteration at which a scheduler stopped it, mark it as finished, and only then
+        delete the folder's checkpoints, from which the trial goes on if MLflow is never told."""
 
         def stop() -> None:
             self._client.set_tag(self._record.runs[name], STOPPED_TAG, str(iteration))
             self._end(name, "FINISHED")
+            folder.drop_checkpoints()
 
         self._deliveries.put(name, stop)
         self._open.discard(name)

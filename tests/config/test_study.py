@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from isod.cli.main import main
-from isod.config.overrides import override, parse_assignment
+from isod.config.overrides import override, parse_assignment, replaced
 from isod.config.presets import PRESETS
 from isod.config.settings import TrainingConfig
 from isod.config.study import Study, read_study, sections_of, under
@@ -138,6 +138,15 @@ def test_a_value_out_of_range_is_found_with_the_preset_and_the_command_line(stud
     path = study(RUN + "[training]\nlr = -1")
     assert main(["sweep", str(path), "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == f"isod: {path}: lr must be > 0 and finite, got -1.0\n"
+
+
+def test_a_setting_within_a_training_setting(study):
+    """[samplers.X] training = { regions = { method = … } }, as `isod settings` lists it."""
+    path = study('run = ["X"]\n[samplers.X]\nbase = "UIS"\ntraining = { lr = 0.5, regions = { method = "lrm" } }')
+    (own,) = read_study(path).training.values()
+    trained = replaced(TrainingConfig(), own)
+    assert (trained.lr, trained.regions.method) == (0.5, "lrm")
+    assert trained.regions.kept == TrainingConfig().regions.kept
 
 
 def test_no_such_file(tmp_path):

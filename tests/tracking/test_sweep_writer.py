@@ -151,6 +151,35 @@ def test_a_sweep_resumed_at_another_commit_says_so(store, experiment, caplog):
         resume_sweep(experiment, "other", {"store": "/s"}, {}, {})
 
 
+def test_of_several_sweeps_of_one_name_the_right_one_is_resumed(store, experiment, tmp_path):
+    """Stages of a study, seeds on two machines, and a quick try in between share a name and an experiment."""
+
+    def begun(*trials, settings=None):
+        parent = begin_sweep(experiment, "grid", settings or {"store": "/s"}, {}).parent_run_id
+        for trial in trials:
+            tags = {"mlflow.parentRunId": parent, "mlflow.runName": trial}
+            store.client.create_run(store.experiment_id, tags=tags)
+        return parent
+
+    def resumed(*trials, settings=None):
+        wanted = {trial: tiny_run() for trial in trials}
+        return resume_sweep(
+            experiment, "grid", settings or {"store": "/s"}, {}, wanted, runs=str(tmp_path / "runs")
+        ).parent_run_id
+
+    first = begun("baseline-seed0", "RFS-seed0")
+    second = begun("baseline-seed3", "RFS-seed3")
+    third = begun("baseline-seed0", "CAP-seed0")
+    quick = begun(settings={"store": "/s", "training.iterations": 100})
+    assert resumed("baseline-seed0", "RFS-seed0") == first
+    assert resumed("RFS-seed3", "RFS-seed4") == second
+    assert resumed("baseline-seed0") == third  # the newest of two that have it
+    assert resumed("LIS-seed0") == third
+    assert resumed(settings={"store": "/s", "training.iterations": 100}) == quick
+    (tmp_path / "runs" / first).mkdir(parents=True)
+    assert resumed("baseline-seed0") == resumed("LIS-seed0") == first  # the others' folders are on another machine
+
+
 def test_a_store_that_cannot_keep_files_is_refused_before_a_trial_starts(store, experiment, tmp_path):
     (tmp_path / "a file").touch()
     elsewhere = store.client.create_experiment("nowhere", (tmp_path / "a file" / "artifacts").as_uri())
