@@ -3,7 +3,7 @@
 # with a network address, processes, /tmp and home of its own, reached through ssh from a third one. The third runs
 # `ray up`, a small grid on both machines through the cluster's own MLflow server, and `ray down`.
 #
-#   sudo PYTHON=.venv/bin/python tests/cluster/ray_up.sh
+#   sudo PYTHON=.venv/bin/python tests/system/cluster/ray_up.sh
 #
 # Needs root and Debian's openssh-server, rsync and iproute2. Nothing of this machine's own is changed: neither ~/.ssh,
 # nor its network, nor Ray that may run here. All machines use the Python environment that PYTHON belongs to, so what
@@ -11,8 +11,8 @@
 set -euo pipefail
 
 PYTHON=$(realpath -s "${PYTHON:-.venv/bin/python}")
-REPO=$(realpath "$(dirname "$0")/../..")
-SCRIPT=$REPO/tests/cluster/ray_up.sh
+SCRIPT=$(realpath "$0")
+REPO=$(realpath "$(dirname "$SCRIPT")/../../..")
 export PYTHON REPO SCRIPT
 HEAD=10.77.0.1 WORKER=10.77.0.2 LAPTOP=10.77.0.254
 
