@@ -8,7 +8,7 @@ from pathlib import Path
 from isod.errors import InputError
 from isod.results.report.page import write_report
 from isod.results.statistics.best import best_model, predict_commands
-from isod.results.statistics.guard import guard_sentence, guard_table, regressions
+from isod.results.statistics.guard import guard_sentence, guard_table, regressions, unjudged
 from isod.results.statistics.text_table import format_table
 from isod.tracking.saved import save_runs
 from isod.tracking.sweep_reader import load_runs
@@ -42,7 +42,7 @@ def results_command(
         The path of report.html, and the printed table with what got worse.
     Raises:
         InputError: no runs to read or compare, a folder that cannot be written, a metric that is not logged or of which
-            less is better; with ``fail_on_regression`` also if the guard has no tolerance.
+            less is better; with ``fail_on_regression`` also if the guard cannot judge a sampler.
         RegressionError: a stratum got worse and ``fail_on_regression`` is set; the report is written first.
     """
     runs = load_runs(tracking_uri, experiment, sweep)
@@ -57,7 +57,7 @@ def results_command(
     print(f"\n{best.sentence}: {' && '.join(predict_commands(runs, best))}")
     print(f"report: {page}")
     if fail_on_regression:
-        if guard["tolerance"].isna().all():
+        if guard.empty or unjudged(guard):
             raise InputError(f"--fail-on-regression cannot judge these runs. {guard_sentence(guard)}")
         if worse := regressions(guard):
             raise RegressionError("\n".join(worse))

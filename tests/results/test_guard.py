@@ -8,7 +8,7 @@ from scipy import stats
 
 from isod.cli import main as cli
 from isod.results import guard_table
-from isod.results.statistics.guard import CHANCE, guard_sentence, regressions, tolerance
+from isod.results.statistics.guard import CHANCE, guard_sentence, regressions, tolerance, unjudged
 from tests.tracking.made_runs import made_runs
 from tests.tracking.mlflow_store import Store
 
@@ -122,6 +122,15 @@ def test_words():
     )
 
 
+def test_a_sampler_that_cannot_be_judged_is_named():
+    """Two of its three runs failed."""
+    high, none = {"mAP": 0.5, "GT/Car": 20}, {"mAP": 0.0, "GT/Car": 20}
+    runs = {(name, s): ends(high | {"mAP": 0.5 + s / 100}) for name in ("baseline", "LIS") for s in range(3)}
+    table = guard_table(made_runs(runs | {("UIS", 0): ends(none)}))
+    assert unjudged(table) == ["UIS"]
+    assert guard_sentence(table).endswith("Not judged, as it needs two seeds that the baseline has: UIS.")
+
+
 def test_one_seed_gives_no_verdict():
     table = guard_table(sweep([0.5], [0.1]))
     assert table["baseline_sd"].isna().all()
@@ -145,6 +154,7 @@ def store(tmp_path_factory):
         ([0.47, 0.48, 0.46], 3, 1, "UIS: AP_small/Car ended at 0.470"),
         ([0.50, 0.49, 0.52], 3, 0, ""),
         ([0.10], 1, 2, "isod: --fail-on-regression cannot judge these runs. Guard: n/a"),
+        ([0.10], 3, 2, "isod: --fail-on-regression cannot judge these runs. Guard: n/a"),
     ],
 )
 def test_fail_on_regression(store, tmp_path, capsys, other, seeds, code, said):

@@ -105,10 +105,18 @@ def guard_sentence(table: pd.DataFrame) -> str:
         return "Guard: n/a, as the baseline, or every sampler beside it, has no finished runs."
     if not judged:
         return "Guard: n/a, as the baseline and a sampler need two seeds each for a seed-to-seed spread."
-    return (
+    text = (
         f"Guard: {int(table['worse'].sum())} of {judged} strata ended lower than the baseline by more than the "
         f"seed-to-seed spread; chance alone would mark about {CHANCE * judged:.1f}."
     )
+    missing = unjudged(table)
+    return text + (f" Not judged, as it needs two seeds that the baseline has: {', '.join(missing)}." * bool(missing))
+
+
+def unjudged(table: pd.DataFrame) -> list[str]:
+    """Return the samplers of a ``guard_table`` of which no stratum has a tolerance."""
+    judged = set(table.loc[table["tolerance"].notna(), "sampler"])
+    return [str(sampler) for sampler in table["sampler"].unique() if sampler not in judged]
 
 
 def _strata(runs: Runs) -> list[tuple[str, str, str, int]]:
