@@ -158,6 +158,10 @@ def time_limits() -> Iterator[None]:
 
 
 def _require_address(tracking_uri: str) -> None:
+    try:
+        urlsplit(tracking_uri)
+    except ValueError as error:
+        raise InputError(f"the tracking URI {tracking_uri!r} is no address: {error}") from None
     if "://" in tracking_uri:
         return
     hint = f"; for the database in that folder: sqlite:///{tracking_uri.rstrip('/')}/mlflow.db" if tracking_uri else ""

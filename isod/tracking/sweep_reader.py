@@ -10,6 +10,7 @@ from collections import Counter
 
 import pandas as pd
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from isod.errors import InputError
@@ -28,7 +29,7 @@ def load_runs(tracking_uri: str, experiment: str | None = None, sweep: str | Non
 
     Args:
         tracking_uri: as MLflow takes it, e.g. ``sqlite:////path/mlflow.db`` or ``http://host:5000``.
-        experiment: its name; None for that of the sweep that was started last.
+        experiment: its name; None for that of ``sweep`` or, without one, of the sweep that was started last.
         sweep: run id of the parent to read; None for the one that was started last.
     Raises:
         InputError: store unreadable or unreachable, no such experiment or sweep, no finished run, or runs that cannot
@@ -37,7 +38,7 @@ def load_runs(tracking_uri: str, experiment: str | None = None, sweep: str | Non
     client = open_for_reading(tracking_uri)
     with explained(tracking_uri):
         if experiment is None:
-            experiment = last_experiment(client, tracking_uri)
+            experiment = last_experiment(client, tracking_uri) if sweep is None else _experiment_of(client, sweep)
         found = client.get_experiment_by_name(experiment)
         if found is None or found.lifecycle_stage != "active":
             names = ", ".join(sorted(e.name for e in client.search_experiments())) or "none"
@@ -87,6 +88,17 @@ def last_experiment(client: MlflowClient, tracking_uri: str) -> str:
             raise _no_comparison(searches[0])
         raise InputError(f"{tracking_uri} has no sweep yet: run `isod sweep`, or name another --tracking-uri")
     return names[last[0].info.experiment_id]
+
+
+def _experiment_of(client: MlflowClient, sweep: str) -> str:
+    """Return the name of the experiment of a sweep. Raises InputError if there is no such run."""
+    try:
+        run = client.get_run(sweep)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise InputError(f"there is no sweep {sweep!r} in this MLflow store: give the run id of its parent") from None
+    return str(client.get_experiment(run.info.experiment_id).name)
 
 
 def _no_comparison(search: Run) -> InputError:

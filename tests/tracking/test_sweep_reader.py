@@ -288,6 +288,7 @@ def test_store_that_cannot_be_read(tmp_path):
         (str(tmp_path), "starts with sqlite:///, http:// or the like"),
         ("", "starts with sqlite:///, http:// or the like"),
         ("nonsense://x", "the MLflow store nonsense://x cannot be used: "),
+        ("http://[::1", "is no address: Invalid IPv6 URL"),
     ]:
         with pytest.raises(InputError, match=message) as caught:
             load_runs(uri, "grid")
@@ -306,8 +307,13 @@ def test_without_a_name_it_is_the_sweep_that_started_last(tmp_path):
     older.run(older.sweep(start=1_000), "UIS", 0)
     newer.run(newer.sweep(start=2_000), "LIS", 0)
     assert load_runs(older.uri).experiment == "newer"
-    older.run(older.sweep(start=3_000), "UIS", 0)
+    last = older.sweep(start=3_000)
+    older.run(last, "UIS", 0)
     assert load_runs(older.uri).experiment == "older"
+    newer.run(newer.sweep(start=4_000), "UIS", 0)
+    assert load_runs(older.uri, sweep=last).experiment == "older"
+    with pytest.raises(InputError, match="there is no sweep 'absent' in this MLflow store"):
+        load_runs(older.uri, sweep="absent")
 
 
 def test_a_store_without_a_sweep_says_so(tmp_path):
