@@ -13,6 +13,7 @@ from isod.results.report.fonts import drawable
 from isod.results.report.style import OTHERS, SOFT, SOLID, rc
 
 MAX_CURVES = 12  # of more classes those with the most objects are drawn
+MAX_ROWS = 30  # of a confusion matrix: of more classes those with the most objects, and all others as one
 NOTHING = "nothing"
 LOOKS = [replace(look, dash=SOLID) for look in OTHERS[:7]] + list(OTHERS[:7])  # seven colours, then dashed
 
@@ -47,12 +48,22 @@ def curve_classes(evaluation: Evaluation) -> list[int]:
     return [int(n) + 1 for n in sorted(order) if objects[n]]
 
 
+def _rows_shown(evaluation: Evaluation) -> tuple[np.ndarray, list[str]]:
+    """Return the matrix with "nothing" last, and the names of its rows; of many classes some, and the rest as one."""
+    matrix = evaluation.confusion
+    most = np.argsort(-matrix[1:].sum(axis=1), kind="stable")[:MAX_ROWS] + 1
+    labels = sorted(map(int, most))
+    others = sorted(set(range(1, len(matrix))) - set(labels))
+    groups = [*([label] for label in labels), *([others] if others else []), [0]]
+    sums = np.stack([matrix[group].sum(axis=0) for group in groups])
+    sums = np.stack([sums[:, group].sum(axis=1) for group in groups], axis=1)
+    names = [drawable(evaluation.class_names[label - 1]) for label in labels]
+    return sums, [*names, *([f"{len(others)} other classes"] if others else []), NOTHING]
+
+
 def confusion_figure(evaluation: Evaluation) -> Figure:
     """Draw the confusion matrix: rows are what is annotated, columns what was detected there; shades by row."""
-    matrix = evaluation.confusion
-    order = [*range(1, len(matrix)), 0]
-    matrix = matrix[np.ix_(order, order)]
-    names = [*map(drawable, evaluation.class_names), NOTHING]
+    matrix, names = _rows_shown(evaluation)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     shares[-1] = 0  # of detections where nothing is annotated: another unit
     side = max(3.4, 0.62 * len(names))
