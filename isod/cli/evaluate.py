@@ -27,7 +27,7 @@ def add_evaluate_parser(commands: Any) -> None:
     parser.add_argument("data", metavar="STORE|COCO", help="crop store, or COCO json")
     parser.add_argument("--images", type=Path, metavar="DIR",
                         help="images of the json (default: images/ beside it, else its own folder)")  # fmt: skip
-    parser.add_argument("--split", choices=SPLITS, default="val", help="of the store (default: %(default)s)")
+    parser.add_argument("--split", choices=SPLITS, help="of the store (default: val)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--conf", type=float, metavar="X", help="least score of a detection in the confusion matrix "
                         "and among the false positives (default: the model's own)")  # fmt: skip

@@ -32,7 +32,7 @@ def add_predict_parser(commands: Any) -> None:
     parser.add_argument("--iou", type=float, metavar="X",
                         help="IoU above which NMS drops the weaker detection (default: the model's)")  # fmt: skip
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="classes to keep (default: all)")
-    parser.add_argument("--split", choices=SPLITS, default="val", help="of a store (default: %(default)s)")
+    parser.add_argument("--split", choices=SPLITS, help="of a store (default: val)")
     parser.add_argument("--save-json", action="store_true", help="write predictions.json in COCO's results format")
     parser.add_argument("--save-txt", action="store_true", help="write a text file for each frame in YOLO's format")
     parser.add_argument("--save-conf", action="store_true", help="add the scores to these text files")

@@ -45,6 +45,8 @@ def run(study: SearchStudy, options: argparse.Namespace) -> int:
     size = choose_size(options, study.preset)
     study = replace(study, settings=[*study.settings, *options.assignments])
     if options.samples is not None:
+        rule = "a grid has all combinations of the listed values: leave out --samples"
+        require(study.search.algorithm != "grid", rule, options.samples)
         study = replace(study, search=replace(study.search, samples=options.samples))
     preset = choose_preset(size)
     sections = {"sampler": study.sampler, **sections_of(preset, study.settings)}

@@ -284,6 +284,17 @@ def _search(content: Mapping[str, Any], path: Path) -> SearchStudy:
         if key not in known:
             raise unknown("key of [search]", key, known)
     search = override({"search": SearchConfig()}, assignments_in({"search": table}, str(path)))["search"]
+    for key, read in (
+        ("samples", search.algorithm != "grid"),
+        ("seed", search.algorithm != "grid"),
+        ("reduction", search.scheduler == "asha"),
+        ("grace", search.scheduler != "none"),
+    ):
+        if key in table and not read:
+            raise InputError(
+                f"search.{key} says nothing to algorithm {search.algorithm!r} with scheduler {search.scheduler!r}: "
+                "leave it out"
+            )
     settings = assignments_in({key: content[key] for key in SECTIONS if key in content}, str(path))
     values_of(sections_of(PRESETS["small"]), settings)  # names and types; a preset may change the others
     return SearchStudy(

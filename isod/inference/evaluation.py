@@ -60,7 +60,7 @@ class Evaluation:
 
 
 def open_annotated(
-    data: str, class_names: Sequence[str], *, images: Path | None = None, split: Split = "val"
+    data: str, class_names: Sequence[str], *, images: Path | None = None, split: Split | None = None
 ) -> AnnotatedData:
     """Open what a model is evaluated on.
 
@@ -68,11 +68,15 @@ def open_annotated(
         data: a crop store, or a COCO json.
         class_names: of the model.
         images: folder of the json's images; by default the folder ``images`` beside it, or else its own.
-        split: of the store.
+        split: of the store; "val" by default.
     Raises:
-        InputError: it is neither, is damaged, or has classes that the model does not know.
+        InputError: it is neither, is damaged, or has classes that the model does not know; images of a store, or a
+            split of a json.
     """
     if is_store(data):
+        if images is not None:
+            raise InputError(f"{data} is a crop store, which has its images: leave out --images")
+        split = split or "val"
         store = CropStore.open(data)
         store.meta.require_classes(class_names, store.uri, advice=": evaluate it on data with the same classes")
         return AnnotatedData(f"split {split} of {store.uri}", StoreCrops(store.split(split)), store.meta.demo)
@@ -83,6 +87,8 @@ def open_annotated(
         raise InputError(
             f"{data} is no crop store: name one, or a COCO json with --images and the folder of its images"
         )
+    if split is not None:
+        raise InputError(f"{data} is no crop store, whose parts --split names: leave it out")
     beside = path.parent / IMAGE_FOLDER
     file = CocoFile(images or (beside if beside.is_dir() else path.parent), path)
     labels = {name: label for label, name in enumerate(class_names, 1)}
@@ -94,6 +100,7 @@ def open_annotated(
             )
     refs = file.frames(labels)
     ids = {labels[name]: key for key, name in file.categories.items() if name in labels}
+    ids |= {labels[name]: key for key, name in categories.items()}  # of two of one name the one that has objects
     free = max((key for key in ids.values() if isinstance(key, int)), default=0)
     ids |= {label: free + label for label in labels.values() if label not in ids}  # ids that no category has
     return AnnotatedData(str(path), AnnotatedFiles(refs), notes=file.notes(), category_ids=ids)

@@ -63,7 +63,7 @@ def test_names_in_quotes_and_values_of_every_type(search):
 
 
 def test_a_grid_is_every_combination(search):
-    text = UIS + 'training.lr = [1e-4, 1e-3]\nsampler.floor = [0.0, 0.5]\n[search]\nalgorithm = "grid"\nsamples = 1\n'
+    text = UIS + 'training.lr = [1e-4, 1e-3]\nsampler.floor = [0.0, 0.5]\n[search]\nalgorithm = "grid"\n'
     study = read_search(search(text))
     assert study.points() == [
         {"training.lr": lr, "sampler.floor": floor} for lr in (1e-4, 1e-3) for floor in (0.0, 0.5)
@@ -161,6 +161,9 @@ WRONG = [
     (LR + "[search]\nsample = 3", "unknown key of [search] 'sample'; did you mean 'samples'?"),
     (LR + "[search]\nsamples = 0", "search samples must be ≥ 1, got 0"),
     (LR + '[search]\nsamples = "3"', "search.samples must be a whole number, got '3'"),
+    (UIS + 'training.lr = [1e-4]\n[search]\nalgorithm = "grid"\nseed = 1', "seed says nothing to algorithm 'grid'"),
+    (LR + '[search]\nscheduler = "none"\ngrace = 5', "search.grace says nothing to algorithm 'random' with"),
+    (LR + '[search]\nscheduler = "median"\nreduction = 5', "search.reduction says nothing to"),
     (LR + '[search]\nalgorithm = "tpe"', "search algorithm must be one of random, grid, optuna, got 'tpe'"),
     (LR + '[search]\nscheduler = "hyperband"', "search scheduler must be one of asha, median, none, got 'hyperband'"),
     (LR + '[search]\nalgorithm = "grid"', "a grid needs the values in a list, such as [1e-4, 1e-3], got a range"),
