@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -30,3 +32,16 @@ def paired_iou(boxes: Tensor, targets: Tensor, eps: float = 1e-7) -> tuple[Tenso
 def centres_of(boxes: Tensor) -> Tensor:
     """Return x and y of the centre of each box, [..., 2] of [..., 4] xyxy pixels."""
     return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+
+def within(found: Mapping[str, Tensor], height: int, width: int) -> dict[str, Tensor]:
+    """Return detections clipped to the upper left ``height`` × ``width`` pixels, without those that leave nothing.
+
+    A crop that is smaller than its batch lies there, and the rest is padding.
+
+    Args:
+        found: of one image, as ``DetectorModel.detect`` returns them.
+    """
+    boxes = found["boxes"].clamp(min=0).minimum(found["boxes"].new_tensor([width, height, width, height]))
+    keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    return {name: value[keep] for name, value in {**found, "boxes": boxes}.items()}

@@ -13,6 +13,7 @@ import torch
 
 from isod.data.prepare.settings import PrepareSettings
 from isod.data.readers.base import FrameError
+from isod.detector.boxes import within
 from isod.detector.saved import ModelDescription, describe_model, load_model
 from isod.errors import require, unknown
 from isod.inference.sources import Broken, NamedFrame, Source
@@ -134,9 +135,9 @@ class Predictor:
 
     def _kept(self, item: dict[str, torch.Tensor], crop: Crop) -> Detections:
         """Return the detections that were asked for, clipped to the crop without its padding."""
-        boxes, scores, labels = (item[name].cpu().numpy() for name in ("boxes", "scores", "labels"))
-        boxes = np.clip(boxes, 0, np.array([crop.pixels.shape[1], crop.pixels.shape[0]] * 2, np.float32))
-        keep = (scores >= self.confidence) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        inside = within(item, *crop.pixels.shape[:2])
+        boxes, scores, labels = (inside[name].cpu().numpy() for name in ("boxes", "scores", "labels"))
+        keep = scores >= self.confidence
         if self._labels is not None:
             keep &= np.isin(labels, self._labels)
         return Detections(boxes.astype(np.float32), scores.astype(np.float32), labels.astype(np.int64))[keep]

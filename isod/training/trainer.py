@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from isod.config.settings import RunConfig, TrainingConfig
 from isod.data.store.crops import Crops
 from isod.data.store.meta import StoreMeta
 from isod.detector.batch_norm import over_all_ranks
+from isod.detector.boxes import within
 from isod.detector.model import build_detector, configure_loss
 from isod.errors import InputError
 from isod.evaluation.evaluator import DetectionEvaluator
@@ -35,7 +36,7 @@ from isod.training.stream import WHOLE_BATCH, Batch, BatchPart
 from isod.training.validation import ValidationCrops
 
 # Which of the seed's random streams mirrors crops, and which chooses among candidates; the draws have their own.
-FLIP_STREAM, SELECTION_STREAM = 1, 3
+FLIP_STREAM, SELECTION_STREAM, NETWORK_STREAM = 1, 3, 4
 
 
 def flips(config: TrainingConfig, step: int, candidates: int = 1) -> NDArray[np.bool_]:
@@ -53,6 +54,12 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
         return rate
     progress = min(1.0, step / (config.lr_decayed_at * config.iterations))
     return rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+def precision_on(device: torch.device, asked: str) -> str:
+    """Return what passes compute in on a device: what is asked for, or "auto" in words."""
+    automatic = "bfloat16" if device.type == "cuda" else "float32"
+    return automatic if asked == "auto" else asked
 
 
 def averaged(model: torch.nn.Module, decay: float) -> AveragedModel:
@@ -179,12 +186,18 @@ class Trainer:
     @property
     def precision(self) -> str:
         """What the passes compute in, float32 or bfloat16; weights, losses and scores are float32 all the same."""
-        automatic = "bfloat16" if self.device.type == "cuda" else "float32"
-        asked = self.config.training.precision
-        return automatic if asked == "auto" else asked
+        return precision_on(self.device, self.config.training.precision)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+    @contextlib.contextmanager
+    def _random_numbers(self, step: int) -> Iterator[None]:
+        """Let what the network draws from torch's generators, for dropout say, depend on seed, step and rank alone."""
+        numbers = [self.config.training.seed, NETWORK_STREAM, step, self.part.rank]
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+            yield
 
     def load(self, batch: Batch) -> Loaded:
         """The batch's crops, on the way to the device. On a GPU they travel beside what it computes."""
@@ -230,7 +243,7 @@ class Trainer:
         self.model.train()
         if (shares != 1).any():
             weights = torch.from_numpy(shares).to(self.device)
-        with self._autocast():
+        with self._autocast(), self._random_numbers(batch.step):
             loss, outcome = self.model.loss(images, objects, example_weights=weights)
         total = training.class_weight * loss.class_loss + training.box_weight * loss.box_loss
         if loss.extra is not None:
@@ -404,5 +417,7 @@ class Trainer:
             images = to_device(batch, self.meta.crop_size, self.device).images
             with self._autocast():
                 detections = model.detect(images)
-            evaluator.update(detections, batch.objects, image_sizes=crops.sizes[batch.indices])
+            sizes = crops.sizes[batch.indices]
+            detections = [within(found, *size) for found, size in zip(detections, sizes.tolist(), strict=True)]
+            evaluator.update(detections, batch.objects, image_sizes=sizes)
         return evaluator.compute()

@@ -3,20 +3,27 @@
 import contextlib
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torch import nn
 
 from isod.cli.main import main
 from isod.data.store.split import CropStore
 from isod.errors import InputError
 from isod.inference.evaluation import evaluate, open_annotated
 from isod.inference.prediction import Predictor
+from isod.results.evaluation.figures import _rows_shown
+from isod.training.trainer import Trainer
+from isod.training.validation import ValidationCrops
 from tests.inference.blobs import NAMES, picture, save_blobs
 from tests.results.browser import needs_chromium, widths_of
+from tests.results.made_store import scene, write_store
 from tests.training.tiny_run import run_here, tiny_run
 
 
@@ -110,21 +117,57 @@ def test_a_model_remembers_how_much_of_an_object_had_to_be_visible(trained, tiny
     assert written["min_visible"] == CropStore.open(tiny_store).meta.settings["min_visible"] == 0.25
 
 
-def test_a_store_gives_what_training_measured(trained, tiny_store, tmp_path, capsys):
+def assert_gives_what_training_measured(run, store, out):
     """Every metric of the last validation to the last bit, as the crops and the batches are the same."""
-    arguments = ["evaluate", trained / "model", tiny_store, "--out", tmp_path / "out", "--batch-size", "8"]
+    arguments = ["evaluate", run / "model", store, "--out", out, "--batch-size", "8"]
     assert main([*map(str, arguments), "--device", "cpu", "--conf", "0.5"]) == 0  # as FP is counted in training
-    measured = json.loads((tmp_path / "out/metrics.json").read_text())
-    last = pd.read_csv(trained / "metrics.csv").iloc[-1]
+    measured = json.loads((out / "metrics.json").read_text())
+    last = pd.read_csv(run / "metrics.csv").iloc[-1]
     shared = [name for name in measured if name in last]
-    assert len(shared) > 40
+    assert len(shared) > 20
     for name in shared:
         value = np.nan if measured[name] is None else measured[name]
         assert value == pytest.approx(last[name], abs=1e-9, nan_ok=True), name
+    return last
+
+
+class Fixed(nn.Module):
+    """Of each crop: the upper left box, partly beyond a smaller crop, and with a higher score one in its padding."""
+
+    def detect(self, images):
+        boxes = torch.tensor([[0.0, 0.0, 64, 24], [44.0, 4.0, 60, 20]])
+        scores, labels = torch.tensor([0.8, 0.9]), torch.tensor([1, 1])
+        return [{"boxes": boxes, "scores": scores, "labels": labels} for _ in images]
+
+
+def test_training_measures_a_crop_without_its_padding_as_evaluation_does(tmp_path, monkeypatch):
+    """Both boxes of the small crops: one is right once it is clipped, the other is in the black beside the crop."""
+    val = [(f"{n}.png", scene(n, (24, 40)), [(1, 0, 0, 40, 24)]) for n in range(4)]
+    store = CropStore.open(write_store(tmp_path / "store", [("t.png", scene(9), [(1, 0, 0, 9, 9)])], val, ("light",)))
+    trainer = Trainer(tiny_run(), store.meta, torch.device("cpu"))
+    monkeypatch.setattr(Trainer, "evaluated", Fixed())
+    found = trainer.validate(ValidationCrops(store.split("val"), 4))
+    assert found["AP/light"] == pytest.approx(1.0)
+    assert found["FP/light"] == 0
+
+
+def test_a_store_gives_what_training_measured(trained, tiny_store, tmp_path, capsys):
+    last = assert_gives_what_training_measured(trained, tiny_store, tmp_path / "out")
     printed = capsys.readouterr().out
     assert f"mean (mAP)  {last['mAP']:>18.3f}".split() == [w for line in printed.splitlines() for w in line.split()
                                                           if "mean" in line][:3]  # fmt: skip
     assert "COCO_AP50-95" in printed
+
+
+def test_of_many_classes_the_confusion_matrix_shows_those_with_the_most_objects():
+    """33 classes, class n with n objects, all found but for one each: the three rarest become one row."""
+    confusion = np.diag([0, *range(1, 34)])
+    confusion[1:, 0], confusion[np.arange(1, 34), np.arange(1, 34)] = 1, np.arange(33)
+    matrix, names = _rows_shown(SimpleNamespace(confusion=confusion, class_names=[f"c{n}" for n in range(1, 34)]))
+    assert names == [*(f"c{n}" for n in range(4, 34)), "3 other classes", "nothing"]
+    assert matrix.sum() == confusion.sum()
+    assert matrix[0, [0, 30, 31]].tolist() == [3, 0, 1]
+    assert matrix[30, [0, 30, 31]].tolist() == [0, 0 + 1 + 2, 3]
 
 
 def test_predictions_json_gives_the_same_in_pycocotools(tmp_path):

@@ -75,6 +75,22 @@ def assert_same_results(first, second):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_what_a_network_draws_at_random_is_the_same_after_a_resume(tiny_store, tmp_path):
+    """Dropout, in a detector of another package; nor does it move the random numbers of who calls."""
+    config = tiny_run("LIS", iterations=20, validate_every=7)
+    config = replace(config, detector=DetectorConfig(name="tests.detector.outside:build_with_dropout"))
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    whole = go(config, tiny_store, tmp_path / "whole")
+    assert torch.equal(torch.rand(2), expected)
+    halves = tmp_path / "halves"
+    with pytest.raises(KeyboardInterrupt):
+        go(config, tiny_store, halves, listen=interrupt_at(7))
+    go(config, tiny_store, halves, resume=True)
+    assert_same_results(whole, halves)
+
+
 def samplers_to_resume():
     """One sampler per strategy, one per history that keeps a second number, and one of another package."""
     named = {sampler.strategy: sampler for sampler in reversed(SAMPLERS.values())}
