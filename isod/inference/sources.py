@@ -7,9 +7,10 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Protocol
+
+import numpy as np
 
 from isod.data.objects import Annotation
 from isod.data.prepare.crop import Frame, read_annotated, read_frame
@@ -74,18 +75,18 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files, each with the name that its results get."""
+    """Image files, each with the name that its results get, and its own name seen from the folder it was found in."""
 
-    files: Sequence[tuple[str, Path]]
+    files: Sequence[tuple[str, str, Path]]
     cropped = False
 
     def __len__(self) -> int:
         return len(self.files)
 
     def frames(self, broken: Broken, exif: Exif = "auto") -> Iterator[NamedFrame]:
-        for number, (name, path) in enumerate(self.files, 1):
+        for number, (name, file_name, path) in enumerate(self.files, 1):
             try:
-                yield NamedFrame(name, path.name, number, read_frame(str(path), None, exif=exif))
+                yield NamedFrame(name, file_name, number, read_frame(str(path), None, exif=exif))
             except FrameError as reason:
                 broken.add(str(path), reason)
 
@@ -132,9 +133,10 @@ class ImageBytes:
 
 @dataclass(frozen=True)
 class Video:
-    """A video file, frame by frame. Needs the extra ``video``."""
+    """A video file, frame by frame, turned as its display matrix says. Needs the extra ``video``."""
 
     path: Path
+    name: str  # what the names of its frames begin with
     cropped = False
 
     def __len__(self) -> int:
@@ -158,9 +160,10 @@ class Video:
                 for number, picture in enumerate(container.decode(video=0), 1):
                     if picture.width * picture.height > MAX_PIXELS:
                         raise InputError(f"{self.path} has more than {MAX_PIXELS} pixels a frame")
-                    pixels = picture.to_ndarray(format="rgb24")
+                    turns = picture.rotation // 90 if exif != "ignore" and picture.rotation % 90 == 0 else 0
+                    pixels = np.ascontiguousarray(np.rot90(picture.to_ndarray(format="rgb24"), turns))
                     frame = Frame(str(self.path), b"", Decoded(pixels, pixels.shape[:2], False))
-                    yield NamedFrame(f"{self.path.stem}/{number:06d}", self.path.name, number, frame)
+                    yield NamedFrame(f"{self.name}/{number:06d}", self.path.name, number, frame)
         except av.FFmpegError as error:  # what was read stays
             broken.add(f"{self.path} after frame {number}", one_line(error))
 
@@ -201,7 +204,7 @@ class StoreCrops:
 
 @dataclass(frozen=True)
 class Several:
-    """Sources one after the other."""
+    """Sources one after the other. Frames that cannot be read count in ``image_id``, as they do in one source."""
 
     sources: Sequence[Source]
     cropped = False
@@ -210,27 +213,34 @@ class Several:
         return sum(map(len, self.sources))
 
     def frames(self, broken: Broken, exif: Exif = "auto") -> Iterator[NamedFrame]:
-        every = chain.from_iterable(source.frames(broken, exif) for source in self.sources)
-        for number, item in enumerate(every, 1):
-            yield replace(item, image_id=number)
+        before = 0
+        for source in self.sources:
+            last = 0
+            for item in source.frames(broken, exif):
+                last = int(item.image_id)
+                yield replace(item, image_id=before + last)
+            before += max(last, len(source.files) if isinstance(source, ImageFiles) else 0)
 
 
-def open_sources(words: Sequence[str], *, split: Split = "val") -> Source:
+def open_sources(words: Sequence[str], *, split: Split | None = None) -> Source:
     """Return what somebody names on the command line as one source.
 
     Args:
         words: image files, folders (searched with all their folders), video files; or one crop store.
-        split: of a store.
+        split: of a store; "val" by default.
     Raises:
-        InputError: one does not exist, is none of these, or holds no image; a store beside something else.
+        InputError: one does not exist, is none of these, or holds no image; a store beside something else; a split of
+            something else.
     """
     stores = [word for word in words if is_store(word)]
     if stores:
         if len(words) > 1:
             raise InputError(f"{stores[0]} is a crop store: predict on it alone, without other sources")
-        return StoreCrops(CropStore.open(stores[0]).split(split))
+        return StoreCrops(CropStore.open(stores[0]).split(split or "val"))
+    if split is not None:
+        raise InputError(f"{words[0]} is no crop store, whose parts --split names: leave it out")
     parts: list[tuple[str, Path]] = []
-    sources: list[Source] = []
+    videos: list[Path] = []
     for word in words:
         path = Path(word)
         if not path.exists():
@@ -241,12 +251,16 @@ def open_sources(words: Sequence[str], *, split: Split = "val") -> Source:
                 raise InputError(f"the folder {word} holds no image: isod reads {', '.join(IMAGES)}")
             parts += [(str(file.relative_to(path)), file) for file in found]
         elif path.suffix.lower() in VIDEOS:
-            sources.append(Video(path))
+            videos.append(path)
         else:
             parts.append((path.name, path))
+    # A video's name is that of a folder, which no image may have either.
+    folders = {str(folder) for name, _ in parts for folder in PurePosixPath(_stem(name)).parents}
+    names = _unique([*(_stem(name) for name, _ in parts), *folders, *(_stem(path.name) for path in videos)])
+    sources: list[Source] = []
     if parts:
-        names = _unique([_stem(name) for name, _ in parts])
-        sources.insert(0, ImageFiles([(name, path) for name, (_, path) in zip(names, parts, strict=True)]))
+        sources.append(ImageFiles([(name, *part) for name, part in zip(names, parts, strict=False)]))
+    sources += [Video(path, name) for path, name in zip(videos, names[len(names) - len(videos) :], strict=True)]
     return sources[0] if len(sources) == 1 else Several(sources)
 
 
