@@ -49,7 +49,15 @@ def save_model(folder: Path, model: torch.nn.Module, description: ModelDescripti
     """
     from safetensors.torch import save
 
-    weights = save({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()})
+    tensors: dict[str, torch.Tensor] = {}
+    taken: set[int] = set()
+    for name, value in model.state_dict().items():
+        whole = value.detach().cpu().contiguous()
+        if (start := whole.untyped_storage().data_ptr()) in taken:  # tied weights, which the format writes apart
+            whole = whole.clone()
+        taken.add(start)
+        tensors[name] = whole
+    weights = save(tensors)
     text = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(description)}, indent=1)
     with atomic_folder(folder) as part:
         (part / WEIGHTS).write_bytes(weights)

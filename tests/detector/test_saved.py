@@ -8,6 +8,8 @@ from unittest import mock
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import nn
 
 from isod.config.settings import DetectorConfig
 from isod.detector.model import DETECTORS, build_detector
@@ -44,6 +46,21 @@ def test_it_comes_back_as_it_was(saved):
     with torch.inference_mode():
         (one,), (other,) = model.eval().detect(images), again.detect(images)
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+class Tied(nn.Module):
+    """Two levels with one head."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads = nn.ModuleList([nn.Linear(2, 3)] * 2)
+
+
+def test_tied_weights_are_saved(tmp_path):
+    model, again = Tied(), Tied()
+    save_model(tmp_path / "model", model, DESCRIPTION)
+    again.load_state_dict(load_file(tmp_path / "model/model.safetensors"))
+    assert torch.equal(again.heads[1].weight, model.heads[0].weight)
 
 
 def test_it_is_replaced_as_a_whole(saved):
