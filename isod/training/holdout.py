@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,8 +23,10 @@ from isod.sampling.table import ImportanceTable
 from isod.training.examples import TrainingExamples, check_examples, labels_of, shares, weights_of_classes
 from isod.training.loop import FREE, BatchFeed, out_of_memory
 from isod.training.stream import LocalStream
-from isod.training.trainer import Trainer
+from isod.training.trainer import Trainer, precision_on
 from isod.training.validation import in_batches, read_ahead
+
+log = logging.getLogger("isod")
 
 
 def training_examples(
@@ -44,7 +47,7 @@ def training_examples(
     labels = None if config.sampler.prior is None else labels_of(split, eligible)
     if not config.sampler.holdout:
         return TrainingExamples(len(split), eligible, labels=labels)
-    path = cache / f"{holdout_key(config, store, held, eligible)}.npy"
+    path = cache / f"{holdout_key(config, store, held, eligible, device)}.npy"
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)
         offset = holdout_scores(config, store, held, eligible, device=device, workers=workers)
@@ -54,7 +57,9 @@ def training_examples(
     return TrainingExamples(len(split), eligible, np.load(path, allow_pickle=False), labels)
 
 
-def holdout_key(config: RunConfig, store: CropStore, held: NDArray[np.int64], eligible: NDArray[np.int64]) -> str:
+def holdout_key(
+    config: RunConfig, store: CropStore, held: NDArray[np.int64], eligible: NDArray[np.int64], device: torch.device
+) -> str:
     """Names everything that the scores of a model that trained on ``held`` depend on."""
     sampler = config.sampler
     training = {**asdict(config.training), "iterations": None, "validate_every": None, "lag": None}
@@ -69,6 +74,13 @@ def holdout_key(config: RunConfig, store: CropStore, held: NDArray[np.int64], el
         "training": training,
         "score": [sampler.heuristic, sampler.reduction, sampler.class_weight, sampler.box_weight],
     }
+    if (precision := precision_on(device, config.training.precision)) != "float32":
+        training["precision"] = precision
+    weights = Path(config.holdout.detector.weights)
+    if config.holdout.detector.weights and weights.exists():  # by what it holds
+        files = sorted(weights.rglob("*")) if weights.is_dir() else [weights]
+        digest = hashlib.sha256(b"".join(hashlib.sha256(f.read_bytes()).digest() for f in files if f.is_file()))
+        facts["starting weights"] = digest.hexdigest()
     if sampler.subset:  # by what the file names
         facts["examples"] = hashlib.sha256(held.tobytes() + eligible.tobytes()).hexdigest()
     if weighs_classes(sampler.reduction):
@@ -104,6 +116,10 @@ def holdout_scores(
     """Trains on ``held`` and scores ``eligible``: [N] float64, 0 elsewhere."""
     split = store.split("train")
     run = holdout_run(config, config.holdout, len(held))
+    log.info(
+        "training the hold-out model first: %d steps on %d examples, which an interruption loses",
+        run.training.iterations, len(held),
+    )  # fmt: skip
     sampler = SamplerConfig(name="hold-out", strategy="sequential")
     table = ImportanceTable(len(split), sampler=sampler, seed=run.training.seed, eligible=held)
     schedule = DrawSchedule(table, batch_size=run.training.batch_size, lag=run.training.lag)

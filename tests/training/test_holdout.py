@@ -111,7 +111,7 @@ def test_scores_that_weigh_classes_are_kept_by_how_they_weigh_them(tiny_store: s
 
     def key(**settings):
         return holdout.holdout_key(
-            replace(CONFIG, sampler=replace(CONFIG.sampler, **settings)), store, nothing, nothing
+            replace(CONFIG, sampler=replace(CONFIG.sampler, **settings)), store, nothing, nothing, CPU
         )
 
     assert key(empty_weight=0.5) == key()
