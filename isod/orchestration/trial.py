@@ -150,8 +150,9 @@ def run_trial(
                     sweep=sweep,
                 )
                 return
-            device = choose_device("cuda" if resources.gpus_per_trial > 0 else "cpu")
-            reporter.device = device_name(device)
+            # A finished run only reports, wherever it is: what it lies in may have no GPU.
+            device = choose_device("cuda" if resources.gpus_per_trial > 0 and not folder.finished else "cpu")
+            reporter.device = "" if folder.finished else device_name(device)
             remote = place if isinstance(place, RemoteFolder) else None
             run = Run(
                 config=config,

@@ -20,7 +20,8 @@ NOT_COMPARED = (
 
 
 def trials_table(study: SearchStudy, trials: list[SearchTrial]) -> pd.DataFrame:
-    """Return one row per trial, the best first: those that trained to the end, then the others by their last mAP."""
+    """Return one row per trial, the best first: those that trained to the end, then those that trained
+    longest; of equals by the last mAP."""
     rows = [
         {
             "trial": trial.name,

@@ -94,7 +94,7 @@ def read_keep_list(path: str, split: CropSplit) -> NDArray[np.int64]:
         with open(path, newline="", encoding="utf-8") as file:
             header, *lines = csv.reader(file)
             index, frame_id = (header.index(name) for name in KEEP_COLUMNS[:2])
-            rows = [(int(line[index]), line[frame_id]) for line in lines]
+            rows = [(int(line[index]), line[frame_id]) for line in lines if line]
     except OSError as error:
         raise InputError(f"sampler.subset {path} cannot be read: {error.strerror or error}") from None
     except (ValueError, IndexError, csv.Error):

@@ -19,7 +19,10 @@ class MetricsTable:
         self.rows: list[dict[str, float]] = []
         if path.exists():
             try:
-                self.rows = pd.read_csv(path).to_dict("records")  # type: ignore[assignment]
+                table = pd.read_csv(path)
+                if "iteration" not in table:
+                    raise ValueError("it has no column 'iteration'")
+                self.rows = table.to_dict("records")  # type: ignore[assignment]
             except ValueError as error:
                 raise InputError(f"{path} is damaged ({error}): start the run anew, in another folder") from None
 

@@ -76,7 +76,7 @@ def test_an_unused_root_of_the_same_name_is_dropped(folder):
         reader = reader_of(folder, content(categories=categories))
         assert reader.class_names == ("car",)
         assert reader.frames("train")[0].objects().labels.tolist() == [1]
-        assert f"categories left out, as they have no object: 1, the first of '{root}'" in reader.notes[0]
+        assert f"categories without an object in this file: 1, the first of '{root}'" in reader.notes[0]
 
 
 def test_two_used_categories_of_the_same_name_are_refused(folder):

@@ -66,13 +66,14 @@ BCCD = Path(__file__).parents[3] / "shared" / "data" / "bccd"
 @pytest.mark.parametrize(
     "path", [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in SLOW), id=path.stem) for path in PATHS]
 )
-def test_a_notebook_runs(path, tmp_path, monkeypatch, mlflow_runs):
+def test_a_notebook_runs(path, tmp_path, monkeypatch, mlflow_runs, tiny_store):
     if path.stem == OTHER_TRAINERS:
         for library in ("lightning", "transformers", "accelerate"):
             pytest.importorskip(library, reason=f"needs the extra {library}")
         if not BCCD.is_dir():
             pytest.skip("no shared data beside the repository")
     monkeypatch.setenv("ISOD_BCCD", str(BCCD))
+    monkeypatch.setenv("ISOD_STORE", tiny_store)
     monkeypatch.setenv("ISOD_TRACKING_URI", mlflow_runs.uri)
     monkeypatch.setenv("ISOD_EXPERIMENT", mlflow_runs.experiment)
     notebook = execute(nbformat.read(path, as_version=4), tmp_path, tmp_path, monkeypatch)

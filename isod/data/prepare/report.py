@@ -58,6 +58,13 @@ def _remark_lines(meta: StoreMeta) -> list[str]:
         for split in SPLITS
         if not meta.objects(split)
     ]
+    for name in meta.class_names:
+        train, val = (sum(meta.counts[split].get(name, {}).values()) for split in ("train", "val"))
+        if val and not train and meta.objects("train"):
+            lines.append(
+                f"note: class {name!r} is in val alone, with {val} objects: its AP of 0 is in every mAP; cut the "
+                "splits otherwise, or leave the class out"
+            )
     for name, remarks in meta.remarks.items():
         for what, found in remarks.items():
             where = f" in {found.frames} frames" if found.count > found.frames else ""

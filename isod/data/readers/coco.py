@@ -226,7 +226,7 @@ class CocoFile:
             if key not in used and name in elsewhere:
                 elsewhere.discard(name)
             elif key not in used:
-                self._done.setdefault("categories left out, as they have no object", []).append(SHOWN.repr(name))
+                self._done.setdefault("categories without an object in this file", []).append(SHOWN.repr(name))
                 continue
             if name in names.values():
                 self._fail(f"two categories have the name {SHOWN.repr(name)}", "Rename one of them.")

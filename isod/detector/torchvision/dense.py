@@ -115,7 +115,7 @@ class DenseDetector(nn.Module):
 
     def candidates(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return what enters NMS: scores [B, C, L] and boxes [B, L, 4]; see DetectorModel."""
-        outputs, anchors, _ = self(images)
+        outputs, anchors, _ = self.forward(images)  # never compiled: validation batches vary in size
         with torch.autocast(images.device.type, enabled=False):
             outputs = {name: value.float() for name, value in outputs.items()}
             boxes = clip_boxes_to_image(self.decoded(outputs, anchors), (images.shape[2], images.shape[3]))

@@ -151,7 +151,7 @@ class FasterRcnn(FasterRCNN):
 
     def candidates(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return what enters NMS: scores [B, C, L] and boxes [B, C, L, 4], each class's own; see DetectorModel."""
-        maps, _, _, _, proposals, sizes = self(images)
+        maps, _, _, _, proposals, sizes = self.forward(images)  # never compiled: validation batches vary in size
         boxes, real = padded(proposals)
         logits, codes = self._second_stage(maps, boxes, real, sizes)
         with torch.autocast(images.device.type, enabled=False):

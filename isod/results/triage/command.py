@@ -12,6 +12,7 @@ from isod.data.store.split import CropStore
 from isod.detector.model import DetectorModel
 from isod.detector.saved import load_model
 from isod.errors import InputError
+from isod.files import absolute_uri
 from isod.results.statistics.best import best_model, scoring_runs
 from isod.results.triage.page import summary, write_sheet
 from isod.results.triage.sheet import make_sheet
@@ -50,7 +51,7 @@ def triage_command(
     if run is None:
         runs = load_runs(tracking_uri, experiment)
         run = best_model(scoring_runs(runs)).run_id
-    crops = None if store is None else CropStore.open(store)
+    crops = None if store is None else CropStore.open(absolute_uri(store))
     with tempfile.TemporaryDirectory() as folder:
         found = read_run(tracking_uri, run, Path(folder), experiment)
         if crops is None:
