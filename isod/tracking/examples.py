@@ -34,14 +34,16 @@ def load_examples(runs: Runs, columns: Sequence[str] = STATISTICS) -> pd.DataFra
     Raises:
         InputError: an artifact that cannot be read, or a store that does not answer.
     """
-    client = open_for_reading(runs.tracking_uri)
+    clients = {uri: open_for_reading(uri) for uri in {runs.store_of(run_id) for run_id in runs.runs.index}}
     kinds = pd.CategoricalDtype(runs.samplers)
     parts: list[pd.DataFrame] = []
     missing: list[str] = []
     order = runs.runs.assign(rank=runs.runs["sampler"].map(runs.samplers.index)).sort_values(["rank", "seed"])
     for run_id, sampler, seed in order[["sampler", "seed"]].itertuples():
         name = f"{sampler}, seed {seed}"
-        with explained(runs.tracking_uri), tempfile.TemporaryDirectory() as folder:
+        uri = runs.store_of(run_id)
+        client = clients[uri]
+        with explained(uri), tempfile.TemporaryDirectory() as folder:
             if EXAMPLES not in {item.path for item in client.list_artifacts(run_id)}:
                 missing.append(f"{name}: no {EXAMPLES}")
                 continue

@@ -32,11 +32,15 @@ class Runs:
     sweep_id: str  # run id of the parent
     sweep: str  # its isod.sweep tag
     tags: dict[str, str]  # of the parent, and isod.commit of the runs
-    # index run_id; sampler, seed (int), start (UTC), device where it was recorded, and every parameter as text under
-    # params.<name>
+    # index run_id; sampler, seed (int), start (UTC), device where it was recorded, tracking_uri where sweeps of several
+    # stores were joined, and every parameter as text under params.<name>
     runs: pd.DataFrame
     curves: pd.DataFrame  # sampler, seed, metric, step, value; one row per logged value
     left_out: pd.DataFrame  # run_id, sampler, seed, status, reason: runs of the sweep that do not enter
+
+    def store_of(self, run_id: str) -> str:
+        """Return the tracking URI of the MLflow store that has a run."""
+        return str(self.runs.at[run_id, "tracking_uri"] if "tracking_uri" in self.runs else self.tracking_uri)
 
     @cached_property
     def _positions(self) -> dict[tuple[str, str], np.ndarray]:
@@ -141,8 +145,7 @@ def joined_runs(parts: Sequence[Runs]) -> Runs:
     """Return several sweeps as one: seeds or samplers that ran on other machines, or are in other MLflow stores.
 
     The result has the name of the first, and machines and commits of all. The crop store may be in another place on
-    each machine: stores of the same name and ground truth are the same. ``load_examples`` and ``write_report`` read one
-    MLflow store, so they use the runs of the first sweep only.
+    each machine: stores of the same name and ground truth are the same.
 
     Raises:
         InputError: no sweep at all, or sweeps that cannot be compared: other stores, validations at other iterations,
@@ -154,7 +157,10 @@ def joined_runs(parts: Sequence[Runs]) -> Runs:
     first = parts[0]
     for part in parts[1:]:
         _require_same_data(first, part)
-    table = stores_by_name(pd.concat([part.runs for part in parts]))
+    tables = [part.runs for part in parts]
+    if len({part.tracking_uri for part in parts}) > 1:
+        tables = [part.runs.assign(tracking_uri=[*map(part.store_of, part.runs.index)]) for part in parts]
+    table = stores_by_name(pd.concat(tables))
     require_one_store(table, first.sweep)
     twice = table[table.duplicated(["sampler", "seed"])]
     if len(twice):

@@ -89,7 +89,7 @@ def _without_places(runs: Runs) -> Runs:
     tags = {key: value for key, value in runs.tags.items() if key.startswith("isod.")}
     address = urlsplit(runs.tracking_uri)
     database = "" if address.netloc else PurePosixPath(address.path).name
-    table = stores_by_name(runs.runs)
+    table = stores_by_name(runs.runs).drop(columns="tracking_uri", errors="ignore")
     for name in (f"params.{setting}" for setting in FILES):
         if name in table:
             table = table.assign(**{name: table[name].map(_last_two, na_action="ignore")})

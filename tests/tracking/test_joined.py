@@ -6,8 +6,18 @@ import pandas as pd
 import pytest
 
 from isod.errors import InputError
-from isod.results import joined_runs, load_runs, order_table, save_runs, saved_runs, speedup_table
+from isod.results import (
+    joined_runs,
+    load_examples,
+    load_runs,
+    order_table,
+    save_runs,
+    saved_runs,
+    speedup_table,
+    write_report,
+)  # fmt: skip
 from isod.results.statistics.text_table import footnotes
+from tests.tracking.full_sweep import write_full_sweep
 from tests.tracking.mlflow_store import GRID, Store, made_up_metrics
 
 SAMPLERS = ("baseline", "UIS")
@@ -52,6 +62,31 @@ def test_seeds_that_ran_apart_are_one_sweep(sweep, first, tmp_path):
     assert speedup_table(joined)["seeds"].tolist() == [4, 4]
     assert joined.tags["isod.machine"] == "2 cores <no GPU>"  # of both, and named once
     assert set(joined.runs.index) == set(first.runs.index) | set(second.runs.index)
+
+
+def test_a_report_of_two_stores_reads_both(tmp_path):
+    """Seeds that ran on two machines, each with a database of its own."""
+    parts = []
+    for folder, seeds in (("one", 1), ("two", 2)):
+        (tmp_path / folder).mkdir()
+        store = Store(tmp_path / folder)
+        write_full_sweep(store, ["baseline", "UIS"], seeds=seeds, grid=GRID[::4])
+        runs = load_runs(store.uri)
+        parts.append(
+            replace(
+                runs,
+                runs=runs.runs[runs.runs["seed"] == seeds - 1],
+                curves=runs.curves[runs.curves["seed"] == seeds - 1],
+            )
+        )
+    joined = joined_runs(parts)
+    assert {joined.store_of(run) for run in joined.runs.index} == {part.tracking_uri for part in parts}
+    drawn = load_examples(joined)
+    assert drawn.attrs["missing"] == []
+    assert set(drawn["seed"]) == {0, 1}
+    assert write_report(joined, tmp_path / "report").is_file()
+    save_runs(joined, tmp_path / "saved")
+    assert "tracking_uri" not in saved_runs(tmp_path / "saved").runs
 
 
 def test_runs_of_unlike_devices_are_told_where_seconds_are_compared(sweep, tmp_path):

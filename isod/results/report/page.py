@@ -213,7 +213,7 @@ def _triage_commands(runs: Runs) -> list[str]:
     run_of = {row.sampler: str(row.Index) for row in first.itertuples()}
     store = str(runs.runs["params.store"].iloc[0]) if "params.store" in runs.runs else "STORE"
     return [
-        f"isod triage --tracking-uri {shlex.quote(runs.tracking_uri)} --run {run_of[sampler]} "
+        f"isod triage --tracking-uri {shlex.quote(runs.store_of(run_of[sampler]))} --run {run_of[sampler]} "
         f"--store {shlex.quote(store)} --out {shlex.quote(f'triage-{sampler}')}"
         for sampler in runs.samplers
         if sampler not in runs.scoreless

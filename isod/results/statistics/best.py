@@ -45,7 +45,7 @@ def scoring_runs(runs: Runs) -> Runs:
 
 def model_folder(runs: Runs, best: BestModel) -> Path | None:
     """Return the folder of the model; None if it is not on this machine."""
-    address = model_address(runs.tracking_uri, best.run_id)
+    address = model_address(runs.store_of(best.run_id), best.run_id)
     return Path(address) if address is not None and Path(address).is_dir() else None
 
 
@@ -55,7 +55,7 @@ def predict_commands(runs: Runs, best: BestModel) -> list[str]:
     if folder is not None:
         return [f"isod predict {shlex.quote(str(folder))} IMAGES --out predictions"]
     return [
-        f"MLFLOW_TRACKING_URI={shlex.quote(runs.tracking_uri)} mlflow artifacts download --run-id {best.run_id} "
-        "--artifact-path model --dst-path best",
+        f"MLFLOW_TRACKING_URI={shlex.quote(runs.store_of(best.run_id))} mlflow artifacts download "
+        f"--run-id {best.run_id} --artifact-path model --dst-path best",
         "isod predict best/model IMAGES --out predictions",
     ]
