@@ -178,6 +178,20 @@ def test_boxes_of_every_kind(yolo, line, box):
     assert frame.objects().boxes.tolist() == [box]
 
 
+def test_a_line_that_is_there_twice_is_one_object(yolo):
+    """Two objects in one place could not both be found: NMS keeps one detection."""
+    same, other = "0 0.5 0.5 0.25 0.5", "1 0.5 0.5 0.25 0.5"
+    (yolo / "labels/train/000001.txt").write_text(f"{same}\n{other}\n{same}\n0 0.5 0.50 .25 0.5\n")
+    reader = YoloReader(yolo)
+    (frame,) = reader.frames("train")
+    assert frame.objects().labels.tolist() == [1, 2]
+    assert any(
+        "lines that repeat another one of their file, which count once: 2, the first is " in note
+        and note.endswith("000001.txt, line 3")
+        for note in reader.notes
+    )
+
+
 def test_keypoints_are_no_polygon(yolo):
     """Two keypoints of two values each look like the points of a polygon; data.yaml says what they are."""
     with (yolo / "data.yaml").open("a") as file:

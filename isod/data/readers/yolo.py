@@ -58,6 +58,7 @@ class YoloReader(FolderReader):
         self.path = _data_file(Path(data))
         self._follow_links = follow_links
         self._outside: list[str] = []  # lines whose boxes reach far outside of the image
+        self._repeated: list[str] = []  # lines that say what another one of their file does
         content = self._content()
         self.class_names = self._names(content)
         self._extra_values = self._keypoint_values(content)  # of each line, behind the box
@@ -68,6 +69,7 @@ class YoloReader(FolderReader):
             self._frames[split] = self._split(split, content)
         if content.get("test"):
             self.notes.append(f"note: {self.path}: its split test is not read")
+        self._note("lines that repeat another one of their file, which count once", self._repeated, self.path)
         if 2 * len(self._outside) > self.boxes:
             raise InputError(f"{len(self._outside)} of {self.boxes} boxes of {self.path} do not lie inside their "
                              f"image, the first of {self._outside[0]}. {LINE}")  # fmt: skip
@@ -253,10 +255,15 @@ class YoloReader(FolderReader):
         self._digest.update(name.encode())
         boxes: list[list[float]] = []
         classes: list[int] = []
+        seen: set[tuple[float, ...]] = set()
         if labels is not None:
             file = LabelFile(labels, self._digest)
             for number, words in file.rows():
                 label, box = self._line(file, number, words)
+                if (label, *box) in seen:
+                    self._repeated.append(f"{file.path}, line {number}")
+                    continue
+                seen.add((label, *box))
                 boxes.append(box)
                 classes.append(label)
         return LabelledFrame(
