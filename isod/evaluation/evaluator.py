@@ -145,7 +145,8 @@ class DetectionEvaluator:
         ``AP/<class>``, ``AP_small/<class>``…: AP of one class. ``binary_AP``, ``binary_AP_small``…: class ignored.
         ``FP/<class>``, ``FP_small/<class>``…: detections with score ≥ ``display_threshold`` that found nothing, by
         their own class and size; ``FP_empty``: those in images without an object and without a don't-care box.
-        ``GT/<class>``, ``GT_small/<class>``…: objects, don't-care ones not counted. An AP over no ground truth is NaN.
+        ``GT``, ``GT_small``…, ``GT/<class>``, ``GT_small/<class>``…: objects of all classes and of one, don't-care
+        ones not counted. An AP over no ground truth is NaN.
         ``F1``: the highest 2·TP / (detections + objects) of all classes together over the scores from which detections
         count; ``F1_threshold``: that score, the highest of equal ones. Both are NaN where nothing is found.
         """
@@ -167,6 +168,7 @@ class DetectionEvaluator:
                 of_class = order[bounds[c] : bounds[c + 1]]
                 metrics[metric_key("AP", stratum, name)] = _ap(verdicts[of_class], CLASS_AWARE, stratum, int(counts[c]))
                 metrics[metric_key("GT", stratum, name)] = float(counts[c])
+            metrics[metric_key("GT", stratum)] = float(counts.sum())
             per_class = [metrics[metric_key("AP", stratum, name)] for name in self.class_names]
             known = [ap for ap in per_class if not np.isnan(ap)]
             metrics[metric_key("mAP", stratum)] = float(np.mean(known)) if known else float("nan")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +16,7 @@ import pandas as pd
 from isod.config.record import DEFAULTS, current
 from isod.errors import InputError
 from isod.sampling.samplers import SAMPLERS
-from isod.vocabulary import BASELINE, COMMIT_TAG, DEMO_TAG, HEADLINE, MACHINE_TAG
+from isod.vocabulary import BASELINE, COMMIT_TAG, DEMO_TAG, HEADLINE, MACHINE_TAG, metric_key
 
 BySeed = TypeVar("BySeed", pd.DataFrame, pd.Series)
 
@@ -129,6 +130,18 @@ class Runs:
         """Return the last logged value of a metric that all runs share, such as a ground-truth count; NaN if absent."""
         rows = self.curves.iloc[self._rows.get(metric, [])]
         return float(rows["value"].iloc[int(rows["step"].argmax())]) if len(rows) else float("nan")
+
+    def objects(self, stratum: int, class_name: str | None = None) -> float:
+        """Return the number of objects in a stratum, of a class or of all; NaN if none was logged.
+
+        Of more than ``MAX_CLASSES`` the total alone counts those whose own metrics are not in MLflow.
+        """
+        total = self.last(metric_key("GT", stratum, class_name))
+        if class_name is not None or not math.isnan(total):
+            return total
+        counts = [self.last(metric_key("GT", stratum, name)) for name in self.class_names]
+        known = [count for count in counts if not math.isnan(count)]
+        return sum(known) if known else math.nan
 
 
 def of_the_same_seeds(baseline: BySeed, other: BySeed) -> tuple[BySeed, BySeed, int]:

@@ -222,6 +222,13 @@ def test_false_positives_of_the_sizes_add_up():
         assert m[f"GT/{name}"] == sum(m[f"GT_{size}/{name}"] for size in ("small", "medium", "large"))
 
 
+def test_objects_of_all_classes_are_counted_once():
+    m = metrics_of(*random_images(5))
+    for stratum in ("", "_small", "_medium", "_large"):
+        assert m[f"GT{stratum}"] == sum(m[f"GT{stratum}/{name}"] for name in CLASSES)
+    assert m["GT"] > 0
+
+
 def test_memory_is_13_bytes_per_detection_above_the_floor():
     evaluator = DetectionEvaluator(CLASSES, IMAGE_SIZE, score_floor=0.5)
     low = prediction(*[(0, 0, 10, 10, 1, 0.4)] * 1000)

@@ -75,6 +75,7 @@ def test_a_sweep_over_1203_classes(tmp_path, capsys):
     runs = load_runs(f"sqlite:///{out}/mlflow.db", experiment.name)
     assert {"пешеход", "行人"} <= set(runs.class_names)
     assert len(runs.class_names) == 2 * EXTREMES
+    assert runs.objects(0) == 26 * 48  # of all classes, those that MLflow does not list included
     page = (out / "report/report.html").read_text()
     shown = {name for name in names if re.search(rf"\b{name}\b", page)}
     assert len(shown) <= 2 * EXTREMES + 30  # predictions of an image show the classes of at most 30 objects

@@ -319,6 +319,5 @@ def _size_name(stratum: int) -> str:
 
 def _object_count(runs: Runs, stratum: int, class_name: str | None) -> str:
     """Return the number of objects of a class, or of all, in a stratum; "?" where it was not logged."""
-    names = runs.class_names if class_name is None else [class_name]
-    count = sum(runs.last(metric_key("GT", stratum, name)) for name in names)
+    count = runs.objects(stratum, class_name)
     return "?" if math.isnan(count) else f"{count:.0f}"

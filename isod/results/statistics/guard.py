@@ -121,17 +121,11 @@ def unjudged(table: pd.DataFrame) -> list[str]:
 
 def _strata(runs: Runs) -> list[tuple[str, str, str, int]]:
     """Return (metric, class, size, objects) of every stratum that has ground truth."""
-    counts = {
-        (name, size): runs.last(metric_key("GT", stratum, name))
-        for name in runs.class_names
-        for stratum, size in enumerate(STRATA)
-    }
     out = []
     for name in (None, *runs.class_names):
         for stratum, size in enumerate(STRATA):
-            of_classes = [counts[c, size] for c in runs.class_names if name in (None, c)]
-            count = int(sum(c for c in of_classes if c > 0))  # NaN: never logged
-            if count:
+            count = runs.objects(stratum, name)
+            if count > 0:  # NaN: never logged
                 metric = metric_key(HEADLINE if name is None else "AP", stratum, name)
-                out.append((metric, name or "all", size, count))
+                out.append((metric, name or "all", size, int(count)))
     return out
