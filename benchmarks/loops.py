@@ -147,7 +147,7 @@ def ultralytics_turn(options: argparse.Namespace, folder: Path, *, importance: b
     from isod.adapters.ultralytics import importance_trainer
 
     settings.update({"mlflow": False})
-    trainer_class = importance_trainer(seed=0, sampler=SAMPLERS["UIS"]) if importance else DetectionTrainer
+    trainer_class = importance_trainer(seed=0, sampler=SAMPLERS["LIS"]) if importance else DetectionTrainer
     epochs = 1 + -(-(options.steps + 2) * options.batch // options.images)
     trainer = trainer_class(overrides=dict(
         model="yolo11n.yaml", data=str(folder / "data.yaml"), imgsz=options.size, batch=options.batch, epochs=epochs,

@@ -91,6 +91,8 @@ def main() -> None:
     with_record, step = medians(take_turns(works, options.rounds, warm_up=1)).values()
 
     table = ImportanceTable(EXAMPLES, sampler=config.sampler, seed=0)
+    if config.sampler.holdout:
+        table.set_offset(np.zeros(EXAMPLES))
     schedule = DrawSchedule(table, batch_size=size, lag=preset.training.lag)
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder), {"preset": options.preset})

@@ -50,6 +50,8 @@ def ours(*, with_prior: bool = False, **settings: Any) -> Builder:
         table = ImportanceTable(len(scores), seed=0, **settings)
         if with_prior:
             table.set_prior(rng.uniform(0.25, 4, len(scores)))
+        if table.config.holdout:
+            table.set_offset(rng.uniform(0, 1, len(scores)))
         fill(table, scores)
         return steps_of(table, batch, rng)
 

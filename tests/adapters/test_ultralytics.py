@@ -42,7 +42,7 @@ PLAIN = dict(
 
 
 def trainer_for(data, *, model="yolov8n.yaml", observe=lambda trainer, content: None, **settings):
-    class Observed(importance_trainer(seed=5, sampler=SAMPLERS["UIS"])):
+    class Observed(importance_trainer(seed=5, sampler=SAMPLERS["LIS"])):
         def get_dataloader(self, *args, **kwargs):
             self.args.workers = 2  # ultralytics takes none on a CPU
             return super().get_dataloader(*args, **kwargs)
