@@ -12,8 +12,9 @@ alone; 2, the parts of CAP; 3, the decision, with seeds that nothing was chosen 
 the learning rate falls to 0 at the end. Stage 4 is another data set: ``sweeps/real_traffic.py``.
 
 ``…-object-loss`` and ``…-location-loss`` train with the other two ways to add up the loss of an image, where the preset
-balances objects and background. ``…-short`` learns in 23/30 of the iterations: under a cosine schedule its learning
-rate is 0 from there on. ``RFS-then-uniform`` draws by labels until 0.6 of the run, then ever more uniformly, from 0.85
+balances objects and background. ``…-short`` is a run of 23/30 of the iterations: under a cosine schedule its learning
+rate is 0 from there on, and its result is that at this iteration. Later ones say nothing: no weight learns, but
+BatchNorm's statistics follow what is drawn. ``RFS-then-uniform`` draws by labels until 0.6 of the run, then ever more uniformly, from 0.85
 uniformly; ``uniform-then-RFS`` reverses that.
 """
 
@@ -39,10 +40,18 @@ OTHERS = [
 ]
 # In stage 3, with LIS-max. CAP-static is what stage 2 chose of CAP and its parts.
 COMPARED = ("baseline", "uniform", "RFS", "empties", "CAP-static")
+SHORT = 23 / 30  # of the iterations: 2300 of 3000
+CAP_STATIC = SAMPLERS["CAP-static"]
 OTHER_TRAINING = [
     *under(LOSSES, [*(SAMPLERS[name] for name in (*COMPARED, "LIS", "UIS", "CAP")), LIS_MAX]),
     # For stage 5: as short a run, on the validation grid of the others.
-    *under({"short": {"lr_decayed_at": 23 / 30}}, [SAMPLERS[name] for name in ("CAP-static", "RFS")]),
+    *under(
+        {"short": {"lr_decayed_at": SHORT}},
+        [
+            replace(CAP_STATIC, floor_from=SHORT * CAP_STATIC.floor_from, floor_until=SHORT * CAP_STATIC.floor_until),
+            RFS,
+        ],
+    ),
 ]
 
 
