@@ -14,8 +14,8 @@ the learning rate falls to 0 at the end. Stage 4 is another data set: ``sweeps/r
 ``…-object-loss`` and ``…-location-loss`` train with the other two ways to add up the loss of an image, where the preset
 balances objects and background. ``…-short`` is a run of 23/30 of the iterations: under a cosine schedule its learning
 rate is 0 from there on, and its result is that at this iteration. Later ones say nothing: no weight learns, but
-BatchNorm's statistics follow what is drawn. ``RFS-then-uniform`` draws by labels until 0.6 of the run, then ever more uniformly, from 0.85
-uniformly; ``uniform-then-RFS`` reverses that.
+BatchNorm's statistics follow what is drawn. ``RFS-then-uniform`` draws by labels until 0.6 of the run, then ever more
+uniformly, from 0.85 uniformly; ``uniform-then-RFS`` reverses that.
 """
 
 import argparse
