@@ -28,7 +28,8 @@ BATCH, CANDIDATES = 8, 4
 
 def stream_of(config, store):
     split = store.split("train")
-    return local_stream(config, split, TrainingExamples(len(split), split.readable), workers=1)
+    offset = np.zeros(len(split)) if config.sampler.holdout else None
+    return local_stream(config, split, TrainingExamples(len(split), split.readable, offset), workers=1)
 
 
 def first_batch(config, store):
