@@ -7,7 +7,16 @@ from typing import Any
 
 from isod.errors import require
 from isod.plugins import is_outside
-from isod.sampling.catalogue import HEURISTICS, HISTORIES, PRIORS, REDUCTIONS, SELECTIONS, STRATEGIES, check_name
+from isod.sampling.catalogue import (
+    HEURISTICS,
+    HISTORIES,
+    PRIORS,
+    REDUCTIONS,
+    SELECTIONS,
+    STRATEGIES,
+    Strategy,
+    check_name,
+)
 
 STARTS = ("scores", "prior")
 SCORERS = ("detector", "predictor")
@@ -106,21 +115,7 @@ class SamplerConfig:
             f"sampler weight_exponent must be 0 with strategy {self.strategy!r}, whose own weights undo the bias",
             self.weight_exponent,
         )
-        require(
-            not self.weight_exponent or is_outside(self.strategy) or not STRATEGIES[self.strategy].leaves_out,
-            f"sampler weight_exponent must be 0 with strategy {self.strategy!r}: no weight makes up for examples that "
-            "it does not draw",
-            self.weight_exponent,
-        )
         require(0 <= self.floor <= 1, "sampler floor must be in [0, 1]", self.floor)
-        require(
-            (self.floor == 0 and self.floor_from == 1)
-            or is_outside(self.strategy)
-            or not STRATEGIES[self.strategy].in_epochs,
-            f"sampler floor must be 0, and floor_from 1, with strategy {self.strategy!r}, which draws in epochs and "
-            "mixes in no uniform draws",
-            (self.floor, self.floor_from),
-        )
         require(0 <= self.momentum < 1, "sampler momentum must be in [0, 1)", self.momentum)
         require(
             self.momentum == 0 or self.history == "momentum",
@@ -192,6 +187,25 @@ class SamplerConfig:
             "sampler holdout makes scores negative: selection must be one of "
             + ", ".join(name for name, row in SELECTIONS.items() if row.accepts_negative_scores),
             self.selection,
+        )
+
+        if not is_outside(self.strategy):
+            self.require_mixing(STRATEGIES[self.strategy])
+
+    def require_mixing(self, strategy: Strategy) -> None:
+        """Raise InputError for loss weights or a floor that the strategy cannot have; of one of another package this is
+        known when a table is made."""
+        require(
+            not (self.weight_exponent and strategy.leaves_out),
+            f"sampler weight_exponent must be 0 with strategy {self.strategy!r}: no weight makes up for examples that "
+            "it does not draw",
+            self.weight_exponent,
+        )
+        require(
+            (self.floor == 0 and self.floor_from == 1) or not strategy.in_epochs,
+            f"sampler floor must be 0, and floor_from 1, with strategy {self.strategy!r}, which draws in epochs and "
+            "mixes in no uniform draws",
+            (self.floor, self.floor_from),
         )
 
     @property

@@ -84,22 +84,13 @@ class ImportanceTable:
                 f"sampler holdout makes scores negative, which strategy {config.strategy!r} does not accept: its class "
                 "attribute accepts_negative_scores must be True"
             )
-        if config.weight_exponent and (properties.walks or properties.gives_weights or properties.leaves_out):
-            why = (
-                "which walks"
-                if properties.walks
-                else "whose own weights undo the bias"
-                if properties.gives_weights
-                else "which leaves examples out"
-            )
+        if config.weight_exponent and (properties.walks or properties.gives_weights):
+            why = "which walks" if properties.walks else "whose own weights undo the bias"
             raise InputError(
                 f"sampler weight_exponent must be 0 with strategy {config.strategy!r}, {why}, got "
                 f"{config.weight_exponent}"
             )
-        if (config.floor or config.floor_from < 1) and properties.in_epochs:
-            raise InputError(
-                f"sampler floor must be 0, and floor_from 1, with strategy {config.strategy!r}, which draws in epochs"
-            )
+        config.require_mixing(properties)
         if properties.walks and prior_observes(config.prior):
             raise InputError(
                 f"sampler prior {config.prior!r} counts what is drawn by its probability, which strategy "
