@@ -21,7 +21,7 @@ from mlflow.tracking import MlflowClient
 from isod.config.record import changes, current, flatten
 from isod.config.settings import RunConfig
 from isod.errors import InputError
-from isod.tracking.client import NEWEST, Experiment, children_of, explained, time_limits
+from isod.tracking.client import Experiment, children_of, explained, search, time_limits
 from isod.tracking.deliveries import Deliveries, reason
 from isod.tracking.logged_model import has_no_logged_models, log_detector
 from isod.tracking.metric_names import EXTREMES, MAX_CLASSES, class_keys, extreme_classes, mlflow_key
@@ -122,7 +122,7 @@ def resume_sweep(
     """
     client, what = experiment.client, kind.removeprefix("isod.")
     with explained(experiment.tracking_uri):
-        parents = client.search_runs([experiment.id], f"tags.`{kind}` = '{name}'", order_by=NEWEST)
+        parents = search(client, experiment.id, f"tags.`{kind}` = '{name}'")
         if not parents:
             raise InputError(f"there is no {what} {name!r} to resume in this MLflow experiment: leave out --resume")
         now_set = {key: str(value) for key, value in settings.items()}
@@ -130,7 +130,7 @@ def resume_sweep(
         if not fitting:
             text = changes(parents[0].data.params, now_set)
             raise InputError(f"the {what} {name!r} to resume began with other settings ({text}): use the same")
-        children = {p.info.run_id: list(children_of(client, experiment.id, p.info.run_id)) for p in fitting}
+        children = {p.info.run_id: children_of(client, experiment.id, p.info.run_id) for p in fitting}
 
         def rank(parent: Run) -> tuple[bool, int]:
             known = {run.data.tags[NAME_TAG] for run in children[parent.info.run_id]}
@@ -271,7 +271,7 @@ class SweepWriter:
 
     def trial_stopped(self, name: str, iteration: int, folder: RunFolder | RemoteFolder) -> None:
         """Tag the trial's run with the iteration at which a scheduler stopped it, mark it as finished, and only then
-        delete the folder's checkpoints, from which the trial goes on if MLflow is never told."""
+        delete the folder's checkpoints, from which the trial continues if MLflow is never told."""
 
         def stop() -> None:
             self._client.set_tag(self._record.runs[name], STOPPED_TAG, str(iteration))
