@@ -5,8 +5,8 @@
 
 The same loop on the same image files trains with its own sampler and with isod's (UIS), in turn: a plain PyTorch loop
 (ResNet-18 that classifies), torchvision's FCOS with the per-image losses of isod.adapters.torchvision, and the trainer
-of ultralytics (YOLO11n) with isod.adapters.ultralytics. A turn does not count what its workers had read before it, nor
-the first epoch of a trainer.
+of ultralytics (YOLO11n) with isod.adapters.ultralytics (LIS). A turn does not count what its workers had read before
+it, nor the first epoch of a trainer.
 """
 
 from __future__ import annotations

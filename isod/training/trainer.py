@@ -35,7 +35,8 @@ from isod.training.statistics import StepResult, example_losses, object_margins
 from isod.training.stream import WHOLE_BATCH, Batch, BatchPart
 from isod.training.validation import ValidationCrops
 
-# Which of the seed's random streams mirrors crops, and which chooses among candidates; the draws have their own.
+# Which of the seed's random streams mirrors crops, chooses among candidates, and is the network's; the draws have
+# their own.
 FLIP_STREAM, SELECTION_STREAM, NETWORK_STREAM = 1, 3, 4
 
 
