@@ -9,7 +9,8 @@ import nbclient
 import nbformat
 import pytest
 
-from tests.tracking.full_sweep import write_full_sweep
+from tests.results.made_store import scene, write_store
+from tests.tracking.full_sweep import EXAMPLES, write_full_sweep
 from tests.tracking.mlflow_store import GRID, Store
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -23,6 +24,13 @@ def mlflow_runs(tmp_path_factory):
     store = Store(tmp_path_factory.mktemp("mlflow"))
     write_full_sweep(store, ["baseline", "LIS", "UIS"], grid=GRID[::4])
     return store
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory):
+    """A crop store of the examples whose statistics are in that MLflow store."""
+    train = [(f"{i:06d}", scene(i), [(1, 4, 4, 20, 20)] * (i % 2)) for i in range(EXAMPLES)]
+    return write_store(tmp_path_factory.mktemp("crops") / "store", train, train[:1], ("car",))
 
 
 class Client(nbclient.NotebookClient):
@@ -66,14 +74,14 @@ BCCD = Path(__file__).parents[3] / "shared" / "data" / "bccd"
 @pytest.mark.parametrize(
     "path", [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in SLOW), id=path.stem) for path in PATHS]
 )
-def test_a_notebook_runs(path, tmp_path, monkeypatch, mlflow_runs, tiny_store):
+def test_a_notebook_runs(path, tmp_path, monkeypatch, mlflow_runs, crops):
     if path.stem == OTHER_TRAINERS:
         for library in ("lightning", "transformers", "accelerate"):
             pytest.importorskip(library, reason=f"needs the extra {library}")
         if not BCCD.is_dir():
             pytest.skip("no shared data beside the repository")
     monkeypatch.setenv("ISOD_BCCD", str(BCCD))
-    monkeypatch.setenv("ISOD_STORE", tiny_store)
+    monkeypatch.setenv("ISOD_STORE", crops)
     monkeypatch.setenv("ISOD_TRACKING_URI", mlflow_runs.uri)
     monkeypatch.setenv("ISOD_EXPERIMENT", mlflow_runs.experiment)
     notebook = execute(nbformat.read(path, as_version=4), tmp_path, tmp_path, monkeypatch)
