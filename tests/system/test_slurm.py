@@ -89,6 +89,7 @@ def test_sigterm_ends_the_script_and_then_ray(tmp_path):
     process = start(tmp_path, "script.py", ray=ray)
     try:
         until(lambda: (tmp_path / "begun").exists() or process.poll() is not None, 60)
+        until(lambda: len([*tmp_path.glob("ray-*")]) > 1 or process.poll() is not None, 60)  # the script waits for none
         started = [int(path.name.removeprefix("ray-")) for path in tmp_path.glob("ray-*")]
         assert len(started) == 2, (tmp_path / "log").read_text()  # a head and a worker
         process.send_signal(signal.SIGTERM)
